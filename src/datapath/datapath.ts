@@ -1,0 +1,179 @@
+// The kernel side as one thing: the table's structure and policy maps through nft, learned addresses through netlink, denied flows
+// read back. Keeps what it believes the policy maps hold, and makes it true again when somebody else changed the table.
+import type { Clock } from '../clock.ts'
+import { addressFromText, type Address } from '../net/address.ts'
+import type { IdentityId } from '../identity/endpoints.ts'
+import type { Snapshot } from '../policy/egress.ts'
+import { desiredElements, diff, renderChange, renderFlush, type Elements } from './desired.ts'
+import type { LeaseElement } from './element.ts'
+import { makeLearnedSets, type LearnedSets } from './learned.ts'
+import type { Netlink } from './netlink.ts'
+import type { Renewal } from './nfnetlink.ts'
+import type { Nft } from './nft.ts'
+import { renderStructure, type StructureOptions } from './structure.ts'
+
+/** A flow that the kernel refused, with how many packets it tried. `port` is undefined for protocols without ports. */
+export interface DeniedFlow {
+  readonly identity: IdentityId
+  readonly address: Address
+  readonly protocol: number
+  readonly port: number | undefined
+  readonly packets: number
+}
+
+export interface Datapath {
+  /** Makes the kernel hold this snapshot's policy; resolves when it does. One transaction: packets see the old or the new. */
+  readonly apply: (snapshot: Snapshot) => Promise<void>
+  readonly commit: LearnedSets['commit']
+  readonly remove: LearnedSets['remove']
+  readonly epoch: LearnedSets['epoch']
+  /** Whether the table stands with our structure; when not, it is loaded again with the last snapshot's policy. True when it was. */
+  readonly repair: () => Promise<'stands' | 'reloaded'>
+  readonly denied: () => Promise<DeniedFlow[]>
+  /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
+  readonly close: () => void
+}
+
+export interface DatapathParts {
+  readonly nft: Nft
+  readonly netlink: Netlink
+  readonly clock: Clock
+  readonly structure: StructureOptions
+}
+
+/**
+ * Adopts the table that stands, learned addresses and all, when its structure is ours to the letter; else loads it, replacing what
+ * stands in one transaction. Either way the snapshot's policy comes with it: no moment is open. Rejects with `NftError` or `KernelError`.
+ */
+export async function startDatapath(
+  { nft, netlink, clock, structure }: DatapathParts,
+  snapshot: Snapshot,
+): Promise<Datapath> {
+  const { table } = structure
+  const wanted = renderStructure(structure)
+  const nothing: Elements = new Map()
+  let realised: Elements = nothing
+  let latest = desiredElements(snapshot)
+  // nft runs one after the other: two transactions in flight could land in the wrong order.
+  let turn: Promise<unknown> = Promise.resolve()
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const result = turn.then(work)
+    turn = result.catch(() => undefined)
+    return result
+  }
+
+  const standing = (): Promise<string | undefined> =>
+    nft(['-s', '-t', 'list', 'table', 'inet', table]).catch(() => undefined)
+
+  async function load(elements: Elements, replace: boolean): Promise<void> {
+    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : renderFlush(table)
+    await nft(['-f', '-'], before + renderChange(table, diff(elements, nothing)))
+    realised = elements
+  }
+
+  const adopted = (await standing()) === wanted
+  await load(latest, !adopted)
+  const learned = makeLearnedSets(netlink, table, clock, await probeRenewal(nft, netlink, table, clock))
+
+  async function apply(snapshot: Snapshot): Promise<void> {
+    latest = desiredElements(snapshot)
+    await inTurn(async () => {
+      const wantedNow = latest
+      const change = renderChange(table, diff(wantedNow, realised))
+      if (change === '') return
+      try {
+        await nft(['-f', '-'], change)
+        realised = wantedNow
+      } catch (error) {
+        // The map does not hold what we believed (somebody's hand): write all of it. A second refusal is the caller's to know.
+        if ((await standing()) !== wanted) await load(wantedNow, true)
+        else await load(wantedNow, false).catch(() => Promise.reject(error as Error))
+      }
+    })
+  }
+
+  function repair(): Promise<'stands' | 'reloaded'> {
+    return inTurn(async () => {
+      if ((await standing()) === wanted) return 'stands'
+      await load(latest, true)
+      return 'reloaded'
+    })
+  }
+
+  async function denied(): Promise<DeniedFlow[]> {
+    const lists = await Promise.all(deniedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
+    return lists.flatMap(readDenied)
+  }
+
+  return {
+    apply,
+    commit: learned.commit,
+    remove: learned.remove,
+    epoch: learned.epoch,
+    repair,
+    denied,
+    close: learned.close,
+  }
+}
+
+const deniedSets = ['denied4', 'denied6', 'denied_any4', 'denied_any6'] as const
+
+/**
+ * Whether this kernel renews an element's timeout when it is added again (Linux 6.12 and later), tried out on a set of its own
+ * in the table: a version number says little on distribution kernels.
+ */
+export async function probeRenewal(nft: Nft, netlink: Netlink, table: string, clock: Clock): Promise<Renewal> {
+  const probe = `${table}_probe`
+  await nft(
+    ['-f', '-'],
+    `add table inet ${probe}\nadd set inet ${probe} learned_any4 { type classid . ipv4_addr; flags timeout; }\n`,
+  )
+  try {
+    const sets = makeLearnedSets(netlink, probe, clock, 'update')
+    const element: LeaseElement = {
+      identity: 1,
+      address: '\x7f\0\0\x01' as Address,
+      ports: { kind: 'all' },
+      timeoutMillis: 3_600_000,
+    }
+    await sets.commit([element])
+    await sets.commit([{ ...element, timeoutMillis: 7_200_000 }])
+    const after = await nft(['list', 'set', 'inet', probe, 'learned_any4'])
+    return after.includes('timeout 2h') ? 'update' : 'replace'
+  } finally {
+    await nft(['delete', 'table', 'inet', probe])
+  }
+}
+
+/** Reads `nft -j list set` of a denied set; elements of another shape are passed over. */
+function readDenied(json: string): DeniedFlow[] {
+  const flows: DeniedFlow[] = []
+  const { nftables } = JSON.parse(json) as { nftables: { set?: { elem?: unknown[] } }[] }
+  for (const { set } of nftables)
+    for (const entry of set?.elem ?? []) {
+      const { elem } = entry as { elem?: { val?: { concat?: unknown[] }; counter?: { packets?: number } } }
+      const [identity, address, protocol, port] = elem?.val?.concat ?? []
+      const parsed = typeof address === 'string' ? addressFromText(address) : undefined
+      if (parsed === undefined) continue
+      flows.push({
+        identity: identityFromJson(identity),
+        address: parsed,
+        protocol: numberFromJson(protocol),
+        port: port === undefined ? undefined : numberFromJson(port),
+        packets: elem?.counter?.packets ?? 0,
+      })
+    }
+  return flows
+}
+
+/** nft prints a classid as `major:minor` in hexadecimal. */
+function identityFromJson(value: unknown): IdentityId {
+  if (typeof value === 'number') return value
+  const [major = '0', minor = '0'] = String(value).split(':')
+  return (parseInt(major || '0', 16) << 16) | parseInt(minor || '0', 16)
+}
+
+function numberFromJson(value: unknown): number {
+  const names: Readonly<Record<string, number>> = { icmp: 1, tcp: 6, udp: 17, 'ipv6-icmp': 58, icmpv6: 58, sctp: 132 }
+  return typeof value === 'number' ? value : (names[String(value)] ?? Number(value))
+}

@@ -1,0 +1,132 @@
+// Learned addresses into the kernel: commits by raw netlink, everything asked for in one turn of the event loop in one transaction,
+// each promise settled by the kernel's own answer.
+import type { Clock, Millis } from '../clock.ts'
+import type { LeaseElement } from './element.ts'
+import { KernelError, type Netlink } from './netlink.ts'
+import {
+  addElements,
+  askGeneration,
+  elementsPerTransactionMax,
+  readAnswers,
+  removeElements,
+  requestOctetsMax,
+  type Answer,
+  type Renewal,
+} from './nfnetlink.ts'
+
+/** What an acknowledged commit was: when it was sent, and in which epoch it stands. */
+export interface Acknowledged {
+  readonly sentAt: Millis
+  readonly epoch: number
+}
+
+export interface LearnedSets {
+  /** Adds or renews the elements; resolves when the kernel has acknowledged them. Rejects with `KernelError`: none can be relied upon. */
+  readonly commit: (elements: readonly LeaseElement[]) => Promise<Acknowledged>
+  /** Takes elements out, present or not; after what was committed before. */
+  readonly remove: (elements: readonly LeaseElement[]) => Promise<Acknowledged>
+  /** A number that changes whenever anybody but `commit` and `remove` has changed the ruleset. Asks the kernel (3 us). */
+  readonly epoch: () => number
+  readonly close: () => void
+}
+
+interface Job {
+  readonly verb: 'commit' | 'remove'
+  readonly elements: readonly LeaseElement[]
+  readonly resolve: (acknowledged: Acknowledged) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** @param renewal what this kernel needs to renew an element, found out by `probeRenewal`. */
+export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, renewal: Renewal): LearnedSets {
+  const request = new Uint8Array(requestOctetsMax)
+  const answer = new Uint8Array(65536)
+  let queue: Job[] = []
+  let sequence = 0
+  let generation: number | undefined
+  let currentEpoch = 0
+
+  /** One transaction, at most `elementsPerTransactionMax` elements. */
+  function transact(verb: Job['verb'], elements: readonly LeaseElement[]): void {
+    drain()
+    sequence = (sequence + 1) & 0x7fffffff
+    const length =
+      verb === 'commit'
+        ? addElements(request, table, elements, renewal, sequence)
+        : removeElements(request, table, elements, sequence)
+    netlink.send(request, length)
+    const [first] = receive()
+    if (first?.kind !== 'ack' || first.sequence !== sequence) {
+      const doing = verb === 'commit' ? 'add learned addresses' : 'remove learned addresses'
+      throw new KernelError(doing, first?.kind === 'error' ? first.errno : 0)
+    }
+    // Our own transaction raises the generation by one; anything more was somebody else.
+    if (generation !== undefined) generation = (generation + 1) >>> 0
+  }
+
+  function receive(): Answer[] {
+    const length = netlink.receive(answer)
+    return length === 0 ? [] : readAnswers(answer, length)
+  }
+
+  /** Throws away what an earlier, failed transaction left in the socket. */
+  function drain(): void {
+    while (netlink.receive(answer) > 0);
+  }
+
+  function epoch(): number {
+    sequence = (sequence + 1) & 0x7fffffff
+    try {
+      netlink.send(request, askGeneration(request, sequence))
+      const now = receive().find((a) => a.kind === 'generation' && a.sequence === sequence)
+      if (now?.kind === 'generation' && now.generation === generation) return currentEpoch
+      generation = now?.kind === 'generation' ? now.generation : undefined
+    } catch {
+      // A kernel that does not even say its generation is not one to rely on: the commit that follows will tell.
+      generation = undefined
+    }
+    return ++currentEpoch
+  }
+
+  function run(jobs: readonly Job[]): void {
+    const sentAt = clock()
+    const elements = jobs.flatMap((job) => job.elements)
+    try {
+      const [first] = jobs
+      for (let i = 0; first !== undefined && i < elements.length; i += elementsPerTransactionMax)
+        transact(first.verb, elements.slice(i, i + elementsPerTransactionMax))
+      for (const job of jobs) job.resolve({ sentAt, epoch: currentEpoch })
+    } catch (error) {
+      // One bad element spoils its transaction: each job gets a chance of its own.
+      if (jobs.length > 1) for (const job of jobs) run([job])
+      else for (const job of jobs) job.reject(error)
+    }
+  }
+
+  function flush(): void {
+    const jobs = queue
+    queue = []
+    // Order between commits and removals is kept; neighbours of one kind share transactions.
+    for (let i = 0; i < jobs.length;) {
+      const start = i
+      while (i < jobs.length && jobs[i]?.verb === jobs[start]?.verb) i++
+      run(jobs.slice(start, i))
+    }
+  }
+
+  function enqueue(verb: Job['verb'], elements: readonly LeaseElement[]): Promise<Acknowledged> {
+    if (elements.length === 0) return Promise.resolve({ sentAt: clock(), epoch: currentEpoch })
+    return new Promise((resolve, reject) => {
+      // After the sockets' turn: all answers that arrived together are committed together (5 us alone, 1.3 us each of 32).
+      if (queue.length === 0) setImmediate(flush)
+      queue.push({ verb, elements, resolve, reject })
+    })
+  }
+
+  return {
+    commit: (elements) => enqueue('commit', elements),
+    remove: (elements) => enqueue('remove', elements),
+    epoch,
+    close: netlink.close,
+  }
+}

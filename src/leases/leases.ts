@@ -1,0 +1,346 @@
+// The allow cache: which identity may reach which address because which name said so, until when. Pure: time and the kernel's
+// epoch are passed in; what must be written to the kernel is returned as elements, and the caller says when that was acknowledged.
+import type { Clock, Millis, Seconds } from '../clock.ts'
+import type { LeaseElement } from '../datapath/element.ts'
+import type { IdentityId } from '../identity/endpoints.ts'
+import type { Address } from '../net/address.ts'
+import type { Ports } from '../net/ports.ts'
+import { makeDeadlines } from './deadlines.ts'
+
+export interface LeaseLimits {
+  /** Added to the TTL in the kernel: applications use an address a little longer than they were told. */
+  readonly graceSeconds: Seconds
+  readonly ttlMinSeconds: Seconds
+  readonly ttlMaxSeconds: Seconds
+  /** Addresses a name may have at a time for one identity. At the bound the answer is refused; nothing that stands is evicted. */
+  readonly addressesPerNameMax: number
+  /** Leases in all. At the bound the answer is refused. */
+  readonly leasesMax: number
+}
+
+/** An answer that fits its question, seen by one identity. `addresses` are those that need a lease; `ports` what the name opens, as cells. */
+export interface LeaseFact {
+  readonly identity: IdentityId
+  readonly endpoint: number
+  readonly name: string
+  readonly addresses: readonly Address[]
+  readonly ttlSeconds: Seconds
+  readonly ports: readonly Ports[]
+}
+
+export type Learned =
+  | {
+      readonly kind: 'learned'
+      /** The TTL that the workload may be told: never longer than the lease. */
+      readonly ttlSeconds: Seconds
+      /** To be acknowledged by the kernel before the answer leaves; empty when all of it stands there for that long. */
+      readonly elements: readonly LeaseElement[]
+    }
+  | { readonly kind: 'full'; readonly text: string }
+
+/** One lease as people see it. Moments are of the clock that was passed in. */
+export interface Lease {
+  readonly identity: IdentityId
+  readonly endpoint: number
+  readonly name: string
+  readonly address: Address
+  readonly ttlSeconds: Seconds
+  readonly learnedAt: Millis
+  /** End of the TTL; the kernel keeps the address open for the grace after it. */
+  readonly deadline: Millis
+  readonly ports: readonly Ports[]
+  readonly source: 'lookup'
+}
+
+interface Held extends Lease {
+  endpoint: number
+  ttlSeconds: Seconds
+  learnedAt: Millis
+  deadline: Millis
+  ports: readonly Ports[]
+}
+
+/** What the kernel has acknowledged for one element: until when, and in which epoch of its ruleset. */
+interface Standing {
+  until: Millis
+  epoch: number
+}
+
+/** All that one identity may reach at one address: its leases by name, and its elements by ports. */
+interface Door {
+  readonly byName: Map<string, Held>
+  readonly standing: Map<string, Standing>
+}
+
+interface Holder {
+  readonly byName: Map<string, Map<Address, Held>>
+  readonly byAddress: Map<Address, Door>
+}
+
+export interface LeaseTable {
+  /** Records a fact and says what the kernel must acknowledge first. A lease is only ever prolonged, never cut, by a new fact. */
+  readonly learn: (fact: LeaseFact) => Learned
+  /** The kernel acknowledged these elements, sent at `sentAt` in `epoch`. */
+  readonly committed: (elements: readonly LeaseElement[], sentAt: Millis, epoch: number) => void
+  /** Leases whose TTL and grace are over are dropped and returned; the kernel has let go of them by itself. */
+  readonly expire: () => Lease[]
+  /** When `expire` next has something to do. */
+  readonly nextDeadline: () => Millis | undefined
+  /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
+  readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
+  /** Policy changed: what each name opens is asked anew; elements to remove, then to add. */
+  readonly regrant: (portsFor: (lease: Lease) => readonly Ports[]) => {
+    readonly add: LeaseElement[]
+    readonly remove: LeaseElement[]
+  }
+  /** Every element that ought to be in the kernel now, for writing all of them again. */
+  readonly elements: () => LeaseElement[]
+  /** The names under which an identity holds an address now. */
+  readonly namesOf: (identity: IdentityId, address: Address) => string[]
+  readonly list: () => Iterable<Lease>
+  readonly size: () => number
+}
+
+/**
+ * An empty table.
+ * @param epoch changes whenever somebody else has changed the kernel's ruleset: what was acknowledged before is then not relied upon.
+ */
+export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimits): LeaseTable {
+  const holders = new Map<IdentityId, Holder>()
+  const deadlines = makeDeadlines<Held>()
+  const graceMillis = limits.graceSeconds * 1000
+  let count = 0
+
+  function holderOf(identity: IdentityId): Holder {
+    let holder = holders.get(identity)
+    if (holder === undefined) holders.set(identity, (holder = { byName: new Map(), byAddress: new Map() }))
+    return holder
+  }
+
+  /** The latest moment that any lease behind the door asks for these ports. */
+  function openUntil(door: Door, portsKey: string): Millis {
+    let until = 0
+    for (const held of door.byName.values())
+      if (held.deadline + graceMillis > until && held.ports.some((ports) => keyOf(ports) === portsKey))
+        until = held.deadline + graceMillis
+    return until
+  }
+
+  function learn(fact: LeaseFact): Learned {
+    const now = clock()
+    const told = Math.min(fact.ttlSeconds, limits.ttlMaxSeconds)
+    const ttlSeconds = Math.min(Math.max(told, limits.ttlMinSeconds), limits.ttlMaxSeconds)
+    const holder = holderOf(fact.identity)
+    const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
+    const added = fact.addresses.reduce((n, address) => (addresses.has(address) ? n : n + 1), 0)
+    if (addresses.size + added > limits.addressesPerNameMax)
+      return {
+        kind: 'full',
+        text: `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
+      }
+    if (count + added > limits.leasesMax)
+      return { kind: 'full', text: `${count} leases are held; the limit is ${limits.leasesMax}` }
+    if (addresses.size === 0) holder.byName.set(fact.name, addresses)
+
+    const ports = distinctPorts(fact.ports)
+    const elements: LeaseElement[] = []
+    for (const address of fact.addresses) {
+      const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
+      const door = holder.byAddress.get(address)
+      if (door !== undefined) missing(door, held, now, told * 1000, elements)
+    }
+    return { kind: 'learned', ttlSeconds: told, elements }
+  }
+
+  function hold(
+    fact: LeaseFact,
+    address: Address,
+    addresses: Map<Address, Held>,
+    holder: Holder,
+    now: Millis,
+    ttlSeconds: Seconds,
+    ports: readonly Ports[],
+  ): Held {
+    const deadline = now + ttlSeconds * 1000
+    const before = addresses.get(address)
+    if (before !== undefined) {
+      before.endpoint = fact.endpoint
+      before.ports = ports
+      if (deadline > before.deadline) {
+        before.deadline = deadline
+        before.ttlSeconds = ttlSeconds
+        before.learnedAt = now
+        deadlines.move(before, deadline + graceMillis)
+      }
+      return before
+    }
+    const { identity, endpoint, name } = fact
+    const held: Held = {
+      identity,
+      endpoint,
+      name,
+      address,
+      ttlSeconds,
+      learnedAt: now,
+      deadline,
+      ports,
+      source: 'lookup',
+    }
+    addresses.set(address, held)
+    let door = holder.byAddress.get(address)
+    if (door === undefined) holder.byAddress.set(address, (door = { byName: new Map(), standing: new Map() }))
+    door.byName.set(name, held)
+    deadlines.move(held, deadline + graceMillis)
+    count++
+    return held
+  }
+
+  /** Adds to `elements` those of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
+  function missing(door: Door, held: Held, now: Millis, needMillis: Millis, elements: LeaseElement[]): void {
+    let current: number | undefined
+    for (const ports of held.ports) {
+      const standing = door.standing.get(keyOf(ports))
+      // The epoch costs a question to the kernel: it is asked only where the answer matters, and once.
+      if (standing !== undefined && standing.until >= now + needMillis && standing.epoch === (current ??= epoch()))
+        continue
+      // Known from here on, so that a lease dropped while its commit is under way is also taken out of the kernel.
+      if (standing === undefined) door.standing.set(keyOf(ports), { until: 0, epoch: -1 })
+      elements.push({
+        identity: held.identity,
+        address: held.address,
+        ports,
+        timeoutMillis: openUntil(door, keyOf(ports)) - now,
+      })
+    }
+  }
+
+  function committed(elements: readonly LeaseElement[], sentAt: Millis, atEpoch: number): void {
+    for (const element of elements) {
+      const door = holders.get(element.identity)?.byAddress.get(element.address)
+      door?.standing.set(keyOf(element.ports), { until: sentAt + element.timeoutMillis, epoch: atEpoch })
+    }
+  }
+
+  function forget(held: Held): Door | undefined {
+    const holder = holders.get(held.identity)
+    const addresses = holder?.byName.get(held.name)
+    if (holder === undefined || addresses?.get(held.address) !== held) return undefined
+    addresses.delete(held.address)
+    if (addresses.size === 0) holder.byName.delete(held.name)
+    const door = holder.byAddress.get(held.address)
+    door?.byName.delete(held.name)
+    if (door?.byName.size === 0) holder.byAddress.delete(held.address)
+    if (holder.byName.size === 0) holders.delete(held.identity)
+    deadlines.remove(held)
+    count--
+    return door
+  }
+
+  function expire(): Lease[] {
+    const now = clock()
+    const over: Lease[] = []
+    for (let held = deadlines.due(now); held !== undefined; held = deadlines.due(now)) {
+      forget(held)
+      over.push(held)
+    }
+    return over
+  }
+
+  /** Elements that were written for the door and that no lease of it asks for any more. */
+  function orphans(identity: IdentityId, address: Address, door: Door): LeaseElement[] {
+    const remove: LeaseElement[] = []
+    for (const portsKey of door.standing.keys()) {
+      if (openUntil(door, portsKey) > 0) continue
+      remove.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: 1000 })
+      door.standing.delete(portsKey)
+    }
+    return remove
+  }
+
+  function drop(matches: (lease: Lease) => boolean): { dropped: Lease[]; remove: LeaseElement[] } {
+    const dropped = [...list()].filter(matches) as Held[]
+    const doors = new Map<Door, Held>()
+    for (const held of dropped) {
+      const door = forget(held)
+      if (door !== undefined) doors.set(door, held)
+    }
+    return { dropped, remove: [...doors].flatMap(([door, held]) => orphans(held.identity, held.address, door)) }
+  }
+
+  function regrant(portsFor: (lease: Lease) => readonly Ports[]): { add: LeaseElement[]; remove: LeaseElement[] } {
+    const now = clock()
+    const add: LeaseElement[] = []
+    const remove: LeaseElement[] = []
+    const lost: Held[] = []
+    for (const held of list() as Iterable<Held>) {
+      held.ports = distinctPorts(portsFor(held))
+      if (held.ports.length === 0) lost.push(held)
+    }
+    const emptied = lost.map((held) => [forget(held), held] as const)
+    for (const [door, held] of emptied)
+      if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
+    for (const [identity, holder] of holders)
+      for (const [address, door] of holder.byAddress) {
+        remove.push(...orphans(identity, address, door))
+        const wanted = new Map(
+          [...door.byName.values()].flatMap((held) => held.ports.map((ports) => [keyOf(ports), ports] as const)),
+        )
+        for (const [portsKey, ports] of wanted)
+          if (!door.standing.has(portsKey))
+            add.push({ identity, address, ports, timeoutMillis: openUntil(door, portsKey) - now })
+      }
+    return { add, remove }
+  }
+
+  function elements(): LeaseElement[] {
+    const now = clock()
+    const all: LeaseElement[] = []
+    for (const [identity, holder] of holders)
+      for (const [address, door] of holder.byAddress) {
+        const keys = new Set([...door.byName.values()].flatMap((held) => held.ports.map(keyOf)))
+        for (const portsKey of keys) {
+          const timeoutMillis = openUntil(door, portsKey) - now
+          if (timeoutMillis > 0) all.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis })
+        }
+      }
+    return all
+  }
+
+  function* list(): Iterable<Lease> {
+    for (const holder of holders.values()) for (const addresses of holder.byName.values()) yield* addresses.values()
+  }
+
+  const namesOf = (identity: IdentityId, address: Address): string[] => [
+    ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
+  ]
+  return {
+    learn,
+    committed,
+    expire,
+    nextDeadline: deadlines.earliest,
+    drop,
+    regrant,
+    elements,
+    namesOf,
+    list,
+    size: () => count,
+  }
+}
+
+/** `*`, or `protocol:first:last`: equal only for equal ports. */
+function keyOf(ports: Ports): string {
+  return ports.kind === 'all' ? '*' : `${ports.protocol}:${ports.first}:${ports.last}`
+}
+
+function portsFromKey(key: string): Ports {
+  if (key === '*') return { kind: 'all' }
+  const [protocol, first, last] = key.split(':').map(Number)
+  return { kind: 'ports', protocol: protocol as 6, first: first ?? 0, last: last ?? 0 }
+}
+
+/** Each once; only `all` where it is among them, since it covers the rest. */
+function distinctPorts(ports: readonly Ports[]): readonly Ports[] {
+  const all = ports.find((p) => p.kind === 'all')
+  if (all !== undefined) return [all]
+  return [...new Map(ports.map((p) => [keyOf(p), p])).values()]
+}
