@@ -93,7 +93,10 @@ function millis(w: Writer, type: number, value: number): void {
   endAttribute(w, start)
 }
 
-/** Key octets: fields of a concatenation, each padded to four. The identity is a classid, hence host order. */
+/**
+ * Key octets: fields of a concatenation, each padded to four. The identity is a classid: host order as the packet's priority is, but big
+ * endian in an interval set, whose lookup compares octet by octet and for which nft's rules therefore turn it round.
+ */
 function key(
   w: Writer,
   type: number,
@@ -101,10 +104,11 @@ function key(
   address: Address,
   protocol: number | undefined,
   port: number,
+  inInterval: boolean,
 ): void {
   const start = startAttribute(w, type | NESTED)
   const data = startAttribute(w, DATA_VALUE)
-  w.view.setUint32(w.at, identity, true)
+  w.view.setUint32(w.at, identity, !inInterval)
   w.at += 4
   for (let i = 0; i < address.length; i++) w.octets[w.at++] = address.charCodeAt(i)
   if (protocol !== undefined) {
@@ -134,15 +138,9 @@ function elementMessage(
   const element = startAttribute(w, LIST_ELEM | NESTED)
   const { ports } = e
   const ranged = ports.kind === 'ports' && ports.first !== ports.last
-  key(
-    w,
-    ELEM_KEY,
-    e.identity,
-    e.address,
-    ports.kind === 'all' ? undefined : ports.protocol,
-    ports.kind === 'all' ? 0 : ports.first,
-  )
-  if (ranged) key(w, ELEM_KEY_END, e.identity, e.address, ports.protocol, ports.last)
+  const protocol = ports.kind === 'all' ? undefined : ports.protocol
+  key(w, ELEM_KEY, e.identity, e.address, protocol, ports.kind === 'all' ? 0 : ports.first, ranged)
+  if (ranged) key(w, ELEM_KEY_END, e.identity, e.address, protocol, ports.last, ranged)
   if (timed) {
     millis(w, ELEM_TIMEOUT, e.timeoutMillis)
     millis(w, ELEM_EXPIRATION, e.timeoutMillis)

@@ -1,17 +1,17 @@
 // The table's structure as nft text in the kernel's normal form: what `nft -s -t list table` prints is what stands here.
 // A packet from a workload meets a constant number of lookups, whatever the number of policies:
 //   source address -> identity;  established passes;  verdict maps (deny and allow, disjoint);  learned sets;  open identities;  denied.
+import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
 
 export interface StructureOptions {
   readonly table: string
   /** Where the workloads' DNS is sent: a port of this host, on the address the packet came in by, or on a given address. */
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
-  /** Silent, or answered with "administratively prohibited" so that programs fail at once. */
+  /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
   /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger. */
   readonly interfaces: readonly string[]
-  readonly prefixes4: readonly string[]
-  readonly prefixes6: readonly string[]
+  readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
   /** Bound of each learned set; the kernel refuses more (ENFILE), and the answer is then SERVFAIL. */
   readonly learnedMax: number
@@ -110,7 +110,10 @@ function chains(options: StructureOptions): string[] {
     block('chain allowed', ['meta priority set none accept']),
     block('chain refuse', [
       'meta priority set none',
-      options.denied === 'drop' ? 'counter drop' : 'counter reject with icmpx admin-prohibited',
+      // A reset ends a connect at once; on an ICMP error that comes back while it still sends, TCP tries again a second later.
+      ...(options.denied === 'drop'
+        ? ['counter drop']
+        : ['meta l4proto tcp counter reject with tcp reset', 'counter reject with icmpx admin-prohibited']),
     ]),
     deny('4'),
     deny('6'),
@@ -135,14 +138,16 @@ function chains(options: StructureOptions): string[] {
 }
 
 function workloadMatches(options: StructureOptions): string[] {
-  // Sorted, as the kernel lists them.
+  // Sorted and joined, as the kernel lists them.
   const list = (values: readonly string[]): string =>
-    values.length === 1 ? (values[0] ?? '') : `{ ${[...values].sort().join(', ')} }`
-  return [
-    ...(options.interfaces.length > 0 ? [`iifname ${list(options.interfaces.map((name) => `"${name}"`))}`] : []),
-    ...(options.prefixes4.length > 0 ? [`ip saddr ${list(options.prefixes4)}`] : []),
-    ...(options.prefixes6.length > 0 ? [`ip6 saddr ${list(options.prefixes6)}`] : []),
-  ]
+    values.length === 1 ? (values[0] ?? '') : `{ ${values.join(', ')} }`
+  const matches =
+    options.interfaces.length > 0 ? [`iifname ${list(options.interfaces.map((name) => `"${name}"`).sort())}`] : []
+  for (const family of [4, 6] as const) {
+    const prefixes = joinRanges(options.prefixes.filter((prefix) => prefix.family === family)).map(rangeToText)
+    if (prefixes.length > 0) matches.push(`${family === 4 ? 'ip' : 'ip6'} saddr ${list(prefixes)}`)
+  }
+  return matches
 }
 
 function redirects(proxy: StructureOptions['proxy']): string[] {

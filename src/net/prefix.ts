@@ -17,10 +17,10 @@ export interface AddressRange {
 }
 
 /** The range that holds every address of a family. */
-export const everyAddress = {
+export const everyAddress: Readonly<Record<Family, AddressRange>> = {
   4: { family: 4, first: 0n, last: (1n << 32n) - 1n },
   6: { family: 6, first: 0n, last: (1n << 128n) - 1n },
-} as const satisfies Record<Family, AddressRange>
+}
 
 /**
  * Parses `ADDRESS/BITS`, or a bare address as a full-length prefix. Host bits may be set, as Cilium and the kernel's routes allow;

@@ -43,6 +43,8 @@ export interface EgressPolicy {
   readonly mayAsk: (labels: readonly string[]) => NameVerdict
   /** What connections to the addresses of this name are allowed; [] when no toFQDNs rule matches. */
   readonly grantsFor: (labels: readonly string[]) => readonly Grant[]
+  /** All distinct ports that any toFQDNs rule of this identity opens: ranges among them are cut into disjoint cells for the kernel. */
+  readonly grantPorts: readonly Ports[]
   /** L3/L4 statements in no particular order. */
   readonly entries: readonly PeerEntry[]
 }
