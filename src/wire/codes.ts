@@ -1,0 +1,46 @@
+// Numbers of the DNS standards that we speak of, from the IANA registry "Domain Name System (DNS) Parameters".
+
+export const Rcode = { NoError: 0, FormErr: 1, ServFail: 2, NXDomain: 3, NotImp: 4, Refused: 5, BadVers: 16 } as const
+export type Rcode = (typeof Rcode)[keyof typeof Rcode]
+
+export const Type = {
+  A: 1,
+  NS: 2,
+  CNAME: 5,
+  SOA: 6,
+  PTR: 12,
+  MX: 15,
+  TXT: 16,
+  AAAA: 28,
+  SRV: 33,
+  DNAME: 39,
+  OPT: 41,
+  RRSIG: 46,
+  HTTPS: 65,
+} as const
+
+export const Class = { IN: 1 } as const
+
+/** Extended DNS error codes (RFC 8914 §4). */
+export const Ede = {
+  Other: 0,
+  Blocked: 15,
+  Prohibited: 18,
+  NotReady: 14,
+  NoReachableAuthority: 22,
+  NetworkError: 23,
+  InvalidData: 24,
+} as const
+export type Ede = (typeof Ede)[keyof typeof Ede]
+
+/** `A`, `AAAA`, …, or `TYPE99` (RFC 3597 §5). */
+export function typeName(qtype: number): string {
+  for (const [name, number] of Object.entries(Type)) if (number === qtype) return name
+  return `TYPE${qtype}`
+}
+
+/** `NOERROR`, `REFUSED`, …, as dig prints them. */
+export function rcodeName(rcode: number): string {
+  for (const [name, number] of Object.entries(Rcode)) if (number === rcode) return name.toUpperCase()
+  return `RCODE${rcode}`
+}
