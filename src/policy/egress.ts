@@ -58,4 +58,6 @@ export interface Snapshot {
   readonly policyOf: (identity: IdentityId) => EgressPolicy
   /** In-cluster addresses (endpoints and this host): label and entity rules decide about them, CIDRs and names do not. */
   readonly isInCluster: (address: Address) => boolean
+  /** What was odd while compiling, for people: addresses that two pods claim, and the like. */
+  readonly notes: readonly string[]
 }

@@ -39,6 +39,7 @@ function snapshotOf(entries: Record<number, PeerEntry[] | 'open'>): Snapshot {
     endpoints,
     endpointOf: (address) => endpoints.find((e) => e.addresses.includes(address)),
     identities: new Map(),
+    notes: [],
     isInCluster: () => false,
     policyOf: (identity): EgressPolicy => {
       const own = entries[identity] ?? []

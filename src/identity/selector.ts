@@ -1,0 +1,72 @@
+// Label selectors as Cilium reads them: `source:key`, `any:` (or no source) for every source, matchLabels and matchExpressions together.
+import type { Labels } from './labels.ts'
+
+export type Requirement =
+  | { readonly operator: 'In' | 'NotIn'; readonly key: string; readonly values: readonly string[] }
+  | { readonly operator: 'Exists' | 'DoesNotExist'; readonly key: string }
+
+/** All requirements hold; none at all selects everything. Keys carry a source; `any:` stands for each. */
+export type Selector = readonly Requirement[]
+
+export const namespaceKey = 'k8s:io.kubernetes.pod.namespace'
+export const namespaceLabelsPrefix = 'k8s:io.cilium.k8s.namespace.labels.'
+export const serviceAccountKey = 'k8s:io.cilium.k8s.policy.serviceaccount'
+
+const sources = [
+  'k8s',
+  'reserved',
+  'any',
+  'cidr',
+  'cidrgroup',
+  'fqdn',
+  'node',
+  'gen',
+  'cni',
+  'unspec',
+  'directory',
+  'container',
+]
+
+/** `app` becomes `any:app`; a known source in front of the first colon stays. `unspec:` means any source too. */
+export function keyWithSource(key: string): string {
+  const colon = key.indexOf(':')
+  const source = colon < 0 ? '' : key.slice(0, colon)
+  if (!sources.includes(source)) return `any:${key}`
+  return source === 'unspec' ? `any:${key.slice(colon + 1)}` : key
+}
+
+/** Whether the labels meet every requirement. NotIn holds where the key is absent. */
+export function selects(selector: Selector, labels: Labels): boolean {
+  return selector.every((requirement) => meets(requirement, labels))
+}
+
+function meets(requirement: Requirement, labels: Labels): boolean {
+  const values = valuesOf(requirement.key, labels)
+  switch (requirement.operator) {
+    case 'Exists':
+      return values.length > 0
+    case 'DoesNotExist':
+      return values.length === 0
+    case 'In':
+      return values.some((value) => requirement.values.includes(value))
+    case 'NotIn':
+      return !values.some((value) => requirement.values.includes(value))
+  }
+}
+
+function valuesOf(key: string, labels: Labels): readonly string[] {
+  if (!key.startsWith('any:')) {
+    const value = labels.get(key)
+    return value === undefined ? [] : [value]
+  }
+  const bare = key.slice('any:'.length)
+  return [...labels]
+    .filter(([labelKey]) => labelKey.slice(labelKey.indexOf(':') + 1) === bare)
+    .map(([, value]) => value)
+}
+
+/** Whether any requirement is on this key, under its own source or any. */
+export function mentions(selector: Selector, key: string): boolean {
+  const bare = key.slice(key.indexOf(':') + 1)
+  return selector.some((requirement) => requirement.key === key || requirement.key === `any:${bare}`)
+}

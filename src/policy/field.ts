@@ -1,0 +1,139 @@
+// A manifest as a tree that knows where each field stands, and readers that collect every issue instead of stopping at the first.
+
+export interface Issue {
+  readonly file: string
+  readonly line: number
+  readonly column: number
+  /** `spec.egress[0].toFQDNs[1].matchName`; '' for the document. */
+  readonly path: string
+  readonly message: string
+  readonly severity: 'error' | 'warning'
+}
+
+export type Scalar = string | number | boolean | null
+
+interface Place {
+  readonly file: string
+  readonly line: number
+  readonly column: number
+  readonly path: string
+}
+
+export type Field = Place &
+  (
+    | { readonly kind: 'map'; readonly entries: ReadonlyMap<string, Field> }
+    | { readonly kind: 'list'; readonly items: readonly Field[] }
+    | { readonly kind: 'scalar'; readonly value: Scalar }
+  )
+
+/** Issues of one load, in the order they were found. */
+export interface Report {
+  readonly issues: Issue[]
+  readonly error: (at: Place, message: string) => void
+  readonly warn: (at: Place, message: string) => void
+}
+
+export function makeReport(): Report {
+  const issues: Issue[] = []
+  const say =
+    (severity: Issue['severity']) =>
+    ({ file, line, column, path }: Place, message: string): void =>
+      void issues.push({ file, line, column, path, message, severity })
+  return { issues, error: say('error'), warn: say('warning') }
+}
+
+/** `file:line:column: path: message`, as people and editors read it. */
+export function issueToText({ file, line, column, path, message, severity }: Issue): string {
+  return `${file}:${line}:${column}: ${severity === 'warning' ? 'warning: ' : ''}${path === '' ? '' : `${path}: `}${message}`
+}
+
+const kindOf = (field: Field): string => {
+  if (field.kind !== 'scalar') return field.kind === 'map' ? 'a mapping' : 'a list'
+  return field.value === null ? 'nothing' : typeof field.value === 'boolean' ? 'a boolean' : `a ${typeof field.value}`
+}
+
+const wrongType = (report: Report, field: Field, wanted: string): undefined => {
+  report.error(field, `must be ${wanted}, not ${kindOf(field)}`)
+  return undefined
+}
+
+/** A field that is absent or explicitly null. */
+export function isAbsent(field: Field | undefined): field is undefined {
+  return field === undefined || (field.kind === 'scalar' && field.value === null)
+}
+
+/** The entries of a mapping; with `known`, any other key is an error with a suggestion. */
+export function readMap(report: Report, field: Field, known?: readonly string[]): ReadonlyMap<string, Field> {
+  if (field.kind !== 'map') return wrongType(report, field, 'a mapping') ?? new Map<string, Field>()
+  if (known !== undefined)
+    for (const [key, entry] of field.entries) {
+      if (known.includes(key)) continue
+      const near = nearest(key, known)
+      report.error(entry, `unknown field "${key}"${near === undefined ? '' : `; did you mean "${near}"?`}`)
+    }
+  return field.entries
+}
+
+/** The items of a list; [] when absent. */
+export function readList(report: Report, field: Field | undefined): readonly Field[] {
+  if (isAbsent(field)) return []
+  if (field.kind !== 'list') return wrongType(report, field, 'a list') ?? []
+  return field.items
+}
+
+export function readString(report: Report, field: Field | undefined): string | undefined {
+  if (isAbsent(field)) return undefined
+  if (field.kind === 'scalar' && typeof field.value === 'string') return field.value
+  if (field.kind === 'scalar' && typeof field.value === 'number')
+    return wrongType(report, field, `a string (in quotes: "${field.value}")`)
+  return wrongType(report, field, 'a string')
+}
+
+export function readInteger(report: Report, field: Field | undefined): number | undefined {
+  if (isAbsent(field)) return undefined
+  if (field.kind === 'scalar' && typeof field.value === 'number' && Number.isInteger(field.value)) return field.value
+  return wrongType(report, field, 'an integer')
+}
+
+export function readBoolean(report: Report, field: Field | undefined): boolean | undefined {
+  if (isAbsent(field)) return undefined
+  if (field.kind === 'scalar' && typeof field.value === 'boolean') return field.value
+  return wrongType(report, field, 'a boolean')
+}
+
+/** A mapping of strings, such as labels; {} when absent. */
+export function readStringMap(report: Report, field: Field | undefined): ReadonlyMap<string, string> {
+  const map = new Map<string, string>()
+  if (isAbsent(field)) return map
+  for (const [key, entry] of readMap(report, field)) {
+    const value = isAbsent(entry) ? '' : readString(report, entry)
+    if (value !== undefined) map.set(key, value)
+  }
+  return map
+}
+
+/** The known word nearest to a misspelt one, where it is near enough to be meant. */
+export function nearest(word: string, known: readonly string[]): string | undefined {
+  let best: string | undefined
+  let least = Math.max(2, Math.floor(word.length / 3)) + 1
+  for (const candidate of known) {
+    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
+    if (distance < least) [best, least] = [candidate, distance]
+  }
+  return best
+}
+
+/** Levenshtein distance; long words are cut, since only near ones matter. */
+function editDistance(a: string, b: string): number {
+  const [left, right] = [a.slice(0, 40), b.slice(0, 40)]
+  let row = Array.from({ length: right.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= left.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= right.length; j++)
+      next.push(
+        Math.min((next[j - 1] ?? 0) + 1, (row[j] ?? 0) + 1, (row[j - 1] ?? 0) + (left[i - 1] === right[j - 1] ? 0 : 1)),
+      )
+    row = next
+  }
+  return row[right.length] ?? 0
+}
