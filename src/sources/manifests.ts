@@ -100,7 +100,7 @@ function toField(conversion: Conversion, node: unknown, path: string, depth: num
   const value: unknown = isScalar(node) ? node.value : null
   if (value === null || typeof value === 'string' || typeof value === 'boolean' || typeof value === 'number')
     return { ...place, kind: 'scalar', value }
-  return { ...place, kind: 'scalar', value: String(value) }
+  return { ...place, kind: 'scalar', value: '' }
 }
 
 type Building = { namespaces: Map<string, ReadonlyMap<string, string>>; pods: Pod[]; policies: Policy[] }

@@ -82,7 +82,8 @@ export function fit(question: Question, message: Uint8Array): Fit {
     if (record.type === Type.AAAA) addresses.add(addressFromOctets(message, record.dataAt, 16))
     least = Math.min(least, ttlOf(record))
   }
-  const positive = rcode === Rcode.NoError && section.some((record) => record.type === question.qtype)
+  const positive =
+    rcode === Rcode.NoError && section.some((record) => record.type === question.qtype || !links.includes(record.type))
   const ttlSeconds = positive ? least : Math.min(least, negativeTtl(message, records.slice(answers)))
   return {
     kind: 'fits',
@@ -95,6 +96,9 @@ export function fit(question: Question, message: Uint8Array): Fit {
     end: at,
   }
 }
+
+/** Records that only lead on to others: an answer of nothing else is a negative one. */
+const links: readonly number[] = [Type.CNAME, Type.DNAME, Type.RRSIG]
 
 /** A TTL with its top bit set counts as zero (RFC 2181 §8). */
 function ttlOf(record: RecordAt): number {

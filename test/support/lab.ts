@@ -1,6 +1,6 @@
 // A network of its own for one test file: the test's process moves into a fresh network namespace, further hosts hang on it by veth.
 // Everything ends with the process, so a test that dies leaves nothing.
-import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import koffi from 'koffi'
 
@@ -39,6 +39,10 @@ export interface Host {
   readonly process: ChildProcess
   /** Runs a script there; never throws. */
   readonly sh: (script: string) => { readonly status: number | null; readonly out: string; readonly err: string }
+  /** The same without blocking this process: for scripts that talk to something in it. */
+  readonly run: (
+    script: string,
+  ) => Promise<{ readonly status: number | null; readonly out: string; readonly err: string }>
   readonly stop: () => void
 }
 
@@ -62,6 +66,12 @@ export async function addHost(name: string, addresses: readonly string[], gatewa
     })
     return { status, out: stdout, err: stderr }
   }
+  const run: Host['run'] = (script) =>
+    new Promise((resolve) => {
+      execFile('nsenter', [`--net=${path}`, 'bash', '-c', script], { encoding: 'utf8' }, (error, out, err) => {
+        resolve({ status: error === null ? 0 : typeof error.code === 'number' ? error.code : null, out, err })
+      })
+    })
   const bare = (text: string): string => text.slice(0, text.indexOf('/'))
   sh(`ip link add ${name} type veth peer name eth0 netns ${child.pid}
       ip link set ${name} up
@@ -71,7 +81,7 @@ export async function addHost(name: string, addresses: readonly string[], gatewa
       ${addresses.map((a) => `ip addr add ${a} dev eth0 ${a.includes(':') ? 'nodad' : ''}`).join('\n')}
       ${gateways.map((g) => `ip route add default via ${bare(g)}`).join('\n')}`)
   if (status !== 0) throw new Error(err)
-  return { path, process: child, sh: within, stop: () => void child.kill('SIGKILL') }
+  return { path, process: child, sh: within, run, stop: () => void child.kill('SIGKILL') }
 }
 
 /** Makes a host own 198.18.0.0/15 and 2001:db8::/32 and accept TCP on every port of them, until the host stops. */

@@ -1,0 +1,11 @@
+// The process's log: JSON lines on stderr.
+import { destination, pino, type Logger } from 'pino'
+
+export type { Logger }
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+export type LogLevel = (typeof logLevels)[number]
+
+export function makeLog(level: LogLevel): Logger {
+  return pino({ level, base: { pid: process.pid } }, destination({ fd: 2, sync: true }))
+}

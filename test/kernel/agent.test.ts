@@ -1,0 +1,192 @@
+// The whole story on a real kernel: dig and connections from workloads in namespaces, through the agent, to a world behind it.
+import { mkdtemp, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Agent } from '../../src/agent.ts'
+import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import type { Outcome } from '../../src/proxy/handle.ts'
+import { startTestAgent } from '../support/agent.ts'
+import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+
+const reason = whyNoKernel()
+const pod = (name: string, addresses: string[]): string => `---
+apiVersion: v1
+kind: Pod
+metadata: {name: ${name}, labels: {app: ${name}}}
+status: {podIPs: [${addresses.map((ip) => `{ip: "${ip}"}`).join(', ')}]}
+`
+const pods = pod('web', ['10.1.0.2', 'fd01::2']) + pod('db', ['10.2.0.2', 'fd02::2'])
+const policy = (app: string, egress: string): string => `---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: ${app}}
+spec:
+  endpointSelector: {matchLabels: {app: ${app}}}
+  egress: [${egress}]
+`
+const https = 'toPorts: [{ports: [{port: "443", protocol: TCP}]}]'
+const names = (...rules: string[]): string => `{toFQDNs: [${rules.join(', ')}], ${https}}`
+const base =
+  pods + policy('web', names('{matchPattern: "*.example.com"}')) + policy('db', names('{matchName: pay.example.com}'))
+
+describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
+  let web: Host
+  let db: Host
+  let world: Host
+  let upstream: EmbeddedUpstream
+  let agent: Agent
+  const outcomes: Outcome[] = []
+
+  beforeAll(async () => {
+    enterLab()
+    web = await addHost('web', ['10.1.0.2/24', 'fd01::2/64'], ['10.1.0.1/24', 'fd01::1/64'])
+    db = await addHost('db', ['10.2.0.2/24', 'fd02::2/64'], ['10.2.0.1/24', 'fd02::1/64'])
+    world = await addHost('world', ['10.3.0.2/24', 'fd03::2/64'], ['10.3.0.1/24', 'fd03::1/64'])
+    sh('ip route add 198.18.0.0/15 via 10.3.0.2; ip route add 2001:db8::/32 via fd03::2')
+    await answerEverywhere(world)
+    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
+    agent = await startTestAgent(base, { onOutcome: (outcome) => outcomes.push(outcome) })
+  })
+  afterAll(async () => {
+    await agent?.close()
+    await upstream?.close()
+    for (const host of [web, db, world]) host?.stop()
+  })
+
+  const dig = async (from: Host, args: string): Promise<string> => (await from.run(`dig +tries=1 +time=3 ${args}`)).out
+  const short = async (from: Host, args: string): Promise<string[]> =>
+    (await dig(from, `+short ${args}`)).split('\n').filter(Boolean)
+  const connect = async (from: Host, address: string, port = 443): Promise<boolean> =>
+    (await from.run(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}'`)).status === 0
+
+  test('what is answered can be reached, by whom it was answered', async () => {
+    expect(await connect(web, '198.18.0.20')).toBe(false)
+    expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
+    expect(await connect(web, '198.18.0.20')).toBe(true)
+    expect(await connect(web, '198.18.0.20', 80)).toBe(false)
+    expect(await connect(db, '198.18.0.20')).toBe(false)
+  })
+
+  test('IPv6, and TCP to any server that the workload addresses', async () => {
+    expect(await short(web, 'AAAA api.example.com @2001:db8::53')).toEqual(['2001:db8::20'])
+    expect(await connect(web, '2001:db8::20')).toBe(true)
+    expect(await connect(db, '2001:db8::20')).toBe(false)
+    expect(await short(web, '+tcp pay.example.com @10.1.0.1')).toEqual(['198.18.0.21', '198.18.0.22'])
+    expect(await connect(web, '198.18.0.22')).toBe(true)
+  })
+
+  test('a refusal says why', async () => {
+    const said = await dig(db, 'api.example.com @9.9.9.9')
+    expect(said).toContain('status: REFUSED')
+    expect(said).toMatch(
+      /EDE: 15 \(Blocked\).*api\.example\.com A: no DNS or toFQDNs rule matches; selected by default\/db/,
+    )
+    expect(await dig(world, 'api.example.com @10.3.0.1 -p ' + agent.port)).toMatch(
+      /REFUSED[\s\S]*EDE: 18 \(Prohibited\).*no endpoint is known/,
+    )
+  })
+
+  test('an alias is leased under the name that was asked', async () => {
+    expect(await short(web, 'www.example.com @9.9.9.9')).toEqual([
+      'shop.cdn.example.net.',
+      'edge7.cdn.example.net.',
+      '198.18.1.7',
+    ])
+    expect(await connect(web, '198.18.1.7')).toBe(true)
+    const lease = [...agent.leases.list()].find((l) => l.name === 'www.example.com')
+    expect(lease?.ttlSeconds).toBe(120)
+    const ttls = (await dig(web, '+noall +answer www.example.com @9.9.9.9'))
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => Number(line.split(/\s+/)[1]))
+    expect(ttls.every((ttl) => ttl <= 120)).toBe(true)
+  })
+
+  test('NXDOMAIN and NODATA pass as they are', async () => {
+    expect(await dig(web, 'nosuch.example.com @9.9.9.9')).toMatch(/NXDOMAIN[\s\S]*SOA/)
+    expect(await dig(web, 'AAAA pay.example.com @9.9.9.9')).toMatch(/NOERROR[\s\S]*ANSWER: 0/)
+    expect(await dig(web, 'TXT txt.example.com +short @9.9.9.9')).toContain('"one string" "and another"')
+  })
+
+  test('flushed by hand: the answer from the cache is committed before it leaves', async () => {
+    await short(web, 'api.example.com @9.9.9.9')
+    sh('nft flush set inet namegate learned4')
+    outcomes.length = 0
+    expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
+    expect(await connect(web, '198.18.0.20')).toBe(true)
+    expect(outcomes).toMatchObject([{ kind: 'answered', cached: true, committed: 1 }])
+    expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
+    expect(outcomes[1]).toMatchObject({ cached: true, committed: 0 })
+  })
+
+  test('an answer from the cache opens for another identity only by its own commit', async () => {
+    await short(web, 'pay.example.com @9.9.9.9')
+    expect(await connect(db, '198.18.0.21')).toBe(false)
+    expect(await short(db, 'pay.example.com @9.9.9.9')).toEqual(['198.18.0.21', '198.18.0.22'])
+    expect(await connect(db, '198.18.0.21')).toBe(true)
+  })
+
+  test('the table deleted by hand: no address is told, and the agent brings it back', async () => {
+    sh('nft delete table inet namegate')
+    const query = `dig +tries=1 +time=3 short.example.com @10.1.0.1 -p ${agent.port}`
+    expect((await web.run(query)).out).toMatch(/SERVFAIL[\s\S]*EDE: 0 .*the kernel did not acknowledge/)
+    await expect.poll(() => sh('nft list tables'), { timeout: 5000 }).toContain('inet namegate')
+    await expect.poll(() => sh('nft list set inet namegate learned4'), { timeout: 5000 }).toContain('198.18.0.21')
+    expect(await connect(web, '198.18.0.21')).toBe(true)
+    expect(await connect(web, '198.18.9.9')).toBe(false)
+  })
+
+  test('a clean takes leases out of the kernel', async () => {
+    await short(web, 'api.example.com @9.9.9.9')
+    expect(await agent.cleanLeases((lease) => lease.name === 'api.example.com')).toBeGreaterThan(0)
+    expect(await connect(web, '198.18.0.20')).toBe(false)
+  })
+
+  test('denied flows come with their why', async () => {
+    await connect(web, '198.18.66.1')
+    const [flow] = (await agent.denied()).filter((f) => f.address === '\xc6\x12\x42\x01')
+    expect(flow).toMatchObject({ protocol: 6, port: 443, why: { text: 'no rule matched, and no name leased to this identity has 198.18.66.1; selected by default/web' } }) // prettier-ignore
+  })
+
+  test('manifests on disk: a changed policy takes and gives at once, a broken one changes nothing', async () => {
+    await agent.close()
+    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
+    await write(base)
+    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder } })
+    const revision = (): number => agent.snapshot().revision
+    await short(web, 'api.example.com @9.9.9.9')
+    await short(web, 'pay.example.com @9.9.9.9')
+    expect(await Promise.all([connect(web, '198.18.0.20'), connect(web, '198.18.0.21')])).toEqual([true, true])
+
+    await write(
+      pods + policy('web', names('{matchName: pay.example.com}')) + policy('db', `{toCIDR: [198.18.7.0/24], ${https}}`),
+    )
+    await expect.poll(revision, { timeout: 5000 }).toBe(2)
+    await expect.poll(() => connect(web, '198.18.0.20'), { timeout: 2000 }).toBe(false)
+    expect(
+      await Promise.all([connect(web, '198.18.0.21'), connect(db, '198.18.7.7'), connect(db, '198.18.0.21')]),
+    ).toEqual([true, true, false])
+    expect(await dig(web, 'api.example.com @9.9.9.9')).toContain('REFUSED')
+
+    await write(
+      `${base}---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: x}\nspec: {egres: []}\n`,
+    )
+    await expect.poll(() => agent.policySet().refused.length, { timeout: 5000 }).toBeGreaterThan(2)
+    expect(revision()).toBe(2)
+    expect(await dig(web, 'api.example.com @9.9.9.9')).toContain('REFUSED')
+    await write(base)
+    await expect.poll(revision, { timeout: 5000 }).toBe(3)
+    expect(agent.policySet().refused).toEqual([])
+    expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
+  })
+
+  test('the agent gone: what was learned and allowed stays, nothing else opens', async () => {
+    const { port } = agent
+    await agent.close()
+    expect(await Promise.all([connect(web, '198.18.0.20'), connect(web, '198.18.0.10')])).toEqual([true, false])
+    agent = await startTestAgent(base, { listeners: [{ kind: 'address', address: '0.0.0.0', port }] })
+    expect(await Promise.all([connect(web, '198.18.0.20'), connect(web, '198.18.0.10')])).toEqual([true, false])
+  })
+})
