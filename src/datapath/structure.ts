@@ -80,7 +80,7 @@ function chains(options: StructureOptions): string[] {
   const { proxy } = options
   // The identity is carried in the packet's priority: it is free in prerouting (forwarding sets it anew), while marks belong to
   // kube-proxy and network plugins. `allowed` and `refuse` clear it.
-  const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local ct status dnat meta priority set none accept`
+  const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local meta priority set none accept`
   const enforce = (f: '4' | '6'): string => {
     const address = f === '4' ? 'ip daddr' : 'ip6 daddr'
     const flow = `meta priority . ${address} . meta l4proto . th dport`

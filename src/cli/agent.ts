@@ -1,0 +1,58 @@
+// `namegate agent`: reads the configuration, starts the agent and its API, and drains on SIGTERM.
+import { readFile } from 'node:fs/promises'
+import { networkInterfaces } from 'node:os'
+import { ManifestError, startAgent } from '../agent.ts'
+import { serveApi } from '../api/serve.ts'
+import { parseConfig } from '../config.ts'
+import { makeNft } from '../datapath/nft.ts'
+import { openNetlink } from '../datapath/netlink.ts'
+import { makeLog } from '../log.ts'
+import { addressFromText } from '../net/address.ts'
+import { issueToText } from '../policy/field.ts'
+import { nameserversOf } from '../run/resolvConf.ts'
+
+/** Runs until a signal; resolves with the exit status. */
+export async function agentCommand(configFile: string): Promise<number> {
+  const result = parseConfig(await readFile(configFile, 'utf8'), configFile)
+  if (!result.ok) {
+    process.stderr.write(result.issues.map((issue) => `${issueToText(issue)}\n`).join(''))
+    return 1
+  }
+  const { config } = result
+  const log = makeLog(config.logLevel)
+  const upstreams = config.upstreams.length > 0 ? config.upstreams : nameserversOf(await readFile('/etc/resolv.conf', 'utf8').catch(() => '')).map((address) => ({ address, port: 53 }))
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses?.map(({ address }) => address) ?? [])
+  const hostAddresses = (config.hostAddresses.length > 0 ? config.hostAddresses : own).flatMap((text) => addressFromText(text) ?? [])
+  try {
+    const agent = await startAgent({
+      settings: config.settings,
+      log,
+      manifests: { kind: 'path', path: config.manifests },
+      listeners: config.listeners,
+      upstreams,
+      hostAddresses,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
+    })
+    const api = await serveApi(agent, config.api).catch(async (error: unknown) => {
+      await agent.close()
+      throw error
+    })
+    log.info({ urls: api.urls }, 'inspection endpoint')
+    const signal = await firstSignal()
+    log.info({ signal }, 'draining; connections and learned addresses stay')
+    await api.close()
+    await agent.close()
+    return 0
+  } catch (error) {
+    if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
+    else log.fatal({ err: error }, 'the agent cannot start')
+    return 1
+  }
+} // prettier-ignore
+
+/** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */
+export function firstSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, resolve)
+  })
+}

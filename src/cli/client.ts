@@ -1,0 +1,42 @@
+// Talking to a running agent's API, over its unix socket or loopback.
+import { request } from 'node:http'
+
+export const defaultApi = 'unix:/run/namegate/api.sock'
+
+/** The agent could not be asked, or said no. */
+export class ApiError extends Error {
+  readonly code = 'api'
+}
+
+/** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. */
+export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Promise<unknown> {
+  const place = api.startsWith('unix:') ? { socketPath: api.slice('unix:'.length), path } : urlParts(api, path)
+  if (place === undefined) return Promise.reject(new ApiError(`"${api}" is neither unix:PATH nor http://HOST:PORT`))
+  return new Promise((resolve, reject) => {
+    const call = request({ ...place, method, timeout: 10_000 }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (part: string) => (text += part))
+      response.on('end', () => {
+        try {
+          const body: unknown = JSON.parse(text)
+          if ((response.statusCode ?? 500) < 400) resolve(body)
+          else reject(new ApiError((body as { error?: string }).error ?? `the agent answered ${response.statusCode}`))
+        } catch {
+          reject(new ApiError(`what answers at ${api} is no namegate agent`))
+        }
+      })
+    })
+    call.on('timeout', () => call.destroy(new Error('no answer within 10 s')))
+    call.on('error', (error) => {
+      reject(
+        new ApiError(`no agent answers at ${api} (${error.message}); start one with: namegate agent --config FILE`),
+      )
+    })
+    call.end()
+  })
+}
+
+function urlParts(api: string, path: string): { host: string; port: string; path: string } | undefined {
+  const url = URL.canParse(api) ? new URL(api) : undefined
+  return url?.protocol === 'http:' ? { host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port, path } : undefined
+}

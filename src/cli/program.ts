@@ -1,0 +1,170 @@
+// The command line: what there is, with which options. What a command does stands in its own file, loaded when it is asked for.
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline/promises'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import type { CacheRow, EndpointRow, IdentityRow, PolicyView, StatusView } from '../api/routes.ts'
+import { defaultSettings, serverFromText } from '../config.ts'
+import { logLevels, type LogLevel } from '../log.ts'
+import type { Server } from '../proxy/upstream.ts'
+import { networks, type Network } from '../run/uplink.ts'
+import { callApi, defaultApi } from './client.ts'
+import { formats, render, table, type Format } from './output.ts'
+
+interface Asking {
+  readonly api: string
+  readonly output: Format
+}
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+const print = (text: string): void => void process.stdout.write(text)
+
+/** The whole program; parse it with argv. */
+export function makeProgram(): Command {
+  const program = new Command('namegate')
+    .description(
+      'A DNS-aware egress firewall: policy by name and identity, enforced by the kernel before the answer leaves.',
+    )
+    .version(version)
+    .showHelpAfterError('(--help shows what there is)')
+    .configureHelp({ sortSubcommands: false })
+    .enablePositionalOptions()
+  program
+    .command('agent')
+    .description('enforce policies for the workloads of this machine')
+    .requiredOption('--config <file>', 'configuration file (YAML)')
+    .action(async ({ config }: { config: string }) => {
+      const { agentCommand } = await import('./agent.ts')
+      process.exitCode = await agentCommand(config)
+    })
+  addRun(program)
+  program
+    .command('demo')
+    .description('the main job on a world of its own: two workloads, a policy, lookups and connections; then stays up')
+    .option('--once', 'end after the table')
+    .option('--verdicts-only', 'do not enforce: judge only, as without the rights for namespaces')
+    .action(async (options: { once?: boolean; verdictsOnly?: boolean }) => {
+      const { demoCommand } = await import('../demo/demo.ts')
+      process.exitCode = await demoCommand({ once: options.once === true, verdictsOnly: options.verdictsOnly === true })
+    })
+  addInspection(program)
+  return program
+}
+
+const collect =
+  <T>(read: (text: string) => T) =>
+  (text: string, before: readonly T[] = []): T[] => [...before, read(text)]
+
+function readLabel(text: string): readonly [string, string] {
+  const equals = text.indexOf('=')
+  if (equals < 1) throw new InvalidArgumentError('a label is KEY=VALUE')
+  return [text.slice(0, equals), text.slice(equals + 1)]
+}
+
+function readServer(text: string): Server {
+  const server = serverFromText(text)
+  if (server === undefined) throw new InvalidArgumentError('an upstream is IP:PORT, [IPv6]:PORT or an IP address')
+  return server
+}
+
+function addRun(program: Command): void {
+  program
+    .command('run')
+    .description('run one command in a network of its own, under the policies given and nothing else')
+    .requiredOption('--policy <file>', 'CiliumNetworkPolicy manifests; may be given again', collect(String))
+    .option('--label <key=value>', 'label of the workload, which policies select (default: app=run)', collect(readLabel))
+    .option('--upstream <ip:port>', 'resolver to ask (default: those of /etc/resolv.conf)', collect(readServer))
+    .addOption(new Option('--network <how>', 'how the workload reaches the network').choices([...networks]).default('auto'))
+    .addOption(new Option('--summary <form>', 'what was denied, on stderr at the end').choices(['text', 'json', 'none']).default('text'))
+    .addOption(new Option('--log <level>', 'log level').choices([...logLevels]).default('error'))
+    .argument('<command...>', 'the command and its arguments, after --')
+    .passThroughOptions()
+    .addHelpText('after', '\nExample:\n  namegate run --policy policy.yaml -- npm ci\n\nExit status: that of the command; 125 when namegate itself fails.')
+    .action(async (command: string[], o: { policy: string[]; label?: [string, string][]; upstream?: Server[]; network: Network; summary: 'text' | 'json' | 'none'; log: LogLevel }) => {
+      const { runCommand } = await import('../run/run.ts')
+      const labels = o.label ?? [['app', 'run'] as const]
+      await runCommand({ policies: o.policy, labels, upstreams: o.upstream ?? [], network: o.network, summary: o.summary, logLevel: o.log, settings: defaultSettings(), command })
+    })
+} // prettier-ignore
+
+/** Adds the options that every inspecting command has. */
+function asking(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--api <place>', 'the agent: unix:PATH or http://HOST:PORT').default(defaultApi).env('NAMEGATE_API'),
+    )
+    .addOption(new Option('-o, --output <format>', 'how to print').choices([...formats]).default('table'))
+}
+
+function addInspection(program: Command): void {
+  const fqdn = program.command('fqdn').description('the allow cache of names')
+  const cache = fqdn.command('cache').description('list or clean it')
+  asking(cache.command('list').description('names, addresses and what is left of their TTL, by identity'))
+    .option('-p, --matchpattern <pattern>', 'only names that match, as toFQDNs matchPattern does')
+    .option('-c, --cidr <prefix>', 'only addresses inside')
+    .option('-i, --identity <number>', 'only this identity')
+    .option('-s, --source <source>', 'only from this source (lookup)')
+    .action(async ({ api, output, ...filters }: Asking & Record<string, string>) => {
+      const rows = (await callApi(api, 'GET', `/v1/fqdn/cache${query(filters)}`)) as CacheRow[]
+      const head = ['Endpoint', 'Identity', 'Source', 'FQDN', 'TTL', 'Remaining', 'ExpirationTime', 'IPs']
+      const cells = (row: CacheRow): string[] => [String(row['endpoint-id']), String(row.identity), row.source, row.fqdn, String(row.ttl), `${row['remaining-seconds']}s`, row['expiration-time'], row.ips.join(',')]
+      print(render(output, rows, () => table(head, rows.map(cells))))
+    })
+  asking(cache.command('clean').description('take leases out of the cache and the kernel'))
+    .option('-p, --matchpattern <pattern>', 'only names that match (default: all)')
+    .option('-f, --force', 'do not ask')
+    .action(async ({ api, output, matchpattern, force }: Asking & { matchpattern?: string; force?: boolean }) => {
+      if (force !== true && !(await confirmed(`Clean ${matchpattern ?? 'all names'}?`))) {
+        process.stderr.write('nothing was cleaned (without a terminal, -f says that you mean it)\n')
+        process.exitCode = 1
+        return
+      }
+      const answer = (await callApi(api, 'DELETE', `/v1/fqdn/cache${query({ matchpattern })}`)) as { deleted: number }
+      print(render(output, answer, () => `${answer.deleted} leases cleaned\n`))
+    })
+
+  const identity = program.command('identity').description('numbers for label sets')
+  const identityTable = (rows: readonly IdentityRow[]): string => table(['Identity', 'Kernel', 'Labels'], rows.flatMap(({ id, labels }) => labels.map((label, i) => (i === 0 ? [String(id), `0x${id.toString(16)}`, label] : ['', '', label]))))
+  asking(identity.command('list').description('identities in use, with their labels')).action(async ({ api, output }: Asking) => {
+    const rows = (await callApi(api, 'GET', '/v1/identity')) as IdentityRow[]
+    print(render(output, rows, () => identityTable(rows)))
+  })
+  asking(identity.command('get').argument('<id>').description('one identity')).action(async (id: string, { api, output }: Asking) => {
+    const row = (await callApi(api, 'GET', `/v1/identity/${encodeURIComponent(id)}`)) as IdentityRow
+    print(render(output, row, () => identityTable([row])))
+  })
+  const endpoint = program.command('endpoint').description('workloads')
+  asking(endpoint.command('list').description('workloads with identity, addresses and policies')).action(async ({ api, output }: Asking) => {
+    const rows = (await callApi(api, 'GET', '/v1/endpoint')) as EndpointRow[]
+    const cells = (row: EndpointRow): string[] => [String(row.id), `${row.namespace}/${row.name}`, String(row.identity), row['egress-default-deny'] ? 'deny' : 'allow', row.addresses.join(','), row.policies.join(',')]
+    print(render(output, rows, () => table(['Endpoint', 'Pod', 'Identity', 'Default', 'Addresses', 'Policies'], rows.map(cells))))
+  })
+  const policy = program.command('policy').description('policies')
+  asking(policy.command('get').description('policies in force, and what is wrong with a newer set')).action(async ({ api, output }: Asking) => {
+    const view = (await callApi(api, 'GET', '/v1/policy')) as PolicyView
+    const rows = view.policies.map((p) => [p.name, String(p['egress-rules']), p.endpoints.join(','), p.file])
+    const notes = [...view.refused.map((text) => `refused: ${text}\n`), ...view.warnings.map((text) => `${text}\n`)].join('')
+    print(render(output, view, () => `Revision: ${view.revision}\n${table(['Policy', 'Rules', 'Endpoints', 'File'], rows)}${notes}`))
+  })
+  asking(program.command('status').description('whether the agent does its job; exit status 1 when not')).action(async ({ api, output }: Asking) => {
+    const view = (await callApi(api, 'GET', '/v1/status')) as StatusView
+    const rows = Object.entries(view).map(([key, value]) => [key, Array.isArray(value) ? value.join('; ') || 'none' : String(value)])
+    print(render(output, view, () => table(['Status', view.ready ? 'ready' : 'not ready'], rows.slice(1))))
+    if (!view.ready) process.exitCode = 1
+  })
+} // prettier-ignore
+
+/** `?a=b&c=d` of what is given. */
+function query(filters: Readonly<Record<string, string | undefined>>): string {
+  const given = Object.entries(filters).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
+}
+
+async function confirmed(question: string): Promise<boolean> {
+  if (!process.stdin.isTTY) return false
+  const terminal = createInterface({ input: process.stdin, output: process.stderr })
+  const answer = await terminal.question(`${question} [y/N] `)
+  terminal.close()
+  return answer.trim().toLowerCase() === 'y'
+}

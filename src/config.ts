@@ -1,0 +1,185 @@
+// The agent's configuration file: YAML, checked as a whole, every issue with its place.
+import { LineCounter, parseDocument, type Node } from 'yaml'
+import { z } from 'zod'
+import type { AgentSettings } from './agent.ts'
+import { logLevels, type LogLevel } from './log.ts'
+import { addressFromText, addressToText, familyOf } from './net/address.ts'
+import { prefixFromText } from './net/prefix.ts'
+import { nearest, type Issue } from './policy/field.ts'
+import type { Listener } from './proxy/listen.ts'
+import type { Server } from './proxy/upstream.ts'
+
+export interface Config {
+  readonly manifests: string
+  readonly listeners: readonly Listener[]
+  /** Empty: those of /etc/resolv.conf. */
+  readonly upstreams: readonly Server[]
+  /** Empty: those of this host's interfaces. */
+  readonly hostAddresses: readonly string[]
+  readonly enforce: 'kernel' | 'none'
+  readonly api: { readonly socket: string | undefined; readonly address: string; readonly port: number | undefined }
+  readonly logLevel: LogLevel
+  readonly settings: AgentSettings
+}
+
+/** `IP:PORT`, `[IPv6]:PORT`, or an address alone (port 53). Undefined when it is none of these. */
+export function serverFromText(text: string): Server | undefined {
+  const bare = addressFromText(text)
+  if (bare !== undefined) return { address: bare, port: 53 }
+  const colon = text.lastIndexOf(':')
+  const host = text.slice(0, colon)
+  const address = addressFromText(host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host)
+  const digits = text.slice(colon + 1)
+  const port = digits !== '' && [...digits].every((c) => c >= '0' && c <= '9') ? Number(digits) : 0
+  if (address === undefined || port < 1 || port > 65535 || (familyOf(address) === 6 && !host.startsWith('[')))
+    return undefined
+  return { address, port }
+}
+
+const checked = <T>(read: (text: string) => T | undefined, what: string) =>
+  z.string().transform((text, context): T => {
+    const value = read(text)
+    if (value === undefined) {
+      context.addIssue({ code: 'custom', message: `"${text}" is not ${what}` })
+      return z.NEVER
+    }
+    return value
+  })
+const address = checked((text) => (addressFromText(text) === undefined ? undefined : text), 'an IP address')
+const server = checked(serverFromText, 'IP:PORT, [IPv6]:PORT or an IP address')
+const prefix = checked(prefixFromText, 'a prefix such as 10.0.0.0/8')
+/** As nft takes it between quotes: no quote, no blank, at most 15 characters, `*` only at the end. */
+const isInterface = (text: string): boolean => {
+  const name = text.endsWith('*') ? text.slice(0, -1) : text
+  return text.length >= 1 && text.length <= 15 && [...name].every((c) => c > ' ' && c <= '~' && !'"*/\\'.includes(c))
+}
+const interfaceName = checked((text) => (isInterface(text) ? text : undefined), 'an interface name (it may end in *)')
+const isTable = (text: string): boolean =>
+  [...text].every((c, i) => (c >= 'a' && c <= 'z') || c === '_' || (i > 0 && c >= '0' && c <= '9'))
+const table = checked(
+  (text) => (text.length > 0 && text.length <= 64 && isTable(text) ? text : undefined),
+  'a table name (a-z, 0-9, _)',
+)
+const count = (fallback: number, min = 0, max = 2 ** 31 - 1) => z.number().int().min(min).max(max).default(fallback)
+
+const schema = z.strictObject({
+  /** Folder (or file) of Kubernetes manifests: Namespace, Pod, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy. Watched. */
+  manifests: z.string().min(1),
+  dns: z
+    .strictObject({
+      /** Workloads' port 53 is redirected to this port. */
+      listen: z
+        .array(z.strictObject({ address, port: count(10053, 1, 65535) }))
+        .min(1)
+        .default([
+          { address: '0.0.0.0', port: 10053 },
+          { address: '::', port: 10053 },
+        ]),
+      upstreams: z.array(server).default([]),
+      timeoutMillis: count(1000, 10, 60_000),
+      deadlineMillis: count(4000, 10, 60_000),
+      denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
+      unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
+      cache: z.strictObject({ entries: count(100_000, 1), octets: count(64 << 20, 1024) }).prefault({}),
+    })
+    .prefault({}),
+  leases: z
+    .strictObject({
+      graceSeconds: count(30),
+      ttlMinSeconds: count(0),
+      ttlMaxSeconds: count(604_800, 1),
+      addressesPerNameMax: count(4096, 1),
+      leasesMax: count(1_000_000, 1),
+    })
+    .prefault({}),
+  datapath: z
+    .strictObject({
+      enforce: z.enum(['kernel', 'none']).default('kernel'),
+      table: table.default('namegate'),
+      denied: z.enum(['drop', 'reject']).default('drop'),
+      /** Where workloads live. From there, a source address that no endpoint has is refused. */
+      interfaces: z.array(interfaceName).default([]),
+      prefixes: z.array(prefix).default([]),
+    })
+    .prefault({}),
+  host: z.strictObject({ addresses: z.array(address).default([]) }).prefault({}),
+  api: z
+    .strictObject({
+      socket: z.string().min(1).nullable().default('/run/namegate/api.sock'),
+      address: checked(
+        (text) => (text === '127.0.0.1' || text === '::1' ? text : undefined),
+        'a loopback address',
+      ).default('127.0.0.1'),
+      port: z.number().int().min(0).max(65535).nullable().default(9653),
+    })
+    .prefault({}),
+  log: z.strictObject({ level: z.enum(logLevels).default('info') }).prefault({}),
+})
+
+export type ConfigResult =
+  { readonly ok: true; readonly config: Config } | { readonly ok: false; readonly issues: readonly Issue[] }
+
+/** Reads a configuration file's text. `file` is its name in issues. */
+export function parseConfig(text: string, file: string): ConfigResult {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true })
+  const place = (offset: number): { file: string; line: number; column: number } => {
+    const { line, col } = lines.linePos(offset)
+    return { file, line, column: col }
+  }
+  if (document.errors.length > 0)
+    return { ok: false, issues: document.errors.map((error) => ({ ...place(error.pos[0]), path: '', message: (error.message.split('\n')[0] ?? '').replace(/ at line .*$/, ''), severity: 'error' })) } // prettier-ignore
+  const result = schema.safeParse(document.toJS() ?? {})
+  if (result.success) return { ok: true, config: toConfig(result.data) }
+  const issues = result.error.issues.flatMap((issue) => {
+    const at = (path: readonly PropertyKey[]): number => {
+      // A field that is missing has no place: its nearest ancestor has.
+      for (let depth = path.length; depth >= 0; depth--) {
+        const node = depth === 0 ? document.contents : (document.getIn(path.slice(0, depth), true) as Node | undefined)
+        if (node?.range) return node.range[0]
+      }
+      return 0
+    }
+    const say = (path: readonly PropertyKey[], message: string): Issue => ({ ...place(at(path)), path: pathText(path), message, severity: 'error' }) // prettier-ignore
+    if (issue.code !== 'unrecognized_keys') return [say(issue.path, issue.message)]
+    return issue.keys.map((key) => {
+      const near = nearest(key, knownKeys(issue.path))
+      return say([...issue.path, key], `unknown field "${key}"${near === undefined ? '' : `; did you mean "${near}"?`}`)
+    })
+  })
+  return { ok: false, issues }
+}
+
+const pathText = (path: readonly PropertyKey[]): string => path.map((part, i) => (typeof part === 'number' ? `[${part}]` : `${i > 0 ? '.' : ''}${String(part)}`)).join('') // prettier-ignore
+
+/** The fields that may stand at a path of the schema. */
+function knownKeys(path: readonly PropertyKey[]): string[] {
+  const defaults: unknown = schema.parse({ manifests: 'x' })
+  let here = defaults
+  for (const part of path) here = (here as Record<PropertyKey, unknown> | undefined)?.[part]
+  return here !== null && typeof here === 'object' ? Object.keys(here) : []
+}
+
+/** All defaults, for shells that have no configuration file. */
+export function defaultSettings(): AgentSettings {
+  return toConfig(schema.parse({ manifests: '.' })).settings
+}
+
+function toConfig({ manifests, dns, leases, datapath, host, api, log }: z.output<typeof schema>): Config {
+  const { enforce, ...rest } = datapath
+  return {
+    manifests,
+    listeners: dns.listen.map((listener) => ({ kind: 'address', ...listener })),
+    upstreams: dns.upstreams,
+    hostAddresses: host.addresses,
+    enforce,
+    api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
+    logLevel: log.level,
+    settings: { dns, leases, datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) } },
+  }
+}
+
+/** `10.0.0.10:53`, `[2001:db8::1]:53`. */
+export function serverToText({ address: of, port }: Server): string {
+  return familyOf(of) === 4 ? `${addressToText(of)}:${port}` : `[${addressToText(of)}]:${port}`
+}

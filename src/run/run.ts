@@ -1,0 +1,150 @@
+// `namegate run`: one command in a network of its own, under the policies given and nothing else.
+import { spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ManifestError, startAgent, type Agent, type AgentSettings } from '../agent.ts'
+import { makeLog, type LogLevel } from '../log.ts'
+import { addressFromText } from '../net/address.ts'
+import type { Server } from '../proxy/upstream.ts'
+import { selects } from '../identity/selector.ts'
+import { loadWorld } from '../sources/manifests.ts'
+import { attachWorkload, makeGate, type Gate, type Link } from './gate.ts'
+import { endLike, launch, supervise, type Ending } from './launch.ts'
+import { nameserversOf, withNameservers } from './resolvConf.ts'
+import { collectDenials, summaryJson, summaryText } from './summary.ts'
+import { openUplink, UplinkError, type Network, type Uplink } from './uplink.ts'
+
+export interface RunOptions {
+  readonly policies: readonly string[]
+  readonly labels: readonly (readonly [key: string, value: string])[]
+  readonly upstreams: readonly Server[]
+  readonly network: Network
+  readonly summary: 'text' | 'json' | 'none'
+  readonly logLevel: LogLevel
+  readonly settings: AgentSettings
+  readonly command: readonly string[]
+}
+
+/** Exit status when namegate itself fails before the command starts, as env(1) and docker do. */
+const ownFailure = 125
+
+/** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
+const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
+
+/** Set for the second half of a run without root, which is root of a user namespace: the user's own `uid:gid`. */
+const mappedVariable = 'NAMEGATE_MAPPED_FROM'
+
+/** Runs the command; ends the process as the command ended. */
+export async function runCommand(options: RunOptions): Promise<never> {
+  const mappedFrom = process.env[mappedVariable]
+  delete process.env[mappedVariable]
+  if (process.getuid?.() !== 0) return rerunMapped()
+  const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
+  const mapBackTo = uid === undefined || gid === undefined ? undefined : { uid, gid }
+  try {
+    return endLike(await runInside(options, mapBackTo))
+  } catch (error) {
+    process.stderr.write(explain(error))
+    process.exit(ownFailure)
+  }
+}
+
+function explain(error: unknown): string {
+  if (error instanceof ManifestError)
+    return `${error.message}\nnamegate: the policy cannot be used; nothing was started\n`
+  return `namegate: ${error instanceof Error ? error.message : String(error)}\n`
+}
+
+/** The same command line as root of a fresh user namespace, in the network namespace we are in. */
+async function rerunMapped(): Promise<never> {
+  const from = `${process.getuid?.()}:${process.getgid?.()}`
+  const own = [process.execPath, ...process.execArgv, fileURLToPath(new URL('../main.ts', import.meta.url)), ...process.argv.slice(2)]
+  const probe = spawn('unshare', ['--user', '--map-root-user', 'true'], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let complaint = ''
+  probe.stderr.setEncoding('utf8').on('data', (text: string) => (complaint += text))
+  const allowed = await new Promise<boolean>((resolve) => {
+    probe.once('error', () => resolve(false))
+    probe.once('close', (status) => resolve(status === 0))
+  })
+  if (!allowed) {
+    const advice = 'run as root, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)'
+    process.stderr.write(`namegate: this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}\n`)
+    process.exit(ownFailure)
+  }
+  const child = spawn('unshare', ['--user', '--map-root-user', 'setpriv', '--pdeathsig', 'KILL', ...own], { stdio: 'inherit', env: { ...process.env, [mappedVariable]: from } })
+  return endLike(await supervise(child))
+} // prettier-ignore
+
+async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined): Promise<Ending> {
+  const hostResolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '')
+  const upstreams = options.upstreams.length > 0 ? options.upstreams : nameserversOf(hostResolvConf).map((address) => ({ address, port: 53 }))
+  if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
+  const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options)]
+  requireSelected(files, options)
+
+  const denials = collectDenials()
+  let folder: string | undefined
+  let uplink: Uplink | undefined
+  let agent: Agent | undefined
+  let gate: Gate | undefined
+  try {
+    gate = await makeGate()
+    agent = await startAgent({
+      settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
+      log: makeLog(options.logLevel),
+      manifests: { kind: 'texts', files },
+      listeners: gate.listeners,
+      upstreams,
+      hostAddresses: [link.gateway4, link.gateway6].flatMap((text) => addressFromText(text) ?? []),
+      kernel: gate.kernel,
+      onOutcome: denials.see,
+    })
+    // The policy stands before there is anything for it to hold back.
+    uplink = await openUplink(gate, options.network, mapBackTo === undefined)
+    const namespace = await attachWorkload(gate, link)
+    folder = await mkdtemp(join(tmpdir(), 'namegate-run-'))
+    const resolvConf = join(folder, 'resolv.conf')
+    await writeFile(resolvConf, withNameservers(hostResolvConf, [link.gateway4, link.gateway6]), { mode: 0o644 })
+    const ending = await supervise(launch({ namespace, command: options.command, resolvConf, mapBackTo }))
+    const flows = await agent.denied()
+    if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
+    if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
+    return ending
+  } finally {
+    await agent?.close()
+    await uplink?.close()
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true })
+  }
+} // prettier-ignore
+
+async function readPolicy(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    throw new Error(`the policy cannot be read: ${(error as Error).message}`, { cause: error })
+  }
+}
+
+/** The command as a pod: what the policies select. */
+function workloadManifest({ labels }: RunOptions): { path: string; text: string } {
+  const pod = {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name: 'run', namespace: 'default', labels: Object.fromEntries(labels) },
+    status: { podIPs: [{ ip: link.address4 }, { ip: link.address6 }] },
+  }
+  return { path: 'the workload', text: JSON.stringify(pod) }
+}
+
+/** A policy that selects something else would let the command do anything: that is a mistake, not a wish. */
+function requireSelected(files: readonly { path: string; text: string }[], { labels, policies }: RunOptions): void {
+  const loaded = loadWorld(files)
+  if (!loaded.ok) throw new ManifestError(loaded.issues)
+  const own = new Map([...labels.map(([key, value]) => [`k8s:${key}`, value] as const), ['k8s:io.kubernetes.pod.namespace', 'default']])
+  const selecting = loaded.world.policies.filter((policy) => policy.defaultDeny && selects(policy.subject, own))
+  if (selecting.length > 0) return
+  const text = labels.map(([key, value]) => `${key}=${value}`).join(', ')
+  throw new Error(`no policy in ${policies.join(', ')} restricts the egress of the workload (namespace default, labels ${text}); nothing would be enforced`)
+} // prettier-ignore
