@@ -31,6 +31,10 @@ interface Kept {
   readonly at: Millis
 }
 
+/** About what an entry costs: the message, an address as string (48) and the place of a TTL (8) a record, and 200 for what is around. */
+const sizeOf = ({ answer }: Kept, key: string): number =>
+  answer.message.length + key.length + answer.addresses.length * 48 + answer.ttlsAt.length * 8 + 200
+
 /** A day: upstreams that say more are asked again anyway. */
 const keptSecondsMax = 86_400
 
@@ -40,7 +44,7 @@ export function makeAnswers(
   clock: Clock,
   { entries, octets }: AnswerOptions,
 ): (question: Question, flags: QueryFlags) => Promise<Answered> {
-  const kept = new LRUCache<string, Kept>({ max: entries, maxSize: octets, sizeCalculation: ({ answer }, key) => answer.message.length + key.length + 200 })
+  const kept = new LRUCache<string, Kept>({ max: entries, maxSize: octets, sizeCalculation: sizeOf })
   const underWay = new Map<string, Promise<Answered>>()
 
   function get(key: string): Answered | undefined {
@@ -58,8 +62,10 @@ export function makeAnswers(
     if (reply.kind === 'failed') return reply
     const answer = fit(question, reply.message)
     if (answer.kind === 'fault') return { kind: 'unfit', text: answer.fault }
+    // Truncation over UDP is upstream.ts's to mend; what is still truncated has no records to tell.
+    if (answer.truncated) return { kind: 'unfit', text: 'it is truncated even over TCP' }
     const worthKeeping = answer.rcode === Rcode.NoError || answer.rcode === Rcode.NXDomain
-    if (worthKeeping && !answer.truncated && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)) kept.set(key, { answer, at: clock() })
+    if (worthKeeping && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)) kept.set(key, { answer, at: clock() })
     return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds, ageSeconds: 0, cached: false }
   }
 

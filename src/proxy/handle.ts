@@ -93,6 +93,8 @@ async function story(
   const { question } = asked
   const flags = flagsOf(message, asked.edns)
 
+  // Asked for once: policy that changes meanwhile sends us back to the permission, not to the upstream.
+  let answered: Answered | undefined
   for (let start = 0; start <= restartsMax; start++) {
     // Who asks, and may they?
     const snapshot = parts.snapshot()
@@ -116,8 +118,11 @@ async function story(
         verdict.why,
       )
 
-    // Ask upstream; does the answer fit?
-    const answered = await parts.ask(question, flags)
+    // Ask upstream; does the answer fit? Whoever was permitted to ask need not be permitted to know when the answer is in.
+    if (answered === undefined) {
+      answered = await parts.ask(question, flags)
+      if (parts.snapshot() !== snapshot) continue
+    }
     if (answered.kind === 'failed')
       return fail(
         asked,
@@ -128,7 +133,6 @@ async function story(
       )
     if (answered.kind === 'unfit')
       return fail(asked, about, 'answer', Ede.InvalidData, `the upstream's answer does not fit: ${answered.text}`)
-    if (parts.snapshot() !== snapshot) continue
 
     // Learn, wait for the kernel, answer.
     const { answer, cached } = answered

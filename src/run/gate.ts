@@ -24,7 +24,7 @@ export interface Link {
 }
 
 /** Name of the gate's interface towards the world. */
-export const uplinkName = 'up'
+export const uplinkName = 'out0'
 
 /** An empty gate that forwards. Its kernel table comes with the agent; until then nothing hangs on it. */
 export async function makeGate(): Promise<Gate> {

@@ -1,7 +1,7 @@
 // Does the answer fit the question? Only an answer whose question is ours and whose records all belong to the chain that starts
 // there may teach us addresses: a permitted resolver can lie, and what it slips in must open nothing.
 import { addressFromOctets, type Address } from '../net/address.ts'
-import { Class, Rcode, Type } from './codes.ts'
+import { Class, Rcode, rcodeName, Type } from './codes.ts'
 import { count, headerOctets, readRecord, type Question, type RecordAt } from './message.ts'
 import { isUnder, readName, type WireName } from './name.ts'
 
@@ -15,7 +15,7 @@ export interface FitAnswer {
   readonly kind: 'fits'
   readonly message: Uint8Array
   readonly rcode: number
-  /** TC: the rest is to be had over TCP. */
+  /** TC: the answer is to be had over TCP. Then nothing is told of its records, and `end` is the end of the question. */
   readonly truncated: boolean
   /** In-chain A and AAAA, each once, in order. */
   readonly addresses: readonly Address[]
@@ -55,18 +55,20 @@ export function fit(question: Question, message: Uint8Array): Fit {
   if (!answersQuestion(question, message)) return fault('its question is not the one asked')
   const truncated = ((message[2] ?? 0) & 0x02) !== 0
   const rcode = (message[3] ?? 0) & 0x0f
+  // What is cut off is to be had over TCP; until then its records say nothing, and none of them is passed on.
+  const behindQuestion = headerOctets + question.octets.length
+  if (truncated)
+    return { kind: 'fits', message, rcode, truncated, addresses: [], ttlSeconds: 0, ttlsAt: [], end: behindQuestion }
   const [answers, authorities] = [count(message, 6), count(message, 8)]
   if (answers + authorities > recordsMax) return fault(`${answers + authorities} records`)
   const records: RecordAt[] = []
-  let at = headerOctets + question.octets.length
+  let at = behindQuestion
   for (let i = 0; i < answers + authorities; i++) {
     const record = readRecord(message, at)
     if (record === undefined) return fault('a record is malformed or cut off')
     records.push(record)
     at = record.end
   }
-  // What is cut off is asked for again over TCP; until then it says nothing.
-  if (truncated) return { kind: 'fits', message, rcode, truncated, addresses: [], ttlSeconds: 0, ttlsAt: [], end: at }
 
   const section = records.slice(0, answers)
   const chain = followChain(question, message, section)
@@ -82,6 +84,8 @@ export function fit(question: Question, message: Uint8Array): Fit {
     if (record.type === Type.AAAA) addresses.add(addressFromOctets(message, record.dataAt, 16))
     least = Math.min(least, ttlOf(record))
   }
+  // NXDOMAIN may stand at the end of a chain (RFC 6604 §2.1), but an error that names addresses contradicts itself.
+  if (rcode !== Rcode.NoError && addresses.size > 0) return fault(`addresses under ${rcodeName(rcode)}`)
   const positive =
     rcode === Rcode.NoError && section.some((record) => record.type === question.qtype || !links.includes(record.type))
   const ttlSeconds = positive ? least : Math.min(least, negativeTtl(message, records.slice(answers)))

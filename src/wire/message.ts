@@ -1,5 +1,5 @@
 // A DNS message as its octets: what the header alone tells, the question, and a walk over records. Nothing is decoded that is not asked for.
-import { Rcode } from './codes.ts'
+import { Rcode, Type } from './codes.ts'
 import { labelsOf, nameFromLabels, readName, type Name, type WireName } from './name.ts'
 
 export const headerOctets = 12
@@ -18,7 +18,8 @@ export function gate(message: Uint8Array): Gate {
   if (count(message, 4) !== 1) return { kind: 'reject', rcode: Rcode.FormErr, fault: `${count(message, 4)} questions` }
   if (count(message, 6) > 0 || count(message, 8) > 0)
     return { kind: 'reject', rcode: Rcode.FormErr, fault: 'records in a query' }
-  if (count(message, 10) > 2) return { kind: 'reject', rcode: Rcode.FormErr, fault: 'too many additional records' }
+  // An OPT record; what else a query may carry (TSIG, SIG(0)) is between its sender and us, and we hold no keys.
+  if (count(message, 10) > 1) return { kind: 'reject', rcode: Rcode.FormErr, fault: 'too many additional records' }
   return { kind: 'accept' }
 }
 
@@ -49,7 +50,8 @@ export function readQuestion(message: Uint8Array): Question | undefined {
     name: nameFromLabels(labels),
     qtype: count(message, name.end),
     qclass: count(message, name.end + 2),
-    octets: message.slice(headerOctets, name.end + 4),
+    // Not `slice`: that of a Buffer is a view, and would hold on to the packet.
+    octets: new Uint8Array(message.subarray(headerOctets, name.end + 4)),
   }
 }
 
@@ -100,7 +102,7 @@ export function readEdns(message: Uint8Array, at: number, records: number): Edns
     const record = readRecord(message, at)
     if (record === undefined) return undefined
     at = record.end
-    if (record.type !== 41) continue
+    if (record.type !== Type.OPT) continue
     if (edns !== 'none' || record.owner !== '\0') return undefined
     edns = { udpOctets: record.class, version: (record.ttl >>> 16) & 0xff, dnssecOk: (record.ttl & 0x8000) !== 0 }
   }

@@ -8,6 +8,8 @@ export type Name = string & { readonly brand: 'Name' }
 
 export const nameOctetsMax = 255
 const labelOctetsMax = 63
+/** A name has at most 127 labels and needs no more pointers than these; a message of nothing but pointers must not cost 8000 steps a name. */
+const pointersMax = 126
 
 const scratch = new Uint8Array(nameOctetsMax)
 
@@ -19,12 +21,13 @@ export interface ReadName {
 
 /**
  * The name at `at`. A pointer must point before the label sequence that it ends, so reading always ends. `undefined` for anything
- * malformed: cut off, over 255 octets, reserved label types, pointers forward or to themselves.
+ * malformed: cut off, over 255 octets, reserved label types, pointers forward or to themselves, more than 126 of them.
  */
 export function readName(message: Uint8Array, at: number): ReadName | undefined {
   let end = -1
   let start = at
   let size = 0
+  let pointers = 0
   for (;;) {
     const length = message[at]
     if (length === undefined) return undefined
@@ -33,7 +36,7 @@ export function readName(message: Uint8Array, at: number): ReadName | undefined 
       if (low === undefined) return undefined
       const target = ((length & 0x3f) << 8) | low
       if (end < 0) end = at + 2
-      if (target >= start) return undefined
+      if (target >= start || ++pointers > pointersMax) return undefined
       start = at = target
       continue
     }
@@ -102,7 +105,8 @@ export function wireFromText(text: string): WireName | undefined {
         i += 3
       } else {
         octet = text.charCodeAt(++i)
-        if (!(octet <= 0xff)) return undefined
+        // Three digits or none: `\2` alone is not an escape (RFC 1035 §5.1).
+        if (!(octet <= 0xff) || (octet >= 0x30 && octet <= 0x39)) return undefined
       }
     }
     label += String.fromCharCode(octet >= 0x41 && octet <= 0x5a ? octet | 0x20 : octet)

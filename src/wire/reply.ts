@@ -1,5 +1,5 @@
 // Messages that we send: the query to an upstream, and replies to the workload. OPT is hop by hop (RFC 6891 §6), so it is ours on both sides.
-import { Rcode, type Ede } from './codes.ts'
+import { Rcode, Type, type Ede } from './codes.ts'
 import type { FitAnswer } from './answer.ts'
 import { headerOctets, type Edns, type Question } from './message.ts'
 
@@ -69,18 +69,20 @@ export function buildError(asked: Asked, rcode: Rcode, explanation?: Explanation
 
 /**
  * The reply that passes an upstream's answer on: the client's ID and its question octets, TTLs not above `ttlSeconds`, additional section
- * replaced by our OPT. What does not fit the client over UDP goes out empty with TC, so that it asks again over TCP (RFC 2181 §9).
+ * replaced by our OPT. What does not fit the client over UDP, or is truncated itself, goes out empty with TC, so that the client asks again
+ * over TCP (RFC 2181 §9).
  * @param ageSeconds time since the answer came in, taken off every TTL.
  */
 export function buildReply(asked: Asked, question: Question, answer: FitAnswer, ttlSeconds: number, ageSeconds: number, transport: 'udp' | 'tcp'): Uint8Array {
   const opt = asked.edns === 'none' ? 0 : 11
-  const fits = answer.end + opt <= replyOctetsMax(asked.edns, transport)
+  const fits = !answer.truncated && answer.end + opt <= replyOctetsMax(asked.edns, transport)
   const body = fits ? answer.end : headerOctets + question.octets.length
   const reply = new Uint8Array(body + opt)
   reply.set(answer.message.subarray(0, body))
   putHeader(reply, asked, answer.rcode)
-  // AD as the upstream says (RFC 6840 §5.8); AA is not ours to claim.
-  reply[3] = (reply[3] ?? 0) | ((answer.message[3] ?? 0) & 0x20)
+  // AD as the upstream says, to a client that showed it understands it (RFC 6840 §5.7, §5.8); AA is not ours to claim.
+  const wantsAd = ((asked.message[3] ?? 0) & 0x20) !== 0 || (asked.edns !== 'none' && asked.edns.dnssecOk)
+  if (wantsAd) reply[3] = (reply[3] ?? 0) | ((answer.message[3] ?? 0) & 0x20)
   reply.set(question.octets, headerOctets)
   put16(reply, 10, opt > 0 ? 1 : 0)
   if (fits) for (const at of answer.ttlsAt) capTtl(reply, at, ttlSeconds, ageSeconds)
@@ -137,7 +139,7 @@ function putOpt(
   option: Uint8Array | undefined,
 ): void {
   octets[at] = 0
-  put16(octets, at + 1, 41)
+  put16(octets, at + 1, Type.OPT)
   put16(octets, at + 3, udpOctetsOffered)
   octets[at + 5] = (rcode >>> 4) & 0xff
   octets[at + 6] = 0

@@ -1,0 +1,248 @@
+// `namegate run` as a user runs it: on a host of its own (a namespace), with a resolver and a world behind it.
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { cp, mkdtemp, readdir, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+
+const reason = whyNoKernel()
+const policy = `
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: ci}
+spec:
+  endpointSelector: {}
+  egress:
+  - toFQDNs: [{matchName: api.example.com}, {matchPattern: "*.cdn.example.net"}]
+    toPorts: [{ports: [{port: "443", protocol: TCP}]}]
+`
+interface Ended {
+  status: number | null
+  signal: NodeJS.Signals | null
+  out: string
+  err: string
+}
+
+describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
+  let world: Host
+  let upstream: EmbeddedUpstream
+  let folder: string
+  beforeAll(async () => {
+    enterLab()
+    // The host forwards nothing by itself: the run must turn that on, and off again.
+    sh('sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0')
+    world = await addHost('world', ['10.3.0.2/24'], ['10.3.0.1/24'])
+    sh('ip route add default via 10.3.0.2')
+    await answerEverywhere(world)
+    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
+    folder = await mkdtemp(join(tmpdir(), 'namegate-test-'))
+    await writeFile(join(folder, 'policy.yaml'), policy)
+  })
+  afterAll(async () => {
+    await upstream?.close()
+    world?.stop()
+  })
+
+  const start = (args: readonly string[], before: readonly string[] = [], program = 'bin/namegate'): ChildProcess => {
+    const [first = '', ...rest] = [...before, program, 'run', '--upstream', '127.0.0.1:5300', ...args]
+    return spawn(first, rest, { stdio: ['pipe', 'pipe', 'pipe'] })
+  }
+  async function ended(child: ChildProcess): Promise<Ended> {
+    let [out, err] = ['', '']
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => (out += text))
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => (err += text))
+    const [status, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+    return { status, signal, out, err }
+  }
+  const run = (args: readonly string[], ...more: string[][]): Promise<Ended> => ended(start(args, ...more))
+  const under = (script: string, ...options: string[]): Promise<Ended> => run(['--policy', join(folder, 'policy.yaml'), ...options, '--', 'bash', '-c', script]) // prettier-ignore
+  const connect = (address: string, port = 443): string =>
+    `timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}' 2>/dev/null && echo yes || echo no`
+  const leftovers = (): string =>
+    `${sh('ip -br link; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward')}`.replace(/ .*/g, '')
+
+  test('what the policy names can be reached, by its own resolver configuration; nothing else', async () => {
+    const { out, err, status } = await under(
+      `getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.20', 80)}; ${connect('198.18.0.21')}; getent hosts pay.example.com || echo refused; exit 3`,
+    )
+    expect(out.split('\n')).toEqual(['198.18.0.20', 'yes', 'no', 'no', 'refused', ''])
+    expect(status).toBe(3)
+    expect(err).toMatch(/namegate: denied \d+ names and 2 connections/)
+    expect(err).toMatch(/name +pay\.example\.com A +x\d+ +no DNS or toFQDNs rule matches; selected by default\/ci/)
+    expect(err).toMatch(/connection +198\.18\.0\.20 tcp\/80 +x1 +api\.example\.com is allowed on tcp\/443 only/)
+    expect(err).toMatch(
+      /connection +198\.18\.0\.21 tcp\/443 +x1 +no rule matched, and no name leased to this identity has 198\.18\.0\.21/,
+    )
+  })
+
+  test('other resolvers, TCP, raw IP, UDP, IPv6 and the host itself are inside the policy', async () => {
+    const { out } = await under(
+      `dig +short +tries=1 +time=2 @8.8.8.8 api.example.com; dig +short +tcp +tries=1 +time=2 @8.8.4.4 api.example.com
+       dig +tries=1 +time=2 @8.8.8.8 evil.test | grep -o 'status: [A-Z]*'
+       ${connect('198.18.7.7')}; ${connect('10.3.0.1')}; ${connect('192.0.0.1', 22)}; ${connect('2001:db8::20')}
+       ping -c1 -W1 198.18.0.20 >/dev/null && echo pings || echo no ping
+       (echo x > /dev/udp/198.18.0.20/443) 2>/dev/null; ip -br addr | cut -d' ' -f1`,
+    )
+    expect(out.split('\n')).toEqual([
+      '198.18.0.20',
+      '198.18.0.20',
+      'status: REFUSED',
+      'no',
+      'no',
+      'no',
+      'no',
+      'no ping',
+      'lo',
+      'eth0@if3',
+      '',
+    ])
+  })
+
+  test('stdin, stdout and the summary as JSON', async () => {
+    const child = start([
+      '--policy',
+      join(folder, 'policy.yaml'),
+      '--summary',
+      'json',
+      '--',
+      'sh',
+      '-c',
+      'tr a-z A-Z; getent hosts evil.test',
+    ])
+    child.stdin?.end('hello')
+    const { out, err } = await ended(child)
+    expect(out).toBe('HELLO')
+    expect(JSON.parse(err)).toMatchObject({ names: [{ name: 'evil.test' }, { name: 'evil.test' }], connections: [] })
+  })
+
+  test('nothing denied, nothing said but that; and no rights over the network', async () => {
+    const { out, err } = await under(
+      'id -u; ip link set lo down 2>/dev/null || echo no; nsenter --net=/proc/$PPID/ns/net true 2>/dev/null || echo no; ls -l /proc/self/fd | grep -cE " ([3-9]|[0-9][0-9]+) -> (net|socket):"',
+    )
+    expect(out.split('\n').slice(0, 4)).toEqual(['0', 'no', 'no', '0'])
+    expect(err).toBe('namegate: nothing was denied\n')
+  })
+
+  test('signals reach the command, and its death by one is ours', async () => {
+    const child = start([
+      '--policy',
+      join(folder, 'policy.yaml'),
+      '--',
+      'bash',
+      '-c',
+      'trap "echo got TERM; exit 7" TERM; echo up; while :; do read -t 1; done',
+    ])
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    child.kill('SIGTERM')
+    expect(await ended(child)).toMatchObject({ status: 7, out: 'got TERM\n' })
+    expect(await under('kill -KILL $$')).toMatchObject({ status: null, signal: 'SIGKILL' })
+  })
+
+  const failures = [
+    { title: 'no such command', args: ['--policy', 'POLICY', '--', '/nonexistent'], status: 127, err: /nonexistent/ },
+    { title: 'not executable', args: ['--policy', 'POLICY', '--', '/etc/passwd'], status: 126, err: /Permission denied/ },
+    { title: 'no such policy', args: ['--policy', '/nonexistent.yaml', '--', 'true'], status: 125, err: /the policy cannot be read: ENOENT/ },
+    { title: 'a policy that selects somebody else', args: ['--policy', 'OTHER', '--', 'true'], status: 125, err: /no policy in .* restricts the egress of the workload \(namespace default, labels app=run\)/ },
+    { title: 'a broken policy: every issue', args: ['--policy', 'BROKEN', '--', 'true'], status: 125, err: /broken\.yaml:5:24: spec\.egres: unknown field "egres"; did you mean "egress"\?\n.*at least one of[\s\S]*nothing was started/ },
+    { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 2, err: /a label is KEY=VALUE/ },
+    { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 2, err: /an upstream is IP:PORT/ },
+    { title: 'no command', args: ['--policy', 'POLICY'], status: 2, err: /missing required argument 'command'/ },
+  ] // prettier-ignore
+  for (const { title, args, status, err } of failures)
+    test(title, async () => {
+      await writeFile(
+        join(folder, 'other.yaml'),
+        policy.replace('endpointSelector: {}', 'endpointSelector: {matchLabels: {app: other}}'),
+      )
+      await writeFile(join(folder, 'broken.yaml'), 'apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: x}\nspec:\n  endpointSelector: {}; egres: []\n'.replace(/\n {2}endpointSelector: \{\}; egres: \[\]/, ' {endpointSelector: {},  \n                       egres: []}')) // prettier-ignore
+      const file = (name: string): string => ({ POLICY: join(folder, 'policy.yaml'), OTHER: join(folder, 'other.yaml'), BROKEN: join(folder, 'broken.yaml') })[name] ?? name // prettier-ignore
+      const got = await run(args.map(file))
+      expect(got.err).toMatch(err)
+      expect(got.status).toBe(status)
+    })
+
+  test('a label selects a policy', async () => {
+    const got = await run([
+      '--policy',
+      join(folder, 'other.yaml'),
+      '--label',
+      'app=other',
+      '--',
+      'getent',
+      'hosts',
+      'evil.test',
+    ])
+    expect(got.status).toBe(2)
+    expect(got.err).toContain('evil.test')
+  })
+
+  test('afterwards nothing is left, also with two at once', async () => {
+    const before = leftovers()
+    await Promise.all([under('sleep 0.3; getent hosts api.example.com'), under('getent hosts api.example.com')])
+    expect(leftovers()).toBe(before)
+  })
+
+  test('killed: the command dies too, and the next run cleans up', async () => {
+    const before = leftovers()
+    const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', 'echo $$; exec sleep 1000'])
+    const [pid] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer]
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    await expect
+      .poll(() => sh(`cat /proc/${pid.toString().trim()}/stat 2>/dev/null || true`).replace(/.* Z .*/s, ''), {
+        timeout: 5000,
+      })
+      .toBe('')
+    expect(leftovers()).not.toBe(before)
+    expect((await under('true')).status).toBe(0)
+    expect(leftovers()).toBe(before)
+  })
+
+  describe('without root', () => {
+    let copy: string
+    beforeAll(async () => {
+      // A place that somebody who is not root may read.
+      copy = await mkdtemp(join(tmpdir(), 'namegate-copy-'))
+      for (const part of ['bin', 'src', 'package.json', 'node_modules'])
+        await cp(part, join(copy, part), { recursive: true, verbatimSymlinks: true })
+      sh(`chmod 755 ${copy} ${folder}; chmod 644 ${folder}/*`)
+    })
+    afterAll(() => sh(`rm -rf ${copy}`))
+    // Debian lets everybody open /dev/net/tun; where this machine does not, the run sees one that does.
+    const openTun =
+      'mknod "$0/tun" c 10 200; chmod 666 "$0/tun"; mount --bind "$0/tun" /dev/net/tun; rm "$0/tun"; exec "$@"'
+    const asNobody = (): string[] => [
+      'unshare',
+      '--mount',
+      'sh',
+      '-ec',
+      openTun,
+      copy,
+      'setpriv',
+      '--reuid=65534',
+      '--regid=65534',
+      '--clear-groups',
+    ]
+
+    for (const network of ['pasta', 'slirp4netns'] as const)
+      test(network, async () => {
+        const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; getent hosts evil.test; exit 5`
+        const child = start(
+          ['--policy', join(folder, 'policy.yaml'), '--network', network, '--', 'bash', '-c', script],
+          asNobody(),
+          join(copy, 'bin/namegate'),
+        )
+        const got = await ended(child)
+        expect(got.out.split('\n')).toEqual(['65534', '198.18.0.20', 'yes', 'no', ''])
+        expect(got.err).toMatch(/evil\.test A[\s\S]*198\.18\.0\.21 tcp\/443/)
+        expect(got.status).toBe(5)
+      })
+  })
+
+  test('no state files stay', async () => {
+    expect((await readdir('/run/namegate').catch(() => [])).filter((name) => name.startsWith('run-'))).toEqual([])
+  })
+})
