@@ -2,6 +2,10 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { addressFromText, type Address } from '../net/address.ts'
+import { Rcode } from '../wire/codes.ts'
+import { gate, readQuestion } from '../wire/message.ts'
+import { buildError } from '../wire/reply.ts'
+import { framed } from './frame.ts'
 
 /** Where to listen: an address of this namespace (port 0: any that is free for both), or sockets that were bound in another one. */
 export type Listener =
@@ -14,7 +18,7 @@ export type Listener =
       readonly port: number
     }
 
-/** Gives the reply to a message, or nothing. Must not reject. */
+/** Gives the reply to a message, or nothing. Should it reject, that is reported and the question answered with SERVFAIL. */
 export type Answerer = (
   message: Uint8Array,
   source: Address,
@@ -32,149 +36,223 @@ export interface Listening {
 /** Questions in hand over UDP; what comes on top is dropped, as a full socket buffer would. */
 const udpInHandMax = 4096
 const tcpConnectionsMax = 1024
-/** Questions in hand on one connection; no more is read from it until one is answered (RFC 7766 §6.2.1.1: pipelining). */
+/** Of these, what one source may hold: a workload that opens connections and says nothing must not lock the others out. */
+const tcpConnectionsPerSourceMax = 128
+/**
+ * Questions in hand on one connection, until their answers have left; no more is read from it until one has (RFC 7766 §6.2.1.1: pipelining).
+ * So what a client that does not read its answers makes us hold is bounded too.
+ */
 const tcpInHandMax = 64
 const tcpIdleMillis = 10_000
 const drainMillis = 2000
 
-/** Binds all listeners on one port. Rejects with the socket's error (EADDRINUSE, EACCES). */
-export async function listen(listeners: readonly Listener[], answer: Answerer): Promise<Listening> {
-  const addressOf = makeAddressReader()
-  let inHand = 0
-  let dropped = 0
-  let idle: (() => void) | undefined
-  const done = (): void => {
-    inHand--
-    if (inHand === 0) idle?.()
-  }
+/** What the sockets of one proxy share. */
+interface Desk {
+  /** Never rejects. */
+  readonly answer: Answerer
+  readonly addressOf: (text: string) => Address | undefined
+  /** Questions that are read and not answered yet. */
+  inHand: { udp: number; tcp: number }
+  dropped: number
+  closing: boolean
+  /** Called when something in hand is done. */
+  onDone: () => void
+}
 
-  function serveUdp(socket: UdpSocket): void {
-    socket.on('message', (message, from) => {
-      const source = addressOf(from.address)
-      if (source === undefined || inHand >= udpInHandMax) {
-        dropped++
+/**
+ * Binds all listeners on one port; addresses are literal. Rejects with the socket's error (EADDRINUSE, EACCES) and then holds nothing.
+ * @param onFault hears what `answer` rejects with, which is a bug of ours.
+ */
+export async function listen(
+  listeners: readonly Listener[],
+  answer: Answerer,
+  onFault: (error: unknown) => void = warn,
+): Promise<Listening> {
+  const desk: Desk = {
+    answer: guarded(answer, onFault),
+    addressOf: makeAddressReader(),
+    inHand: { udp: 0, tcp: 0 },
+    dropped: 0,
+    closing: false,
+    onDone: () => undefined,
+  }
+  const bound: Pair[] = []
+  const connections = new Map<Socket, Address>()
+  const port = await bindAll(listeners, bound)
+  for (const { udp, tcp } of bound) {
+    serveUdp(desk, udp)
+    tcp.on('connection', (connection: Socket) => {
+      const source = desk.addressOf(connection.remoteAddress ?? '')
+      const held = [...connections.values()].filter((other) => other === source).length
+      if (source === undefined || desk.closing || held >= tcpConnectionsPerSourceMax) {
+        connection.destroy()
         return
       }
-      inHand++
-      void answer(message, source, 'udp')
-        .then((reply) => {
-          // The workload may be gone, or the socket closing: a reply that cannot be sent is a reply lost on the way.
-          if (reply !== undefined) socket.send(reply, from.port, from.address, () => undefined)
-        })
-        .finally(done)
+      connections.set(connection, source)
+      connection.once('close', () => connections.delete(connection))
+      serveTcp(desk, connection, source)
     })
   }
 
-  function serveTcp(connection: Socket): void {
-    const source = addressOf(connection.remoteAddress ?? '')
-    if (source === undefined) {
-      connection.destroy()
+  async function close(): Promise<void> {
+    desk.closing = true
+    const closed = bound.map(({ tcp }) => new Promise((resolve) => tcp.close(resolve)))
+    for (const { udp } of bound) udp.removeAllListeners('message')
+    for (const connection of connections.keys()) connection.pause()
+    await drained(desk)
+    for (const { udp } of bound) udp.close()
+    for (const connection of connections.keys()) connection.destroy()
+    await Promise.all(closed)
+  }
+  return { port, dropped: () => desk.dropped, close }
+}
+
+/** Resolves when nothing is in hand any more, or it takes too long. */
+function drained(desk: Desk): Promise<void> {
+  return new Promise((resolve) => {
+    const late = setTimeout(resolve, drainMillis)
+    desk.onDone = () => {
+      if (desk.inHand.udp + desk.inHand.tcp > 0) return
+      clearTimeout(late)
+      resolve()
+    }
+    desk.onDone()
+  })
+}
+
+function serveUdp(desk: Desk, socket: UdpSocket): void {
+  socket.on('message', (message, from) => {
+    const source = desk.addressOf(from.address)
+    if (source === undefined || desk.inHand.udp >= udpInHandMax) {
+      desk.dropped++
       return
     }
-    let buffered = Buffer.alloc(0)
-    let waiting = 0
-    connection.setTimeout(tcpIdleMillis, () => connection.destroy())
-    connection.on('error', () => connection.destroy())
-    // A client may send its questions and close its half: it still gets the answers.
-    let ended = false
-    connection.on('end', () => {
-      ended = true
-      if (waiting === 0) connection.end()
-    })
-    const take = (): void => {
-      while (waiting < tcpInHandMax && buffered.length >= 2) {
-        const end = 2 + buffered.readUInt16BE(0)
-        if (buffered.length < end) break
-        const message = buffered.subarray(2, end)
-        buffered = buffered.subarray(end)
-        waiting++
-        inHand++
-        void answer(message, source, 'tcp')
-          .then((reply) => {
-            if (reply === undefined) connection.destroy()
-            else if (connection.writable)
-              connection.write(Buffer.concat([Buffer.from([reply.length >> 8, reply.length & 0xff]), reply]))
-          })
-          .finally(() => {
-            done()
-            waiting--
-            connection.resume()
-            take()
-            if (ended && waiting === 0) connection.end()
-          })
-      }
-      if (waiting >= tcpInHandMax) connection.pause()
+    desk.inHand.udp++
+    const done = (): void => {
+      desk.inHand.udp--
+      desk.onDone()
     }
-    connection.on('data', (chunk) => {
-      buffered = buffered.length === 0 ? chunk : Buffer.concat([buffered, chunk])
-      take()
+    void desk.answer(message, source, 'udp').then((reply) => {
+      // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
+      if (reply === undefined) done()
+      else socket.send(reply, from.port, from.address, done)
     })
+  })
+}
+
+function serveTcp(desk: Desk, connection: Socket, source: Address): void {
+  let buffered: Buffer = Buffer.alloc(0)
+  let inHand = 0
+  // A client may send its questions and close its half: it still gets the answers.
+  let ended = false
+  connection.setTimeout(tcpIdleMillis, () => connection.destroy())
+  connection.on('error', () => connection.destroy())
+  connection.on('end', () => {
+    ended = true
+    if (inHand === 0) connection.end()
+  })
+  connection.on('data', (chunk) => {
+    buffered = buffered.length === 0 ? chunk : Buffer.concat([buffered, chunk])
+    take()
+  })
+
+  function take(): void {
+    while (inHand < tcpInHandMax && !desk.closing && buffered.length >= 2) {
+      const end = 2 + buffered.readUInt16BE(0)
+      if (buffered.length < end) break
+      const message = buffered.subarray(2, end)
+      buffered = buffered.subarray(end)
+      inHand++
+      desk.inHand.tcp++
+      void desk.answer(message, source, 'tcp').then((reply) => {
+        if (reply !== undefined && connection.writable) connection.write(framed(reply), done)
+        else {
+          // What deserves no answer is not DNS: there is nothing more to say on this connection.
+          if (reply === undefined) connection.destroy()
+          done()
+        }
+      })
+    }
+    if (inHand >= tcpInHandMax) connection.pause()
   }
 
-  const udp: UdpSocket[] = []
-  const tcp: Server[] = []
-  const connections = new Set<Socket>()
-  const bindPair = async (listener: Listener, port: number): Promise<number> => {
-    const isSix = listener.kind === 'sockets' ? listener.family === 6 : listener.address.includes(':')
-    const socket = createSocket({ type: isSix ? 'udp6' : 'udp4', ipv6Only: isSix, recvBufferSize: 4 << 20 })
-    const server = createServer({ noDelay: true, allowHalfOpen: true }, (connection) => {
-      connections.add(connection)
-      connection.once('close', () => connections.delete(connection))
-      serveTcp(connection)
-    })
-    server.maxConnections = tcpConnectionsMax
-    try {
-      const bound = await bindUdp(socket, listener, port)
-      await bindTcp(server, listener, bound, isSix)
-      serveUdp(socket)
-      udp.push(socket)
-      tcp.push(server)
-      return bound
-    } catch (error) {
-      socket.close()
-      server.close()
-      throw error
-    }
-  }
-  async function close(): Promise<void> {
-    for (const socket of udp) socket.removeAllListeners('message')
-    const closing = tcp.map((server) => new Promise((resolve) => server.close(resolve)))
-    if (inHand > 0) {
-      const drained = new Promise<void>((resolve) => (idle = resolve))
-      const late = new Promise<void>((resolve) => setTimeout(resolve, drainMillis).unref())
-      await Promise.race([drained, late])
-    }
-    for (const socket of udp) socket.close()
-    for (const connection of connections) connection.destroy()
-    await Promise.all(closing)
-  }
-
-  try {
-    const port = await bindAll(listeners, bindPair)
-    return { port, dropped: () => dropped, close }
-  } catch (error) {
-    await close()
-    throw error
+  function done(): void {
+    inHand--
+    desk.inHand.tcp--
+    if (!desk.closing) connection.resume()
+    take()
+    if (ended && inHand === 0) connection.end()
+    desk.onDone()
   }
 }
 
-/** A free port for UDP may be taken for TCP: then another is tried, this often. */
+/** An answerer that never rejects: what goes wrong inside is told to `onFault`, and the client gets SERVFAIL where a reply is due. */
+function guarded(answer: Answerer, onFault: (error: unknown) => void): Answerer {
+  return async (message, source, transport) => {
+    try {
+      return await answer(message, source, transport)
+    } catch (error) {
+      onFault(error)
+      if (gate(message).kind === 'ignore') return undefined
+      const question = readQuestion(message)
+      return buildError({ message, edns: 'none', ...(question === undefined ? {} : { question }) }, Rcode.ServFail)
+    }
+  }
+}
+
+function warn(error: unknown): void {
+  process.emitWarning(error instanceof Error ? error : String(error))
+}
+
+/** The two sockets of one listener. */
+interface Pair {
+  readonly udp: UdpSocket
+  readonly tcp: Server
+  readonly port: number
+}
+
+/** A port that is free for one socket may be taken for another: then a new one is tried, this often. */
 const portTries = 10
 
-async function bindAll(
-  listeners: readonly Listener[],
-  bindPair: (listener: Listener, port: number) => Promise<number>,
-): Promise<number> {
-  const [first, ...others] = listeners
+/** Binds every listener and puts the sockets into `bound`; port 0 becomes one port that is free for all of them. */
+async function bindAll(listeners: readonly Listener[], bound: Pair[]): Promise<number> {
+  const [first] = listeners
   if (first === undefined) throw new Error('no listener is given')
-  let port = 0
-  for (let i = 1; port === 0; i++)
-    port = await bindPair(first, first.port).catch((error: NodeJS.ErrnoException) => {
-      if (first.port === 0 && error.code === 'EADDRINUSE' && i < portTries) return 0
-      throw error
-    })
-  for (const listener of others) await bindPair(listener, listener.port === 0 ? port : listener.port)
-  return port
+  for (let i = 1; ; i++) {
+    try {
+      for (const listener of listeners) bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0)))
+      return bound[0]?.port ?? 0
+    } catch (error) {
+      for (const { udp, tcp } of bound.splice(0)) {
+        udp.close()
+        tcp.close()
+      }
+      const isTaken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
+      if (first.port !== 0 || !isTaken || i >= portTries) throw error
+    }
+  }
+}
+
+async function bindPair(listener: Listener, port: number): Promise<Pair> {
+  const isSix = listener.kind === 'sockets' ? listener.family === 6 : listener.address.includes(':')
+  const udp = createSocket({
+    type: isSix ? 'udp6' : 'udp4',
+    ipv6Only: isSix,
+    recvBufferSize: 4 << 20,
+    // All addresses are literal. Node's own look-up would put every reply off to a later tick.
+    lookup: (address, _options, callback) => callback(null, address, isSix ? 6 : 4),
+  })
+  const tcp = createServer({ noDelay: true, allowHalfOpen: true })
+  tcp.maxConnections = tcpConnectionsMax
+  try {
+    const bound = await bindUdp(udp, listener, port)
+    await bindTcp(tcp, listener, bound, isSix)
+    return { udp, tcp, port: bound }
+  } catch (error) {
+    udp.close()
+    tcp.close()
+    throw error
+  }
 }
 
 function bindUdp(socket: UdpSocket, listener: Listener, port: number): Promise<number> {
@@ -195,6 +273,8 @@ function bindTcp(server: Server, listener: Listener, port: number, ipv6Only: boo
     server.once('error', reject)
     const bound = (): void => {
       server.removeListener('error', reject)
+      // A connection that could not be accepted is the client's to try again.
+      server.on('error', () => undefined)
       resolve()
     }
     if (listener.kind === 'sockets') server.listen({ fd: listener.tcpFd, exclusive: true }, bound)

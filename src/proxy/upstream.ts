@@ -7,8 +7,9 @@ import type { Clock, Millis } from '../clock.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { answersQuestion } from '../wire/answer.ts'
 import { Rcode } from '../wire/codes.ts'
-import { count, type Question } from '../wire/message.ts'
+import { count, headerOctets, type Question } from '../wire/message.ts'
 import { buildQuery, type QueryFlags } from '../wire/reply.ts'
+import { framed } from './frame.ts'
 
 export interface Server {
   readonly address: Address
@@ -34,6 +35,7 @@ export interface Upstreams {
   readonly strangers: () => number
   /** Whether the last question that ended was answered; true before the first. */
   readonly healthy: () => boolean
+  /** Asks nothing new; what is under way ends by itself, within its timeout. */
   readonly close: () => void
 }
 
@@ -47,27 +49,34 @@ const socketAgeMillisMax = 10_000
 
 interface Waiting {
   readonly question: Question
-  readonly settle: (message: Uint8Array | undefined) => void
+  readonly settle: (reply: UpstreamReply) => void
+}
+
+/** The ports from which one server is asked. `opening` resolves to one more, or to why there is none. */
+interface Pool {
+  readonly server: Server
+  readonly name: string
+  ports: Port[]
+  opening: Promise<Port | Error> | undefined
 }
 
 interface Port {
+  readonly pool: Pool
   readonly socket: Socket
   readonly bornAt: Millis
   readonly waiting: Map<number, Waiting>
   used: number
+  closed: boolean
 }
 
 export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: UpstreamOptions, clock: Clock): Upstreams {
-  const pools = servers.map(() => ({
-    ports: [] as Port[],
-    opening: undefined as Promise<Port | undefined> | undefined,
-  }))
+  const pools = servers.map((server): Pool => ({ server, name: serverName(server), ports: [], opening: undefined }))
   const ids = makeIds()
   let preferred = 0
   let pending = 0
   let strangers = 0
   let healthy = true
-  let closed = false
+  let closing = false
 
   async function ask(question: Question, flags: QueryFlags): Promise<UpstreamReply> {
     if (pending >= pendingMax)
@@ -82,163 +91,173 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
     }
   }
 
-  /** Server after server, the one that last answered first; a server's failure (SERVFAIL, REFUSED) counts only when all say so. */
+  /** Server after server, the one that last answered well first; a server's failure (SERVFAIL, REFUSED) counts only when all say so. */
   async function askServers(question: Question, flags: QueryFlags, deadline: Millis): Promise<UpstreamReply> {
-    let failure: UpstreamReply = { kind: 'failed', reason: 'network', text: 'no upstream is configured' }
+    let failure = failed('network', closing ? 'the proxy is closing' : 'no upstream is configured')
     // A lone server is asked again: a lost datagram must not cost the workload its own timeout.
-    const tries = Math.max(3, servers.length)
+    const tries = Math.max(3, pools.length)
     const first = preferred
-    for (let i = 0; i < tries && servers.length > 0; i++) {
+    for (let i = 0; i < tries; i++) {
       const left = deadline - clock()
-      if (left <= 0 || closed) break
-      const index = (first + i) % servers.length
-      const reply = await askServer(index, question, flags, Math.min(timeoutMillis, left))
+      const index = (first + i) % pools.length
+      const pool = pools[index]
+      if (left <= 0 || closing || pool === undefined) break
+      const reply = await askServer(pool, question, flags, Math.min(timeoutMillis, left))
       if (reply.kind === 'message') {
-        preferred = index
         const rcode = (reply.message[3] ?? 0) & 0xf
-        if ((rcode !== Rcode.ServFail && rcode !== Rcode.Refused) || i + 1 >= servers.length) return reply
+        const isGood = rcode !== Rcode.ServFail && rcode !== Rcode.Refused
+        if (isGood) preferred = index
+        if (isGood || i + 1 >= pools.length) return reply
       }
       if (failure.kind === 'failed') failure = reply
     }
     return failure
   }
 
-  async function askServer(
-    index: number,
-    question: Question,
-    flags: QueryFlags,
-    within: Millis,
-  ): Promise<UpstreamReply> {
+  async function askServer(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
     const started = clock()
-    const name = serverName(servers[index])
-    const port = await portOf(index)
-    if (port === undefined) return { kind: 'failed', reason: 'network', text: `${name} cannot be reached` }
-    const message = await overUdp(port, question, flags, within)
-    if (message === 'refused')
-      return { kind: 'failed', reason: 'network', text: `${name} refused: nothing listens there` }
-    if (message === undefined)
-      return { kind: 'failed', reason: 'timeout', text: `${name} did not answer within ${Math.round(within)} ms` }
-    if (((message[2] ?? 0) & 0x02) === 0) return { kind: 'message', message }
-    const whole = await overTcp(servers[index], question, flags, Math.max(1, within - (clock() - started)))
-    if (whole === undefined)
-      return { kind: 'failed', reason: 'timeout', text: `${name} truncated its answer and gave none over TCP` }
-    return { kind: 'message', message: whole }
+    const port = pick(pool) ?? (await pool.opening)
+    if (port === undefined || port instanceof Error || port.closed)
+      return failed('network', `${pool.name} cannot be reached${port instanceof Error ? `: ${codeOf(port)}` : ''}`)
+    const reply = await overUdp(port, question, flags, within)
+    if (reply.kind === 'failed' || ((reply.message[2] ?? 0) & 0x02) === 0) return reply
+    return overTcp(pool, question, flags, Math.max(1, within - (clock() - started)))
   }
 
-  function overUdp(
-    port: Port,
-    question: Question,
-    flags: QueryFlags,
-    within: Millis,
-  ): Promise<Uint8Array | 'refused' | undefined> {
+  function overUdp(port: Port, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+    const { name } = port.pool
     return new Promise((resolve) => {
       let id = ids()
       while (port.waiting.has(id)) id = ids()
-      const timer = setTimeout(() => settle(undefined), within)
-      const settle = (message: Uint8Array | undefined, refused = false): void => {
+      const settle = (reply: UpstreamReply): void => {
         clearTimeout(timer)
         port.waiting.delete(id)
         retire(port)
-        resolve(refused ? 'refused' : message)
+        resolve(reply)
       }
-      port.waiting.set(id, { question, settle: (message) => settle(message, message === undefined) })
+      const timer = setTimeout(() => settle(failed('timeout', silence(name, within))), within)
+      port.waiting.set(id, { question, settle })
       port.used++
+      // An error of sending comes as the socket's error event, see openPort.
       port.socket.send(buildQuery(id, question, flags))
     })
   }
 
-  /** A port to ask from; another one is opened while there are few, a spent one replaced. */
-  async function portOf(index: number): Promise<Port | undefined> {
-    const pool = pools[index]
-    if (pool === undefined) return undefined
-    pool.ports = pool.ports.filter((port) => !isSpent(port) || (retire(port), false))
-    if (pool.ports.length < socketsPerServer) pool.opening ??= openPort(index).finally(() => (pool.opening = undefined))
-    if (pool.ports.length === 0) return pool.opening
-    return pool.ports[ids() % pool.ports.length]
+  /** A random one of the ports that are not spent. One more is opened while there are few; with none at all the caller waits for that. */
+  function pick(pool: Pool): Port | undefined {
+    let port: Port | undefined
+    while (port === undefined && pool.ports.length > 0) {
+      port = pool.ports[ids() % pool.ports.length]
+      if (port === undefined || !isSpent(port)) continue
+      pool.ports.splice(pool.ports.indexOf(port), 1)
+      retire(port)
+      port = undefined
+    }
+    if (pool.ports.length < socketsPerServer)
+      pool.opening ??= openPort(pool).finally(() => {
+        pool.opening = undefined
+      })
+    return port
   }
 
   const isSpent = (port: Port): boolean =>
     port.used >= questionsPerSocketMax || clock() - port.bornAt > socketAgeMillisMax
 
-  /** Closes a spent port when nobody waits on it any more. */
+  /** Closes a port that is spent, or not needed because we close, when nobody waits on it any more. */
   function retire(port: Port): void {
-    if (port.waiting.size > 0 || (!closed && !isSpent(port))) return
-    for (const pool of pools) pool.ports = pool.ports.filter((other) => other !== port)
-    if (port.used >= 0) {
-      port.used = -1 - questionsPerSocketMax
-      port.socket.close()
-    }
+    if (port.closed || port.waiting.size > 0 || (!closing && !isSpent(port))) return
+    shut(port)
   }
 
-  function openPort(index: number): Promise<Port | undefined> {
-    const server = servers[index]
-    if (server === undefined) return Promise.resolve(undefined)
+  function shut(port: Port): void {
+    port.closed = true
+    port.pool.ports = port.pool.ports.filter((other) => other !== port)
+    port.socket.close()
+  }
+
+  function openPort(pool: Pool): Promise<Port | Error> {
+    const { server, name } = pool
     return new Promise((resolve) => {
       const socket = createSocket({ type: familyOf(server.address) === 4 ? 'udp4' : 'udp6', recvBufferSize: 1 << 20 })
-      const port: Port = { socket, bornAt: clock(), waiting: new Map(), used: 0 }
+      const port: Port = { pool, socket, bornAt: clock(), waiting: new Map(), used: 0, closed: false }
+      let connected = false
       socket.on('message', (message) => hear(port, message))
-      // An ICMP error on a connected socket: the server's host says that nothing listens. Everybody who waits here need not.
-      socket.on('error', () => {
-        for (const { settle } of [...port.waiting.values()]) settle(undefined)
-        resolve(undefined)
+      socket.on('error', (error) => {
+        if (!connected) {
+          shut(port)
+          resolve(error)
+          return
+        }
+        // An ICMP error, or a datagram that could not leave: the server is not to be reached from here. Whoever waits here need not.
+        const failure = failed('network', `${name} cannot be reached: ${codeOf(error)}`)
+        for (const { settle } of [...port.waiting.values()]) settle(failure)
       })
-      socket.connect(server.port, addressToText(server.address), () => {
-        pools[index]?.ports.push(port)
+      socket.on('connect', () => {
+        connected = true
+        if (closing) shut(port)
+        else pool.ports.push(port)
         resolve(port)
       })
+      // By event, not by callback: a callback would be called for a failure too, without saying so in its type.
+      socket.connect(server.port, addressToText(server.address))
       socket.unref()
     })
   }
 
+  /** Only our question under our ID ends the wait: whoever guesses the ID alone must not be able to make a question fail. */
   function hear(port: Port, message: Buffer): void {
-    const waiting = message.length < 12 ? undefined : port.waiting.get(count(message, 0))
+    const waiting = message.length < headerOctets ? undefined : port.waiting.get(count(message, 0))
     if (waiting === undefined || !answersQuestion(waiting.question, message)) strangers++
-    else waiting.settle(message)
+    else waiting.settle({ kind: 'message', message })
   }
 
-  function overTcp(
-    server: Server | undefined,
-    question: Question,
-    flags: QueryFlags,
-    within: Millis,
-  ): Promise<Uint8Array | undefined> {
-    if (server === undefined) return Promise.resolve(undefined)
+  function overTcp(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+    const { server, name } = pool
     return new Promise((resolve) => {
       const id = ids()
-      const query = buildQuery(id, question, flags)
-      let got = Buffer.alloc(0)
+      let got: Buffer = Buffer.alloc(0)
       const socket = connect({ host: addressToText(server.address), port: server.port })
-      const timer = setTimeout(() => end(undefined), within)
-      const end = (message: Uint8Array | undefined): void => {
+      const timer = setTimeout(() => end(failed('timeout', `${silence(name, within)} over TCP`)), within)
+      const end = (reply: UpstreamReply): void => {
         clearTimeout(timer)
         socket.destroy()
-        resolve(message)
+        resolve(reply)
       }
-      socket.on('error', () => end(undefined))
-      socket.on('close', () => end(undefined))
-      socket.on('connect', () =>
-        socket.write(Buffer.concat([Buffer.from([query.length >> 8, query.length & 0xff]), query])),
-      )
+      socket.on('error', (error) => end(failed('network', `${name} over TCP: ${codeOf(error)}`)))
+      socket.on('close', () => end(failed('network', `${name} closed the TCP connection without an answer`)))
+      socket.on('connect', () => socket.write(framed(buildQuery(id, question, flags))))
       socket.on('data', (chunk) => {
-        got = Buffer.concat([got, chunk])
-        if (got.length < 2 || got.length < 2 + got.readUInt16BE(0)) return
-        const message = got.subarray(2, 2 + got.readUInt16BE(0))
-        const ours = message.length >= 12 && count(message, 0) === id && answersQuestion(question, message)
-        if (!ours) strangers++
-        end(ours ? message : undefined)
+        got = got.length === 0 ? chunk : Buffer.concat([got, chunk])
+        while (got.length >= 2 && got.length >= 2 + got.readUInt16BE(0)) {
+          // A copy: the message may be kept for long, and what came with it not.
+          const message = new Uint8Array(got.subarray(2, 2 + got.readUInt16BE(0)))
+          got = got.subarray(2 + message.length)
+          if (count(message, 0) === id && answersQuestion(question, message)) return end({ kind: 'message', message })
+          strangers++
+        }
       })
     })
   }
 
   function close(): void {
-    closed = true
+    closing = true
     for (const pool of pools) for (const port of [...pool.ports]) retire(port)
   }
   return { ask, strangers: () => strangers, healthy: () => healthy, close }
 }
 
-function serverName(server: Server | undefined): string {
-  return server === undefined ? '' : `upstream ${addressToText(server.address)}#${server.port}`
+function failed(reason: 'timeout' | 'network', text: string): UpstreamReply {
+  return { kind: 'failed', reason, text }
+}
+
+const silence = (name: string, within: Millis): string => `${name} did not answer within ${Math.round(within)} ms`
+
+function codeOf(error: NodeJS.ErrnoException): string {
+  return error.code ?? error.message
+}
+
+function serverName(server: Server): string {
+  return `upstream ${addressToText(server.address)}#${server.port}`
 }
 
 /** Unpredictable 16-bit numbers, drawn in blocks: a system call for each would cost more than the query. */

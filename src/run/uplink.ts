@@ -49,7 +49,8 @@ async function openUserMode(gate: Gate, network: 'pasta' | 'slirp4netns', isRoot
   const { path } = gate.namespace
   // Neither may map the host's loopback into the gate, nor answer DNS: what policy allows is decided by us alone.
   const command = {
-    pasta: ['pasta', '--foreground', '--quiet', '--config-net', '--no-map-gw', '--netns-only', '-I', uplinkName, '-t', 'none', '-u', 'none', '-T', 'none', '-U', 'none', ...(isRoot ? ['--runas', '0'] : []), '--netns', path],
+    // pasta gives up rights before it opens the namespace, and may then not look into our /proc/PID/fd: a mount of its own names it.
+    pasta: ['unshare', '--mount', '--propagation', 'private', 'sh', '-ec', 'mount -t tmpfs tmpfs /mnt; : > /mnt/gate; mount --bind "$0" /mnt/gate; exec "$@"', path, 'pasta', '--foreground', '--quiet', '--config-net', '--no-map-gw', '-I', uplinkName, '-t', 'none', '-u', 'none', '-T', 'none', '-U', 'none', ...(isRoot ? ['--runas', '0'] : []), '--netns', '/mnt/gate'],
     slirp4netns: ['slirp4netns', '--configure', '--mtu=65520', '--disable-host-loopback', '--disable-dns', '--netns-type=path', path, uplinkName],
   }[network] // prettier-ignore
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], { stdio: ['ignore', 'ignore', 'pipe'] })
