@@ -1,0 +1,45 @@
+#!/bin/sh
+# Installs what is missing, and nothing else: npm packages (with them the Node that runs everything), and Debian packages when we are root.
+# `setup.sh` for running, `setup.sh test` for the tests and the bench as well. With nothing to do it takes some milliseconds.
+set -e
+cd "$(dirname "$0")"
+
+fail() {
+  echo "setup: $1" >&2
+  if [ -f "${2:-}" ]; then tail -n 30 "$2" >&2; fi
+  exit 1
+}
+
+# npm packages: anew when the lock file is not the one that was installed.
+if ! cmp -s package-lock.json node_modules/.installed-lock; then
+  echo "setup: installing npm packages ..."
+  log=$(mktemp)
+  npm ci --no-audit --no-fund >"$log" 2>&1 || fail "npm ci failed:" "$log"
+  rm -f "$log"
+  cp package-lock.json node_modules/.installed-lock
+fi
+[ -x node_modules/.bin/node ] || fail "npm did not install the package \"node\"; are its install scripts allowed? (npm ci in $(pwd))"
+
+# Programs, and the Debian packages that have them.
+need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux sysctl:procps"
+if [ "${1:-}" = test ]; then
+  need="$need dig:bind9-dnsutils curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns ps:procps"
+fi
+missing=
+for pair in $need; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+done
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "setup: installing Debian packages:$missing ..."
+    log=$(mktemp)
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    apt-get install -y --no-install-recommends $missing >"$log" 2>&1 ||
+      { apt-get update >"$log" 2>&1 && apt-get install -y --no-install-recommends $missing >>"$log" 2>&1; } ||
+      fail "apt-get could not install$missing:" "$log"
+    rm -f "$log"
+  else
+    echo "setup: some programs are missing; as root: apt-get install$missing (or your system's packages of these programs)" >&2
+  fi
+fi
