@@ -1,10 +1,9 @@
-// Each test file in a process of its own: kernel tests move that process into a network namespace. One at a time: they measure nothing,
-// but two cores are soon busy.
-import { defineConfig } from 'vitest/config'
+// Each test file in a process of its own: kernel tests move that process into a network namespace. One at a time: two cores are soon busy.
+import { defineConfig, type ViteUserConfig } from 'vitest/config'
 
 const results = process.env['NAMEGATE_TEST_RESULTS']
 
-export default defineConfig({
+const config: ViteUserConfig = defineConfig({
   test: {
     include: ['test/{unit,scenarios,kernel,e2e,form}/**/*.test.ts'],
     pool: 'forks',
@@ -14,3 +13,4 @@ export default defineConfig({
     reporters: results === undefined ? ['default'] : ['default', ['json', { outputFile: results }]],
   },
 })
+export default config

@@ -78,8 +78,7 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const port = await bindAll(listeners, bound)
-  for (const { udp, tcp } of bound) {
+  const serve = (udp: UdpSocket, tcp: Server): void => {
     serveUdp(desk, udp)
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
@@ -93,6 +92,7 @@ export async function listen(
       serveTcp(desk, connection, source)
     })
   }
+  const port = await bindAll(listeners, bound, serve)
 
   async function close(): Promise<void> {
     desk.closing = true
@@ -204,6 +204,8 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
+type Serve = (udp: UdpSocket, tcp: Server) => void
+
 /** The two sockets of one listener. */
 interface Pair {
   readonly udp: UdpSocket
@@ -215,12 +217,13 @@ interface Pair {
 const portTries = 10
 
 /** Binds every listener and puts the sockets into `bound`; port 0 becomes one port that is free for all of them. */
-async function bindAll(listeners: readonly Listener[], bound: Pair[]): Promise<number> {
+async function bindAll(listeners: readonly Listener[], bound: Pair[], serve: Serve): Promise<number> {
   const [first] = listeners
   if (first === undefined) throw new Error('no listener is given')
   for (let i = 1; ; i++) {
     try {
-      for (const listener of listeners) bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0)))
+      for (const listener of listeners)
+        bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0), serve))
       return bound[0]?.port ?? 0
     } catch (error) {
       for (const { udp, tcp } of bound.splice(0)) {
@@ -233,7 +236,7 @@ async function bindAll(listeners: readonly Listener[], bound: Pair[]): Promise<n
   }
 }
 
-async function bindPair(listener: Listener, port: number): Promise<Pair> {
+async function bindPair(listener: Listener, port: number, serve: Serve): Promise<Pair> {
   const isSix = listener.kind === 'sockets' ? listener.family === 6 : listener.address.includes(':')
   const udp = createSocket({
     type: isSix ? 'udp6' : 'udp4',
@@ -244,6 +247,8 @@ async function bindPair(listener: Listener, port: number): Promise<Pair> {
   })
   const tcp = createServer({ noDelay: true, allowHalfOpen: true })
   tcp.maxConnections = tcpConnectionsMax
+  // Before binding: from then on there may be questions.
+  serve(udp, tcp)
   try {
     const bound = await bindUdp(udp, listener, port)
     await bindTcp(tcp, listener, bound, isSix)

@@ -1,0 +1,36 @@
+// `npm run bench [-- race cold patterns commit]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+import { cold } from './cold.ts'
+import { commit } from './commit.ts'
+import { makeLab, type Lab } from './lab.ts'
+import { patterns } from './patterns.ts'
+import { race } from './race.ts'
+import { whyNoKernel } from '../support/lab.ts'
+
+const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<void> | void>> = {
+  patterns,
+  commit: async (lab) => {
+    await lab()
+    await commit()
+  },
+  race: async (lab) => race(await lab()),
+  cold: async (lab) => cold(await lab()),
+}
+
+const asked = process.argv.slice(2)
+const unknown = asked.filter((name) => !(name in programs))
+if (unknown.length > 0) {
+  console.error(`there is no benchmark ${unknown.join(', ')}; there is ${Object.keys(programs).join(', ')}`)
+  process.exit(2)
+}
+const reason = whyNoKernel()
+let made: Promise<Lab> | undefined
+const lab = (): Promise<Lab> => (made ??= makeLab())
+try {
+  for (const [name, program] of Object.entries(programs)) {
+    if (asked.length > 0 && !asked.includes(name)) continue
+    if (reason !== undefined && name !== 'patterns') console.log(`${name}: not measured: ${reason}`)
+    else await program(lab)
+  }
+} finally {
+  if (made !== undefined) (await made).stop()
+}
