@@ -30,6 +30,8 @@ async function run(load: Load): Promise<Measured> {
   const type = load.family === 4 ? 'udp4' : 'udp6'
   const asking = createSocket({ type, recvBufferSize: 8 << 20 })
   const sending = createSocket({ type, sendBufferSize: 8 << 20 })
+  // Nothing may listen yet: such a question counts as unanswered.
+  for (const socket of [asking, sending]) socket.on('error', () => undefined)
   const payload = Buffer.from('x')
   const waiting = new Map<number, { timer: NodeJS.Timeout; done: (message?: Buffer) => void }>()
   asking.on('message', (message) => waiting.get(message.readUInt16BE(0))?.done(message))
