@@ -106,7 +106,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     const namespace = await attachWorkload(gate, link)
     folder = await mkdtemp(join(tmpdir(), 'namegate-run-'))
     const resolvConf = join(folder, 'resolv.conf')
-    await writeFile(resolvConf, withNameservers(hostResolvConf, [link.gateway4, link.gateway6]), { mode: 0o644 })
+    await writeFile(resolvConf, withNameservers(hostResolvConf, [link.gateway4]), { mode: 0o644 })
     const ending = await supervise(launch({ namespace, command: options.command, resolvConf, mapBackTo }))
     const flows = await agent.denied()
     if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))

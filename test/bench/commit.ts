@@ -36,7 +36,9 @@ export async function commit(): Promise<void> {
     for (let i = -warmUp; i < rounds / batch; i++) {
       const jobs = Array.from({ length: batch }, () => [element(renew ? i + warmUp : next++)])
       const started = performance.now()
-      await Promise.all(jobs.map((job) => datapath.commit(job).then(() => i >= 0 && times.push(performance.now() - started))))
+      await Promise.all(
+        jobs.map((job) => datapath.commit(job).then(() => i >= 0 && times.push(performance.now() - started))),
+      )
     }
     times.sort((a, b) => a - b)
     const at = (share: number): string => `${((times[Math.floor(times.length * share)] ?? NaN) * 1000).toFixed(0)} us`

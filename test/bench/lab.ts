@@ -33,9 +33,7 @@ export async function makeLab(): Promise<Lab> {
   enterLab()
   const client = await addHost('client', ['10.1.0.2/24', 'fd01::2/64'], ['10.1.0.1/24', 'fd01::1/64'])
   const world = await addHost('world', ['10.3.0.2/24', 'fd03::2/64'], ['10.3.0.1/24', 'fd03::1/64'])
-  sh(
-    'ip route add 198.18.0.0/15 via 10.3.0.2; ip route add 2001:db8::/32 via fd03::2',
-  )
+  sh('ip route add 198.18.0.0/15 via 10.3.0.2; ip route add 2001:db8::/32 via fd03::2')
   const { status, err } = world.sh(`set -e; ip route add local 198.18.0.0/15 dev lo; ip -6 route add local 2001:db8::/32 dev lo
     sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
     nft -f - <<'EOF'

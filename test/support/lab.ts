@@ -2,6 +2,7 @@
 // Everything ends with the process, so a test that dies leaves nothing.
 import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
 
 const CLONE_NEWNET = 0x40000000
@@ -102,4 +103,13 @@ export async function answerEverywhere(host: Host): Promise<void> {
   )
   host.process.once('exit', () => child.kill('SIGKILL'))
   await once(child.stdout, 'data')
+}
+
+/** Waits until `check` holds, looking every 20 ms; throws after 10 s. For processes that say nothing when they are ready. */
+export async function until(check: () => Promise<boolean> | boolean): Promise<void> {
+  for (let i = 0; i < 500; i++) {
+    if (await check()) return
+    await delay(20)
+  }
+  throw new Error('waited 10 s in vain')
 }

@@ -45,7 +45,7 @@ describe('readName', () => {
     { title: 'label type 10', wire: octets(0x80, 0, 0), want: undefined },
     { title: '255 octets', wire: longest, want: nameFromLabels(['a'.repeat(63), 'a'.repeat(63), 'a'.repeat(63), 'a'.repeat(61)]), end: 255 }, // prettier-ignore
     { title: '256 octets', wire: octets(label(63), label(63), label(63), label(62), 0), want: undefined },
-    { title: '256 octets by a pointer', wire: octets(longest, 1, 'a', pointer(0)), at: 255, want: undefined },
+    { title: '256 octets by a pointer', wire: octets([...longest], 1, 'a', pointer(0)), at: 255, want: undefined },
     { title: 'dots and backslashes inside a label', wire: octets(3, 'a.b', 2, '\\x', 0), want: 'a\\.b.\\\\x', end: 8 },
     {
       title: 'octets that do not print',

@@ -1,0 +1,74 @@
+// `npm start`, as far as its table; and that nothing stays behind.
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { describe, expect, test } from 'vitest'
+import { enterLab, sh, whyNoKernel } from '../support/lab.ts'
+
+const reason = whyNoKernel()
+const demo = (...args: string[]): Promise<string> =>
+  new Promise((resolve, reject) =>
+    execFile('bin/namegate', ['demo', ...args], (error, out) =>
+      error === null ? resolve(out) : reject(new Error(error.message)),
+    ),
+  )
+
+/** WHO, WHAT and RESULT of each line. */
+const story = (out: string): string[] => {
+  const lines = out.split('\n')
+  const head = lines.find((line) => line.startsWith('WHO')) ?? ''
+  const rows = lines
+    .slice(lines.indexOf(head) + 1)
+    .filter((line) => line.startsWith('shop') || line.startsWith('batch'))
+  return rows.map((row) => row.slice(0, head.indexOf('LEASE')).replace(/\s+/g, ' ').trim())
+}
+const told = [
+  'shop connect 198.18.0.20 tcp/443 denied',
+  'shop lookup api.example.com 198.18.0.20',
+  'shop connect 198.18.0.20 tcp/443 connected',
+  'shop connect 198.18.0.20 tcp/80 denied',
+  'batch connect 198.18.0.20 tcp/443 denied',
+  'batch lookup api.example.com REFUSED',
+  'batch lookup pay.example.com 198.18.0.21 198.18.0.22',
+  'batch connect 198.18.0.21 tcp/443 connected',
+  'shop lookup www.example.com 198.18.1.7',
+  'shop connect 198.18.1.7 tcp/443 connected',
+  'shop lookup tracker.example.net @8.8.8.8 REFUSED',
+  'shop connect 198.18.1.66 tcp/443 denied',
+  'batch connect 10.244.1.2 tcp/8080 connected',
+  'shop connect 10.244.2.2 tcp/8080 denied',
+]
+
+test('without a kernel the same story is judged', async () => {
+  const out = await demo('--once', '--verdicts-only')
+  expect(out).toContain('Verdicts only (as you asked)')
+  const judged = told.map((line) =>
+    line.replace(/(connect .*) connected$/, '$1 would connect').replace(/(connect .*) denied$/, '$1 would be denied'),
+  )
+  expect(story(out)).toEqual(judged)
+})
+
+describe.skipIf(reason !== undefined)(`with a kernel ${reason ?? ''}`, () => {
+  test('the story is enforced', async () => {
+    enterLab()
+    const out = await demo('--once')
+    expect(story(out)).toEqual(told)
+    expect(out).toContain('2 acknowledged by the kernel')
+  })
+
+  test('it stays up with its API until a signal, and leaves nothing', async () => {
+    const before = sh('ip -o link; nft list ruleset; ls /run/netns 2>/dev/null || true')
+    const child = spawn('bin/namegate', ['demo'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    let out = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))
+    await expect.poll(() => out, { timeout: 10_000 }).toContain('Ctrl-C ends it')
+    const api = /NAMEGATE_API=(\S+)/.exec(out)?.[1] ?? ''
+    const listed = await new Promise<string>((resolve) =>
+      execFile('bin/namegate', ['fqdn', 'cache', 'list', '--api', api], (_e, text) => resolve(text)),
+    )
+    expect(listed).toContain('pay.example.com.')
+    child.kill('SIGINT')
+    const [status] = (await once(child, 'exit')) as [number | null]
+    expect(status).toBe(0)
+    expect(sh('ip -o link; nft list ruleset; ls /run/netns 2>/dev/null || true')).toBe(before)
+  })
+})

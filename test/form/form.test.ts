@@ -1,0 +1,73 @@
+// The project's own form: who imports whom, what pure folders may not do, which files there are not.
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { expect, test } from 'vitest'
+
+const files = (readdirSync('src', { recursive: true }) as string[])
+  .filter((name) => name.endsWith('.ts'))
+  .map((name) => join('src', name))
+const importsOf = (file: string): string[] =>
+  [...readFileSync(file, 'utf8').matchAll(/(?:from|import\() ?'([^']+)'/g)].map(([, name = '']) => name)
+/** The folder below src in which a file lies; '' for src itself. */
+const folderOf = (file: string): string => {
+  const path = relative('src', file)
+  return path.includes('/') ? (path.split('/')[0] ?? '') : ''
+}
+const inside = (file: string, name: string): string => relative('.', resolve(dirname(file), name))
+
+/** What each folder may import of ours, besides itself. `clock.ts` is for all; shells are not restricted. */
+const allowed: Readonly<Record<string, readonly string[]>> = {
+  net: [],
+  wire: ['net'],
+  match: [],
+  identity: ['net'],
+  policy: ['net', 'wire', 'match', 'identity'],
+  leases: ['net', 'identity', 'datapath'],
+  datapath: ['net', 'identity', 'policy'],
+  proxy: ['net', 'wire', 'identity', 'policy', 'leases'],
+  sources: ['policy'],
+}
+const pure = ['net', 'wire', 'match', 'identity', 'policy', 'leases']
+const pureFiles = [
+  'src/datapath/element.ts',
+  'src/datapath/intervals.ts',
+  'src/datapath/desired.ts',
+  'src/datapath/structure.ts',
+  'src/datapath/nfnetlink.ts',
+]
+
+for (const file of files) {
+  const permitted = allowed[folderOf(file)]
+  test(file, () => {
+    for (const name of importsOf(file).filter((n) => n.startsWith('.'))) {
+      const target = inside(file, name)
+      if (permitted !== undefined && target !== 'src/clock.ts') expect([folderOf(file), ...permitted], `${file} imports ${target}`).toContain(folderOf(target)) // prettier-ignore
+      // Leases know only what an element is, nothing of how the kernel gets it.
+      if (folderOf(file) === 'leases' && folderOf(target) === 'datapath') expect(target).toBe('src/datapath/element.ts')
+    }
+    const text = readFileSync(file, 'utf8')
+    if (pure.includes(folderOf(file)) || pureFiles.includes(file)) {
+      expect(importsOf(file).filter((name) => name.startsWith('node:') || name === 'koffi')).toEqual([])
+      expect(text).not.toMatch(/\b(setTimeout|setInterval|setImmediate|Date\.now|performance\.now|new Date)\b/)
+    }
+    expect(file).not.toMatch(/\/(index|utils|types|helpers)\.ts$/)
+    expect(text).not.toMatch(/^export default/m)
+    expect(text.startsWith('//'), `${file} opens with what it is`).toBe(true)
+  })
+}
+
+test('every dependency is used', () => {
+  const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8')) as { dependencies: Record<string, string> }
+  const imported = new Set(files.flatMap(importsOf))
+  for (const name of Object.keys(dependencies))
+    expect(
+      [...imported].some((i) => i === name || i.startsWith(`${name}/`)),
+      name,
+    ).toBe(true)
+})
+
+test('every file of src is in the map', () => {
+  const map = readFileSync('src/README.md', 'utf8')
+  for (const folder of new Set(files.map(folderOf)))
+    expect(map).toContain(folder === '' ? 'agent.ts' : `\`${folder}/\``)
+})

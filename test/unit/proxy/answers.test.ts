@@ -1,0 +1,136 @@
+// The answer cache on a clock of its own, and questions that share one answer.
+import { describe, expect, test } from 'vitest'
+import { makeAnswers, type Answered } from '../../../src/proxy/answers.ts'
+import type { UpstreamReply } from '../../../src/proxy/upstream.ts'
+import type { Question } from '../../../src/wire/message.ts'
+import { a, AAAA, response, soa, type Parts } from '../wire/build.ts'
+import { flags, promised, questionOf } from './world.ts'
+
+const q = 'api.example.com'
+const big = { entries: 100, octets: 1_000_000 }
+
+/** Answers on a clock that stands at `now`, in front of an upstream that says what `answer` gives for a question. */
+function answersOver(answer: (question: Question) => Parts | UpstreamReply, options = big) {
+  const state = { now: 0, asked: 0 }
+  const upstream = (question: Question): Promise<UpstreamReply> => {
+    state.asked++
+    const said = answer(question)
+    return Promise.resolve('kind' in said ? said : { kind: 'message', message: response({ name: question.labels.join('.'), type: question.qtype, ...said }) }) // prettier-ignore
+  }
+  const ask = makeAnswers(upstream, () => state.now, options)
+  return { state, ask: (parts: Parts = {}, over = {}): Promise<Answered> => ask(questionOf(parts), { ...flags, ...over }) } // prettier-ignore
+}
+const ttl = (seconds: number): Parts => ({ answers: [a(q, '192.0.2.1', seconds)] })
+const left = (answered: Answered): unknown =>
+  answered.kind === 'answer'
+    ? { left: answered.ttlSeconds, age: answered.ageSeconds, cached: answered.cached }
+    : answered
+
+describe('kept', () => {
+  test('for as long as its TTL says', async () => {
+    const { state, ask } = answersOver(() => ttl(10))
+    expect(left(await ask())).toEqual({ left: 10, age: 0, cached: false })
+    state.now = 4999
+    expect(left(await ask())).toEqual({ left: 6, age: 4, cached: true })
+    state.now = 9999
+    expect(left(await ask())).toEqual({ left: 1, age: 9, cached: true })
+    state.now = 10_000
+    expect(left(await ask())).toEqual({ left: 10, age: 0, cached: false })
+    expect(state.asked).toBe(2)
+  })
+
+  test('at most a day', async () => {
+    const { state, ask } = answersOver(() => ttl(2_000_000))
+    await ask()
+    state.now = 86_399_000
+    expect(left(await ask())).toMatchObject({ left: 1, cached: true })
+    state.now = 86_400_000
+    expect(left(await ask())).toMatchObject({ cached: false })
+  })
+
+  const rows: [title: string, answer: Parts | UpstreamReply, kept: boolean][] = [
+    ['an answer', ttl(10), true],
+    ['an answer with TTL 0', ttl(0), false],
+    ['NXDOMAIN with SOA', { flags: 0x8183, authorities: [soa('com', 60, 60)] }, true],
+    ['NXDOMAIN without SOA (RFC 2308 §5)', { flags: 0x8183 }, false],
+    ['NODATA with SOA', { authorities: [soa('com', 60, 60)] }, true],
+    ['SERVFAIL', { flags: 0x8182, authorities: [soa('com', 60, 60)] }, false],
+    ['an answer outside the chain', { answers: [a('evil.test', '192.0.2.1')] }, false],
+    ['a truncated answer', { flags: 0x8380, ...ttl(10) }, false],
+    ['a failure', { kind: 'failed', reason: 'timeout', text: '' }, false],
+  ]
+  for (const [title, answer, kept] of rows)
+    test(`${title}: ${kept ? 'yes' : 'no'}`, async () => {
+      const { state, ask } = answersOver(() => answer)
+      await ask()
+      await ask()
+      expect(state.asked).toBe(kept ? 1 : 2)
+    })
+
+  test('apart by name, type and the bits that change the answer; not by case', async () => {
+    const { state, ask } = answersOver(() => ({ authorities: [soa('com', 60, 60)] }))
+    const different: [Parts, object][] = [
+      [{}, {}],
+      [{ name: 'b.example.com' }, {}],
+      [{ type: AAAA }, {}],
+      [{}, { dnssecOk: true }],
+      [{}, { checkingDisabled: true }],
+      [{}, { recursionDesired: false }],
+      [{}, { authenticData: true }],
+    ]
+    for (const [parts, over] of different) await ask(parts, over)
+    expect(state.asked).toBe(different.length)
+    await ask({ name: 'API.example.COM' })
+    expect(state.asked).toBe(different.length)
+  })
+
+  test('within the bound of entries: the least recently used goes', async () => {
+    const { state, ask } = answersOver(() => ({ authorities: [soa('com', 60, 60)] }), { entries: 2, octets: 1_000_000 })
+    for (const name of ['a', 'b', 'a', 'c']) await ask({ name })
+    expect(state.asked).toBe(3)
+    await ask({ name: 'a' })
+    expect(state.asked).toBe(3)
+    await ask({ name: 'b' })
+    expect(state.asked).toBe(4)
+  })
+
+  test('within the bound of octets: what is greater than all of it is not kept', async () => {
+    const { state, ask } = answersOver(() => ttl(60), { entries: 100, octets: 300 })
+    await ask()
+    expect((await ask()).kind).toBe('answer')
+    expect(state.asked).toBe(2)
+  })
+})
+
+describe('truncated even over TCP', () => {
+  test('does not fit: nothing of it is told', async () => {
+    const { ask } = answersOver(() => ({ flags: 0x8380, answers: [a('evil.test', '192.0.2.1')] }))
+    expect(await ask()).toEqual({ kind: 'unfit', text: 'it is truncated even over TCP' })
+  })
+})
+
+describe('under way', () => {
+  test('equal questions share one upstream question, also its failure', async () => {
+    for (const reply of [
+      { kind: 'message', message: response(ttl(0)) },
+      { kind: 'failed', reason: 'timeout', text: 'silent' },
+    ] as const) {
+      let asked = 0
+      const upstream = promised<UpstreamReply>()
+      const ask = makeAnswers(() => (asked++, upstream.promise), () => 0, big) // prettier-ignore
+      const both = [ask(questionOf(), flags), ask(questionOf({ name: 'API.example.com' }), flags)]
+      upstream.resolve(reply)
+      const [one, other] = await Promise.all(both)
+      expect(asked).toBe(1)
+      expect(other).toBe(one)
+      await ask(questionOf(), flags)
+      expect(asked, 'afterwards it is asked anew').toBe(2)
+    }
+  })
+
+  test('different questions do not', async () => {
+    const { state, ask } = answersOver(() => ttl(60))
+    await Promise.all([ask(), ask({ type: AAAA })])
+    expect(state.asked).toBe(2)
+  })
+})

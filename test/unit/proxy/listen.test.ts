@@ -1,0 +1,334 @@
+// The proxy's sockets, by real clients over loopback.
+import { createSocket, type Socket as UdpSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import { afterEach, describe, expect, test } from 'vitest'
+import { addressToText } from '../../../src/net/address.ts'
+import { framed } from '../../../src/proxy/frame.ts'
+import { listen, type Answerer, type Listener, type Listening } from '../../../src/proxy/listen.ts'
+import { count } from '../../../src/wire/message.ts'
+import { query, response } from '../wire/build.ts'
+import { promised, settle } from './world.ts'
+
+const closers: (() => unknown)[] = []
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close()
+})
+
+const here: Listener = { kind: 'address', address: '127.0.0.1', port: 0 }
+/** Answers a query with its own octets, QR set. */
+const echo: Answerer = (message) => {
+  const reply = Uint8Array.from(message)
+  reply[2] = (reply[2] ?? 0) | 0x80
+  return Promise.resolve(reply)
+}
+async function start(
+  answer: Answerer,
+  listeners: readonly Listener[] = [here],
+  onFault?: (error: unknown) => void,
+): Promise<Listening> {
+  const listening = await listen(listeners, answer, onFault)
+  closers.push(listening.close)
+  return listening
+}
+
+interface Client {
+  readonly send: (...messages: Uint8Array[]) => void
+  /** IDs of the replies so far. */
+  readonly ids: number[]
+  /** Resolves when there are so many of them. */
+  readonly got: (count: number) => Promise<number[]>
+}
+async function udpClient(port: number, address = '127.0.0.1'): Promise<Client> {
+  const socket: UdpSocket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
+  closers.push(() => socket.close())
+  socket.connect(port, address)
+  await once(socket, 'connect')
+  const client = collecting((message) => socket.send(message))
+  socket.on('message', client.hear)
+  return client
+}
+async function tcpClient(port: number, address = '127.0.0.1'): Promise<Client & { readonly socket: Socket }> {
+  const socket = connect({ port, host: address, allowHalfOpen: true })
+  closers.push(() => socket.destroy())
+  socket.on('error', () => undefined)
+  await once(socket, 'connect')
+  const client = collecting((message) => socket.write(framed(message)))
+  let buffered: Buffer = Buffer.alloc(0)
+  socket.on('data', (chunk: Buffer) => {
+    buffered = Buffer.concat([buffered, chunk])
+    while (buffered.length >= 2 && buffered.length >= 2 + buffered.readUInt16BE(0)) {
+      const end = 2 + buffered.readUInt16BE(0)
+      client.hear(buffered.subarray(2, end))
+      buffered = buffered.subarray(end)
+    }
+  })
+  return { ...client, socket }
+}
+function collecting(send: (message: Uint8Array) => void): Client & { readonly hear: (message: Uint8Array) => void } {
+  const ids: number[] = []
+  let heard = (): void => undefined
+  return {
+    ids,
+    send: (...messages) => messages.forEach(send),
+    hear(message) {
+      ids.push(count(message, 0))
+      heard()
+    },
+    got: (wanted) =>
+      new Promise((resolve) => {
+        heard = () => {
+          if (ids.length >= wanted) resolve(ids)
+        }
+        heard()
+      }),
+  }
+}
+/** Waits until something holds; the test's own timeout ends what never does. */
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await settle()
+}
+/** An answerer that holds questions until they are released, by ID. */
+function holding(): { answer: Answerer; ids: () => number[]; release: (...ids: number[]) => void } {
+  const held = new Map<number, () => void>()
+  const answer: Answerer = async (message, source, transport) => {
+    const { promise, resolve } = promised<undefined>()
+    held.set(count(message, 0), () => resolve(undefined))
+    await promise
+    return echo(message, source, transport)
+  }
+  const release = (...ids: number[]): void => {
+    for (const id of ids) {
+      held.get(id)?.()
+      held.delete(id)
+    }
+  }
+  return { answer, ids: () => [...held.keys()], release }
+}
+const numbers = (length: number, first = 1): number[] => Array.from({ length }, (_, i) => first + i)
+const asked = (ids: number[]): Uint8Array[] => ids.map((id) => query({ id }))
+
+describe('one port', () => {
+  test('for UDP and TCP, IPv4 and IPv6, when any will do', async () => {
+    const sources: string[] = []
+    const answer: Answerer = (message, source, transport) => {
+      sources.push(`${transport} ${addressToText(source)}`)
+      return echo(message, source, transport)
+    }
+    const { port } = await start(answer, [here, { kind: 'address', address: '::1', port: 0 }])
+    for (const address of ['127.0.0.1', '::1'])
+      for (const client of [await udpClient(port, address), await tcpClient(port, address)]) {
+        client.send(query({ id: 5 }))
+        expect(await client.got(1)).toEqual([5])
+      }
+    expect(sources).toEqual(['udp 127.0.0.1', 'tcp 127.0.0.1', 'udp ::1', 'tcp ::1'])
+  })
+
+  test('that is taken: rejects, and holds nothing', async () => {
+    const other = createServer().listen(0, '127.0.0.1')
+    closers.push(() => other.close())
+    await once(other, 'listening')
+    const { port } = other.address() as AddressInfo
+    await expect(listen([{ ...here, port }], echo)).rejects.toMatchObject({ code: 'EADDRINUSE' })
+    // UDP was bound before TCP failed: it must be free again.
+    const socket = createSocket('udp4')
+    closers.push(() => socket.close())
+    socket.bind({ port, address: '127.0.0.1', exclusive: true })
+    await once(socket, 'listening')
+  })
+
+  test('of an address that is not ours: rejects', async () =>
+    await expect(listen([{ ...here, address: '192.0.2.1' }], echo)).rejects.toMatchObject({ code: 'EADDRNOTAVAIL' }))
+  test('of no listener: rejects', async () => await expect(listen([], echo)).rejects.toThrow('no listener'))
+})
+
+describe('TCP', () => {
+  test('answers leave as they come, in whatever order', async () => {
+    const held = holding()
+    const { port } = await start(held.answer)
+    const client = await tcpClient(port)
+    client.send(...asked([1, 2, 3]))
+    await until(() => held.ids().length === 3)
+    held.release(3)
+    await client.got(1)
+    held.release(1, 2)
+    expect(await client.got(3)).toEqual([3, 1, 2])
+  })
+
+  test('queries may come octet by octet, or many in one piece', async () => {
+    const { port } = await start(echo)
+    const client = await tcpClient(port)
+    client.socket.setNoDelay(true)
+    for (const octet of framed(query({ id: 1 }))) client.socket.write(Uint8Array.of(octet))
+    await client.got(1)
+    client.socket.write(Buffer.concat(asked(numbers(50, 2)).map(framed)))
+    expect(await client.got(51)).toEqual(numbers(51))
+  })
+
+  test('a query of 65535 octets', async () => {
+    const lengths: number[] = []
+    const { port } = await start((message) => (lengths.push(message.length), Promise.resolve(response())))
+    const client = await tcpClient(port)
+    client.send(new Uint8Array(65535))
+    await client.got(1)
+    expect(lengths).toEqual([65535])
+  })
+
+  test('64 in hand: no more is read until one is answered', async () => {
+    const held = holding()
+    const { port } = await start(held.answer)
+    const client = await tcpClient(port)
+    client.send(...asked(numbers(100)))
+    await until(() => held.ids().length >= 64)
+    for (let i = 0; i < 20; i++) await settle()
+    expect(held.ids()).toEqual(numbers(64))
+    held.release(1)
+    await until(() => held.ids().length === 64)
+    expect(held.ids()).toEqual(numbers(64, 2))
+    held.release(...numbers(64, 2))
+    await until(() => held.ids().length === 35)
+    held.release(...numbers(35, 66))
+    expect(new Set(await client.got(100))).toEqual(new Set(numbers(100)))
+  })
+
+  test('a client that does not read its answers is not read from either', async () => {
+    let answered = 0
+    const huge = new Uint8Array(65535)
+    const { port } = await start(() => (answered++, Promise.resolve(huge)))
+    const client = await tcpClient(port)
+    client.socket.pause()
+    client.send(...asked(numbers(2000)))
+    // The kernel's buffers take some megabytes; what is beyond them is ours to hold.
+    let before = -1
+    for (let quiet = 0; quiet < 200; quiet = answered === before ? quiet + 1 : 0) {
+      before = answered
+      await settle()
+    }
+    expect(answered).toBeLessThan(1000)
+    client.socket.resume()
+    await until(() => answered === 2000)
+  })
+
+  test('a client may close its half and still gets its answers; then the connection ends', async () => {
+    const held = holding()
+    const { port } = await start(held.answer)
+    const client = await tcpClient(port)
+    client.send(...asked([1, 2]))
+    client.socket.end()
+    await until(() => held.ids().length === 2)
+    const ended = once(client.socket, 'end')
+    held.release(2, 1)
+    expect(await client.got(2)).toEqual([2, 1])
+    await ended
+  })
+
+  test('one source holds no more than 128 connections; others still get in', async () => {
+    const { port } = await start(echo)
+    for (let i = 0; i < 128; i++) await tcpClient(port)
+    const tooMany = await tcpClient(port)
+    await once(tooMany.socket, 'close')
+    const socket = connect({ port, host: '127.0.0.1', localAddress: '127.0.0.2' })
+    closers.push(() => socket.destroy())
+    await once(socket, 'connect')
+    socket.write(framed(query()))
+    await once(socket, 'data')
+  })
+})
+
+describe('UDP', () => {
+  test('4096 in hand: what comes on top is dropped and counted', async () => {
+    const held = holding()
+    const { port, dropped } = await start(held.answer)
+    const client = await udpClient(port)
+    // In portions, so that no socket buffer runs over.
+    for (let sent = 0; sent < 4096; sent += 64) {
+      client.send(...asked(numbers(64, sent + 1)))
+      await until(() => held.ids().length === sent + 64)
+    }
+    client.send(...asked([5001, 5002, 5003]))
+    await until(() => dropped() === 3)
+    held.release(7)
+    expect(await client.got(1)).toEqual([7])
+    client.send(query({ id: 5004 }))
+    await until(() => held.ids().includes(5004))
+    held.release(...held.ids())
+  })
+
+  test('what deserves no answer gets none', async () => {
+    const { port } = await start((message, source, transport) =>
+      count(message, 0) === 1 ? Promise.resolve(undefined) : echo(message, source, transport),
+    )
+    const client = await udpClient(port)
+    client.send(...asked([1, 2]))
+    expect(await client.got(1)).toEqual([2])
+  })
+})
+
+describe('a fault of ours', () => {
+  for (const transport of ['udp', 'tcp'] as const)
+    test(`over ${transport}: is told, and answered with SERVFAIL`, async () => {
+      const faults: unknown[] = []
+      const { port } = await start(
+        () => Promise.reject(new Error('a bug')),
+        [here],
+        (error) => faults.push(error),
+      )
+      const replies: Buffer[] = []
+      if (transport === 'udp') {
+        const socket = createSocket('udp4').on('message', (message) => replies.push(message))
+        closers.push(() => socket.close())
+        socket.send(query({ id: 9 }), port, '127.0.0.1')
+      } else {
+        const socket = connect({ port, host: '127.0.0.1' }, () => socket.write(framed(query({ id: 9 }))))
+        closers.push(() => socket.destroy())
+        socket.on('data', (chunk: Buffer) => replies.push(chunk.subarray(2)))
+      }
+      await until(() => replies.length === 1)
+      expect(count(replies[0] ?? Buffer.alloc(0), 0)).toBe(9)
+      expect(count(replies[0] ?? Buffer.alloc(0), 2)).toBe(0x8182)
+      expect(faults).toEqual([new Error('a bug')])
+    })
+
+  test('on a response: is told, and not answered', async () => {
+    const faults: unknown[] = []
+    const answer: Answerer = (message, ...rest) =>
+      count(message, 0) === 1 ? Promise.reject(new Error('a bug')) : echo(message, ...rest)
+    const { port } = await start(answer, [here], (error) => faults.push(error))
+    const client = await udpClient(port)
+    client.send(response({ id: 1 }), query({ id: 2 }))
+    expect(await client.got(1)).toEqual([2])
+    expect(faults).toHaveLength(1)
+  })
+})
+
+describe('close', () => {
+  test('waits for what is in hand, and that is answered; nothing more is read', async () => {
+    const held = holding()
+    const { port, close } = await start(held.answer)
+    const [udp, tcp] = [await udpClient(port), await tcpClient(port)]
+    udp.send(query({ id: 1 }))
+    tcp.send(query({ id: 2 }))
+    await until(() => held.ids().length === 2)
+    let closed = false
+    const closing = close().then(() => (closed = true))
+    udp.send(query({ id: 3 }))
+    tcp.send(query({ id: 4 }))
+    for (let i = 0; i < 20; i++) await settle()
+    expect(closed).toBe(false)
+    expect(held.ids()).toEqual([1, 2])
+    held.release(1, 2)
+    expect(await udp.got(1)).toEqual([1])
+    expect(await tcp.got(1)).toEqual([2])
+    await closing
+  })
+
+  test('ends idle connections and gives the port back', async () => {
+    const { port, close } = await start(echo)
+    const idle = await tcpClient(port)
+    const ended = once(idle.socket, 'close')
+    await close()
+    idle.socket.end()
+    await ended
+    await start(echo, [{ ...here, port }])
+  })
+})

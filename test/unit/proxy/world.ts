@@ -1,0 +1,132 @@
+// A world for the story of one query: plain records that note what they were asked.
+import type { Endpoint, Identity } from '../../../src/identity/endpoints.ts'
+import type { Learned } from '../../../src/leases/leases.ts'
+import { addressFromText, type Address } from '../../../src/net/address.ts'
+import type { EgressPolicy, Grant, Snapshot } from '../../../src/policy/egress.ts'
+import type { Answered } from '../../../src/proxy/answers.ts'
+import type { Fact, Outcome, ProxyParts } from '../../../src/proxy/handle.ts'
+import { fit } from '../../../src/wire/answer.ts'
+import { readQuestion, type Question } from '../../../src/wire/message.ts'
+import type { QueryFlags } from '../../../src/wire/reply.ts'
+import { query, response, type Parts } from '../wire/build.ts'
+
+export const raise = (text: string): never => {
+  throw new Error(text)
+}
+export const at = (text: string): Address => addressFromText(text) ?? raise(text)
+export const web = at('10.1.0.2')
+export const stranger = at('10.9.9.9')
+export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false } // prettier-ignore
+export const grant: Grant = { ports: { kind: 'ports', protocol: 6, first: 443, last: 443 }, why: { text: 'toFQDNs' } }
+
+export function questionOf(parts: Parts = {}): Question {
+  return readQuestion(query(parts)) ?? raise('no question')
+}
+
+/** What answers.ts gives for an upstream's message. */
+export function answered(question: Question, parts: Parts, { ageSeconds = 0, cached = false } = {}): Answered {
+  const answer = fit(question, response(parts))
+  if (answer.kind === 'fault') return { kind: 'unfit', text: answer.fault }
+  return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds - ageSeconds, ageSeconds, cached }
+}
+
+export interface Rules {
+  readonly revision?: number
+  readonly mayAsk?: (name: string) => boolean
+  readonly grants?: (name: string) => readonly Grant[]
+  readonly denyReply?: 'refused' | 'nxdomain'
+  readonly defaultDeny?: boolean
+  readonly inCluster?: readonly Address[]
+}
+
+const endpoint: Endpoint = { id: 7, namespace: 'default', name: 'web', identity: 256, labels: new Map(), addresses: [web] } // prettier-ignore
+
+/** One endpoint, `web`, under a policy; by default everything may be asked and everything is granted. */
+export function snapshotOf(rules: Rules = {}): Snapshot {
+  const policy: EgressPolicy = {
+    identity: 256,
+    defaultDeny: rules.defaultDeny ?? true,
+    selectedBy: ['default/web'],
+    denyReply: rules.denyReply ?? 'refused',
+    mayAsk: (labels) =>
+      (rules.mayAsk?.(labels.join('.')) ?? true)
+        ? { kind: 'allow', why: { text: 'a rule matches' } }
+        : { kind: 'deny', why: { text: 'no rule matches', policy: 'default/web', rule: 'spec' } },
+    grantsFor: (labels) => rules.grants?.(labels.join('.')) ?? [grant],
+    grantPorts: [grant.ports],
+    entries: [],
+  }
+  const identity: Identity = { id: 256, labels: new Map() }
+  return {
+    revision: rules.revision ?? 1,
+    endpoints: [endpoint],
+    endpointOf: (address) => (address === web ? endpoint : undefined),
+    identities: new Map([[256, identity]]),
+    policyOf: () => policy,
+    isInCluster: (address) => rules.inCluster?.includes(address) ?? false,
+    notes: [],
+  }
+}
+
+type LearnedWell = Learned & { readonly kind: 'learned' }
+export interface World extends ProxyParts {
+  /** What happened, in order: `ask`, `learn`, `commit`, `answered`, … */
+  readonly log: string[]
+  readonly facts: Fact[]
+  readonly outcomes: Outcome[]
+}
+
+export function worldOf(parts: Partial<ProxyParts> & { answer?: Parts }): World {
+  const log: string[] = []
+  const facts: Fact[] = []
+  const outcomes: Outcome[] = []
+  const { answer = {}, ...given } = parts
+  const snapshot = snapshotOf()
+  const base: ProxyParts = {
+    snapshot: () => snapshot,
+    unknownEndpoint: 'deny',
+    ask: (question) => Promise.resolve(answered(question, answer)),
+    learn: (fact) => ({ kind: 'learned', ttlSeconds: fact.ttlSeconds, elements: elementsOf(fact) }),
+    commit: () => Promise.resolve(),
+    report: () => undefined,
+    ...given,
+  }
+  return {
+    ...base,
+    log,
+    facts,
+    outcomes,
+    ask(question, asked) {
+      log.push('ask')
+      return base.ask(question, asked)
+    },
+    learn(fact) {
+      log.push('learn')
+      facts.push(fact)
+      return base.learn(fact)
+    },
+    commit(learned) {
+      log.push('commit')
+      return base.commit(learned)
+    },
+    report(outcome) {
+      log.push(outcome.kind)
+      outcomes.push(outcome)
+      base.report(outcome)
+    },
+  }
+}
+
+function elementsOf({ identity, addresses, grants, ttlSeconds }: Fact): LearnedWell['elements'] {
+  return addresses.flatMap((address) =>
+    grants.map(({ ports }) => ({ identity, address, ports, timeoutMillis: ttlSeconds * 1000 })),
+  )
+}
+
+/** A promise with its handles outside. */
+export function promised<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
+  return Promise.withResolvers<T>()
+}
+
+/** Lets everything run that can run now: promises and what is queued behind them. */
+export const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
