@@ -29,7 +29,7 @@ export interface Listening {
   readonly port: number
   /** Datagrams dropped because too many questions were in hand. */
   readonly dropped: () => number
-  /** Stops reading, lets what is in hand be answered (at most `drainMillis`), closes. */
+  /** Stops reading, lets what is in hand be answered (at most `drainMillis`), closes. Once; further calls wait for the same. */
   readonly close: () => Promise<void>
 }
 
@@ -94,17 +94,18 @@ export async function listen(
   }
   const port = await bindAll(listeners, bound, serve)
 
-  async function close(): Promise<void> {
+  let closed: Promise<void> | undefined
+  async function shut(): Promise<void> {
     desk.closing = true
-    const closed = bound.map(({ tcp }) => new Promise((resolve) => tcp.close(resolve)))
+    const ended = bound.map(({ tcp }) => new Promise((resolve) => tcp.close(resolve)))
     for (const { udp } of bound) udp.removeAllListeners('message')
     for (const connection of connections.keys()) connection.pause()
     await drained(desk)
     for (const { udp } of bound) udp.close()
     for (const connection of connections.keys()) connection.destroy()
-    await Promise.all(closed)
+    await Promise.all(ended)
   }
-  return { port, dropped: () => desk.dropped, close }
+  return { port, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
 }
 
 /** Resolves when nothing is in hand any more, or it takes too long. */

@@ -226,7 +226,7 @@ describe('TCP', () => {
     const { port } = await start(echo)
     for (let i = 0; i < 128; i++) await tcpClient(port)
     const tooMany = await tcpClient(port)
-    await once(tooMany.socket, 'close')
+    await once(tooMany.socket, 'end')
     const socket = connect({ port, host: '127.0.0.1', localAddress: '127.0.0.2' })
     closers.push(() => socket.destroy())
     await once(socket, 'connect')
@@ -326,6 +326,7 @@ describe('close', () => {
     const { port, close } = await start(echo)
     const idle = await tcpClient(port)
     const ended = once(idle.socket, 'close')
+    await close()
     await close()
     idle.socket.end()
     await ended

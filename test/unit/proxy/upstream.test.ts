@@ -179,7 +179,8 @@ describe('one server', () => {
   test('is asked from new ports after a thousand questions each', async () => {
     const server = await serveUdp((id, say) => say(good(id)))
     const upstreams = upstreamsOf([server])
-    for (let i = 0; i < 20; i++) await Promise.all(Array.from({ length: 1000 }, () => ask(upstreams)))
+    // Few at a time, so that the server's socket buffer does not run over.
+    for (let i = 0; i < 400; i++) await Promise.all(Array.from({ length: 50 }, () => ask(upstreams)))
     const byPort = new Map<number, number>()
     for (const { port } of server.heard) byPort.set(port, (byPort.get(port) ?? 0) + 1)
     expect(byPort.size, 'ports in all; 16 at a time').toBeGreaterThan(18)

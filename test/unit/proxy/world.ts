@@ -14,8 +14,8 @@ export const raise = (text: string): never => {
   throw new Error(text)
 }
 export const at = (text: string): Address => addressFromText(text) ?? raise(text)
-export const web = at('10.1.0.2')
-export const stranger = at('10.9.9.9')
+export const web: Address = at('10.1.0.2')
+export const stranger: Address = at('10.9.9.9')
 export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false } // prettier-ignore
 export const grant: Grant = { ports: { kind: 'ports', protocol: 6, first: 443, last: 443 }, why: { text: 'toFQDNs' } }
 
@@ -24,7 +24,11 @@ export function questionOf(parts: Parts = {}): Question {
 }
 
 /** What answers.ts gives for an upstream's message. */
-export function answered(question: Question, parts: Parts, { ageSeconds = 0, cached = false } = {}): Answered {
+export function answered(
+  question: Question,
+  parts: Parts,
+  { ageSeconds = 0, cached = false }: { ageSeconds?: number; cached?: boolean } = {},
+): Answered {
   const answer = fit(question, response(parts))
   if (answer.kind === 'fault') return { kind: 'unfit', text: answer.fault }
   return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds - ageSeconds, ageSeconds, cached }

@@ -52,7 +52,10 @@ export const soa = (owner: string, ttl: number, minimum: number): Rr => ({
   ttl,
   data: [...nameOctets('ns'), ...nameOctets('me'), ...[1, 2, 3, 4, minimum].flatMap(u32)],
 })
-export const opt = (udpOctets = 1232, { version = 0, dnssecOk = false } = {}): Rr => ({
+export const opt = (
+  udpOctets = 1232,
+  { version = 0, dnssecOk = false }: { version?: number; dnssecOk?: boolean } = {},
+): Rr => ({
   owner: '.',
   type: OPT,
   class: udpOctets,
