@@ -190,15 +190,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     commit,
     report,
   }
-  const listening: Listening = await listen(parts.listeners, async (message, source, transport) => {
-    try {
+  const listening: Listening = await listen(
+    parts.listeners,
+    async (message, source, transport) => {
       const outcome = await handle(proxyParts, message, source, transport)
       return outcome.kind === 'ignored' ? undefined : outcome.reply
-    } catch (error) {
-      log.fatal({ err: error }, 'a question made the proxy fail; this is a bug')
-      return undefined
-    }
-  })
+    },
+    (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
+  )
   const metrics = makeMetrics({
     leases: leases.size,
     endpoints: () => snapshot.endpoints.length,
@@ -246,6 +245,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   async function change(next: Snapshot, nextSet: PolicySet): Promise<void> {
     try {
+      await moveLeases(next)
       await datapath?.apply(next)
       kernelTrouble = undefined
     } catch (error) {
@@ -259,7 +259,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot = next
     policySet = nextSet
     sayWarnings(log, policySet, snapshot)
-    const { add, remove } = leases.regrant((lease) => portsOf(lease))
+    const { add, remove } = leases.regrant((lease) => portsOf(lease, snapshot.policyOf(lease.identity)))
     try {
       await datapath?.remove(remove)
       await commit({ kind: 'learned', ttlSeconds: 0, elements: add })
@@ -268,8 +268,28 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       log.error({ err: error }, 'leases could not follow the new policy; their elements end with their timeouts')
     }
   }
-  function portsOf(lease: Lease): ReturnType<Cells> {
-    const policy = snapshot.policyOf(lease.identity)
+  /**
+   * A workload whose labels changed has another identity, and still holds the addresses it was told: what its new policy grants is leased to
+   * the new identity before the kernel learns of the change.
+   */
+  async function moveLeases(next: Snapshot): Promise<void> {
+    const before = new Map(snapshot.endpoints.map((endpoint) => [endpoint.id, endpoint.identity]))
+    const moves = new Map<string, readonly [from: number, to: number]>()
+    for (const { id, identity } of next.endpoints) {
+      const from = before.get(id)
+      if (from !== undefined && from !== identity) moves.set(`${from} ${identity}`, [from, identity])
+    }
+    for (const [from, to] of moves.values())
+      for (const lease of [...leases.list()].filter((held) => held.identity === from)) {
+        const ports = portsOf(lease, next.policyOf(to))
+        if (ports.length === 0) continue
+        const ttlSeconds = Math.max(0, (lease.deadline - clock()) / 1000)
+        const learned = leases.learn({ ...lease, identity: to, addresses: [lease.address], ttlSeconds, ports })
+        if (learned.kind === 'learned') await commit(learned)
+      }
+    alarm.arm(leases.nextDeadline())
+  }
+  function portsOf(lease: Lease, policy: EgressPolicy): ReturnType<Cells> {
     const wire = wireFromText(lease.name)
     return wire === undefined ? [] : cellsOf(policy)(policy.grantsFor(labelsOf(wire)).map((grant) => grant.ports))
   }

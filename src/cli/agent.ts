@@ -23,6 +23,9 @@ export async function agentCommand(configFile: string): Promise<number> {
   const upstreams = config.upstreams.length > 0 ? config.upstreams : nameserversOf(await readFile('/etc/resolv.conf', 'utf8').catch(() => '')).map((address) => ({ address, port: 53 }))
   const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses?.map(({ address }) => address) ?? [])
   const hostAddresses = (config.hostAddresses.length > 0 ? config.hostAddresses : own).flatMap((text) => addressFromText(text) ?? [])
+  const { interfaces, prefixes } = config.settings.datapath
+  if (config.enforce === 'kernel' && interfaces.length + prefixes.length === 0)
+    log.warn('datapath.interfaces and datapath.prefixes are empty: packets from addresses that no endpoint has are not held back')
   try {
     const agent = await startAgent({
       settings: config.settings,

@@ -182,6 +182,26 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
   })
 
+  test('a workload with new labels keeps what its new policy grants, and loses the rest', async () => {
+    await agent.close()
+    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    await writeFile(join(folder, 'p.yaml'), base)
+    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder } })
+    await short(web, 'api.example.com @9.9.9.9')
+    await short(web, 'pay.example.com @9.9.9.9')
+    const before = agent.snapshot().endpoints.find((e) => e.name === 'web')?.identity
+    await writeFile(
+      join(folder, 'p.yaml'),
+      base.replace('metadata: {name: web, labels: {app: web}}', 'metadata: {name: web, labels: {app: db, side: a}}'),
+    )
+    await expect.poll(() => agent.snapshot().revision, { timeout: 5000 }).toBe(2)
+    expect(agent.snapshot().endpoints.find((e) => e.name === 'web')?.identity).not.toBe(before)
+    expect(await Promise.all([connect(web, '198.18.0.21'), connect(web, '198.18.0.20')])).toEqual([true, false])
+    await agent.close()
+    agent = await startTestAgent(base)
+    await short(web, 'api.example.com @9.9.9.9')
+  })
+
   test('the agent gone: what was learned and allowed stays, nothing else opens', async () => {
     const { port } = agent
     await agent.close()

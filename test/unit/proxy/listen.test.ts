@@ -216,6 +216,8 @@ describe('TCP', () => {
     client.send(...asked([1, 2]))
     client.socket.end()
     await until(() => held.ids().length === 2)
+    // So that the closed half is seen before the answers leave.
+    for (let i = 0; i < 20; i++) await settle()
     const ended = once(client.socket, 'end')
     held.release(2, 1)
     expect(await client.got(2)).toEqual([2, 1])

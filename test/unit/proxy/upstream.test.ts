@@ -217,6 +217,19 @@ describe('several servers', () => {
       expect([failing.heard.length, live.heard.length]).toEqual([1, 2])
     })
 
+  test('one that only says SERVFAIL does not go first because another was silent once', async () => {
+    let first = true
+    const flaky = await serveUdp((id, say) => {
+      if (!first) say(good(id))
+      first = false
+    })
+    const failing = await serveUdp((id, say) => say(bad(id)))
+    const upstreams = upstreamsOf([flaky, failing], { timeoutMillis: 50 })
+    expect(gist(await ask(upstreams))).toBe('rcode 2')
+    expect(gist(await ask(upstreams))).toBe('address 1')
+    expect(failing.heard).toHaveLength(1)
+  })
+
   test('when all say SERVFAIL, that is the answer', async () => {
     const servers = [await serveUdp((id, say) => say(bad(id))), await serveUdp((id, say) => say(bad(id)))]
     expect(gist(await ask(upstreamsOf(servers)))).toBe('rcode 2')
