@@ -1,9 +1,10 @@
 // How a gate reaches the world. As root: a veth into this namespace, masqueraded, with forwarding. Otherwise: pasta or slirp4netns, which
 // carry packets as ordinary sockets of the user.
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import koffi from 'koffi'
 import { masqueradeUplink, uplinkName, type Gate } from './gate.ts'
 import { shell } from './namespace.ts'
 
@@ -29,7 +30,7 @@ export async function openUplink(gate: Gate, wanted: Network, isRoot: boolean): 
   const network = wanted === 'auto' ? (isRoot ? 'veth' : isInstalled('pasta') ? 'pasta' : 'slirp4netns') : wanted
   if (network === 'veth') {
     if (!isRoot) throw new UplinkError('--network veth needs root; without it use pasta or slirp4netns')
-    return openVeth(gate)
+    return alone(() => openVeth(gate))
   }
   if (!isInstalled(network))
     throw new UplinkError(
@@ -106,7 +107,6 @@ async function openVeth(gate: Gate): Promise<Uplink> {
   // Turning IPv6 forwarding on would make the host deaf to router advertisements; so IPv6 leads out only where it is on already.
   const six = (await readFile('/proc/sys/net/ipv6/conf/all/forwarding', 'utf8').catch(() => '0')).trim() === '1'
   const [inner6, outer6] = [`fd6e:67:${(pid >>> 8).toString(16)}:${(pid & 0xff).toString(16)}::2`, `fd6e:67:${(pid >>> 8).toString(16)}:${(pid & 0xff).toString(16)}::1`]
-  await mkdir(stateFolder, { recursive: true })
   const state: RunState = { pid, started: await startedAt(pid), table, turnedForwardingOn: forwardingOff }
   await writeFile(stateFile(pid), JSON.stringify(state))
   try {
@@ -136,10 +136,10 @@ EOF`)
     )
     await masqueradeUplink(gate)
   } catch (error) {
-    await undo(state)
+    await undo(pid)
     throw error
   }
-  return { network: 'veth', close: () => undo(state) }
+  return { network: 'veth', close: () => alone(() => undo(pid)) }
 } // prettier-ignore
 
 const stateFile = (pid: number): string => join(stateFolder, `run-${pid}.json`)
@@ -175,18 +175,35 @@ async function otherRuns(): Promise<{ state: RunState; alive: boolean }[]> {
   return runs.flat()
 }
 
-/** Takes back what a run changed on this host; forwarding only when no other run needs it. */
-async function undo(state: RunState): Promise<void> {
-  await shell(
-    `ip link del ng${state.pid} 2>/dev/null || true; nft delete table inet ${state.table} 2>/dev/null || true`,
-  )
-  await rm(stateFile(state.pid), { force: true })
+/** Takes back what a run changed on this host, as its file says: a run that ended before may have left forwarding to it. */
+async function undo(pid: number): Promise<void> {
+  const state = JSON.parse(await readFile(stateFile(pid), 'utf8')) as RunState
+  await shell(`ip link del ng${pid} 2>/dev/null || true; nft delete table inet ${state.table} 2>/dev/null || true`)
+  await rm(stateFile(pid), { force: true })
   if (!state.turnedForwardingOn) return
   const heir = (await otherRuns()).find((run) => run.alive)
   if (heir === undefined) await shell('sysctl -qw net.ipv4.ip_forward=0')
   else await writeFile(stateFile(heir.state.pid), JSON.stringify({ ...heir.state, turnedForwardingOn: true }))
 }
 
+const libc = koffi.load('libc.so.6')
+const libcFlock = libc.func('int flock(int fd, int operation)')
+const LOCK_EX = 2
+
+/** Runs start and end one at a time: each looks at what the others have changed. The lock goes with its holder, however that ends. */
+async function alone<T>(work: () => Promise<T>): Promise<T> {
+  await mkdir(stateFolder, { recursive: true })
+  const lock = await open(join(stateFolder, 'lock'), 'w')
+  try {
+    await new Promise((resolve) => {
+      libcFlock.async(lock.fd, LOCK_EX, resolve)
+    })
+    return await work()
+  } finally {
+    await lock.close()
+  }
+}
+
 async function cleanUpAfterDeadRuns(): Promise<void> {
-  for (const { state, alive } of await otherRuns()) if (!alive) await undo(state)
+  for (const { state, alive } of await otherRuns()) if (!alive) await undo(state.pid)
 }

@@ -2,8 +2,9 @@
 // and packets obey.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { monotonic } from '../../src/clock.ts'
-import { startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
+import { probeRenewal, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
 import type { LeaseElement } from '../../src/datapath/element.ts'
+import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { renderStructure, type StructureOptions } from '../../src/datapath/structure.ts'
@@ -220,6 +221,20 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     await datapath.commit([lease(256, '198.18.0.82', tcp(443), 60)])
     await datapath.commit([lease(256, '198.18.0.82', tcp(443), 7200)])
     expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.82 . tcp . 443 timeout 2h')
+  })
+
+  test('a kernel that does not renew is made to, in the same transaction', async () => {
+    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, 'replace')
+    await sets.commit([lease(256, '198.18.0.83', tcp(443), 60)])
+    await sets.commit([lease(256, '198.18.0.83', tcp(443), 7200), lease(256, '198.18.0.84', tcp(1000, 2000), 7200)])
+    expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.83 . tcp . 443 timeout 2h')
+    expect(connect(web, '198.18.0.84', 1500)).toBe(true)
+    sets.close()
+    // What this kernel does by itself decides which way the agent goes.
+    const [major = 0, minor = 0] = sh('uname -r').split('.').map(Number)
+    const found = await probeRenewal(makeNft(), makeNetlink(openNetlink()), 'other', monotonic)
+    if (major > 6 || (major === 6 && minor >= 12)) expect(found).toBe('update')
+    expect(sh('nft list tables')).not.toContain('probe')
   })
 
   test('a table that is gone: the commit fails by name, repair brings it back', async () => {
