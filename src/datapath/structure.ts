@@ -88,7 +88,8 @@ function chains(options: StructureOptions): string[] {
       ...(f === '6' ? [NEIGHBOUR] : []),
       'fib saddr . iif oif missing goto refuse',
       dns,
-      `${flow} vmap @verdict${f}`,
+      // Without the protocols named, an ICMP packet's checksum would be looked up as its port.
+      `${PORTED} ${flow} vmap @verdict${f}`,
       `meta l4proto != { tcp, udp, sctp } meta priority . ${address} vmap @verdict_any${f}`,
       `${flow} @learned${f} goto allowed`,
       `meta priority . ${address} @learned_any${f} goto allowed`,

@@ -152,6 +152,12 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(connect(db, '198.19.1.1', 1)).toBe(false)
   })
 
+  test('every port of every protocol with ports is not ICMP', async () => {
+    const all = [Protocol.TCP, Protocol.UDP, Protocol.SCTP].map((protocol) => entry('allow', '198.18.4.0/24', { kind: 'ports', protocol, first: 0, last: 65535 })) // prettier-ignore
+    await datapath.apply(snapshotOf({ 256: all }))
+    expect([connect(web, '198.18.4.4', 9), web.sh('ping -c3 -i0.2 -W1 198.18.4.4').status]).toEqual([true, 1])
+  })
+
   test('a forged source address is refused, from another workload or from nowhere', async () => {
     await datapath.apply(snapshotOf({ 256: [entry('allow', '0.0.0.0/0', { kind: 'all' })] }))
     db.sh('ip addr add 10.1.0.2/32 dev eth0; ip addr add 10.99.0.1/32 dev eth0')
