@@ -2,7 +2,7 @@
 #   docker run --network host --cap-add NET_ADMIN -v /etc/namegate:/etc/namegate namegate agent --config /etc/namegate/config.yaml
 FROM node:24-bookworm-slim
 RUN apt-get update \
- && apt-get install -y --no-install-recommends nftables iproute2 procps \
+ && apt-get install -y --no-install-recommends nftables iproute2 \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/namegate
 COPY package.json package-lock.json ./

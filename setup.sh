@@ -21,9 +21,9 @@ fi
 [ -x node_modules/.bin/node ] || fail "npm did not install the package \"node\"; are its install scripts allowed? (npm ci in $(pwd))"
 
 # Programs, and the Debian packages that have them.
-need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux sysctl:procps"
+need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux"
 if [ "${1:-}" = test ]; then
-  need="$need dig:bind9-dnsutils curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns ps:procps"
+  need="$need dig:bind9-dnsutils curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps"
 fi
 missing=
 for pair in $need; do

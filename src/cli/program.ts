@@ -30,6 +30,15 @@ export function makeProgram(): Command {
     .showHelpAfterError('(--help shows what there is)')
     .configureHelp({ sortSubcommands: false })
     .enablePositionalOptions()
+    .addHelpText(
+      'after',
+      `
+Examples:
+  namegate run --policy policy.yaml -- npm ci        a build step that reaches what the policy names, and nothing else
+  namegate agent --config config.yaml                policies for the workloads of this machine
+  namegate fqdn cache list -p '*.example.com'        who may reach what, because of which name, for how long
+  namegate demo                                      see it work on a world of its own`,
+    )
   program
     .command('agent')
     .description('enforce policies for the workloads of this machine')

@@ -1,5 +1,6 @@
 // The embedded upstream: a resolver for a folder of zone files, on dns2.
 import dns2 from 'dns2'
+import { Type } from '../wire/codes.ts'
 import { lookUp, readZones, type Zones, type ZoneRecord } from './zones.ts'
 
 export interface EmbeddedUpstream {
@@ -10,17 +11,6 @@ export interface EmbeddedUpstream {
 /** What dns2 encodes: a record with the fields of its type. Its own types know fewer fields than its encoder writes. */
 type Resource = Record<string, unknown> & { name: string; type: number; class: number; ttl: number }
 
-const typeNumbers: Readonly<Record<string, number>> = {
-  A: 1,
-  NS: 2,
-  CNAME: 5,
-  SOA: 6,
-  PTR: 12,
-  MX: 15,
-  TXT: 16,
-  AAAA: 28,
-  SRV: 33,
-}
 const rcodes = { NOERROR: 0, NXDOMAIN: 3, REFUSED: 5 } as const
 
 /** Serves the zones of a folder over UDP and TCP on an IPv4 address. Rejects when the port is taken or a zone file is wrong. */
@@ -33,9 +23,8 @@ export async function startEmbeddedUpstream(folder: string, address: string, por
       const response = dns2.Packet.createResponseFromRequest(request)
       const [question] = request.questions
       const type =
-        Object.entries(typeNumbers).find(
-          ([, number]) => number === (question as { type?: number } | undefined)?.type,
-        )?.[0] ?? ''
+        Object.entries(Type).find(([, number]) => number === (question as { type?: number } | undefined)?.type)?.[0] ??
+        ''
       const { rcode, answers, authority } = lookUp(zones, question?.name ?? '', type)
       const header = response.header as unknown as Record<string, number>
       header['rcode'] = rcodes[rcode]
@@ -52,7 +41,7 @@ export async function startEmbeddedUpstream(folder: string, address: string, por
 }
 
 function toResource({ name, type, ttlSeconds, data }: ZoneRecord): Resource {
-  const base = { name, type: typeNumbers[type] ?? 0, class: 1, ttl: ttlSeconds }
+  const base = { name, type: Type[type as keyof typeof Type] ?? 0, class: 1, ttl: ttlSeconds }
   const [a = '', b = '', c = '', d = ''] = data
   switch (type) {
     case 'A':

@@ -1,5 +1,6 @@
 // The gate: a namespace that every packet of its workloads must pass. It holds the kernel table and the proxy's sockets; workloads hang on
 // it by veth, each in a namespace of its own, and one uplink leads out of it.
+import { existsSync } from 'node:fs'
 import { makeNft, type Nft } from '../datapath/nft.ts'
 import type { Listener } from '../proxy/listen.ts'
 import { bindIn, createNamespace, netlinkIn, shell, type Namespace } from './namespace.ts'
@@ -23,6 +24,11 @@ export interface Link {
   readonly gateway6: string
 }
 
+/** A kernel that was booted without IPv6 has none in any namespace. */
+const hasSix = existsSync('/proc/sys/net/ipv6')
+/** A script's part about IPv6. */
+const six = (script: string): string => (hasSix ? script : '')
+
 /** Name of the gate's interface towards the world. */
 export const uplinkName = 'out0'
 
@@ -31,11 +37,14 @@ export async function makeGate(): Promise<Gate> {
   const namespace = await createNamespace()
   // Addresses must be usable at once: no duplicate address detection on links that have two ends.
   await shell(
-    `sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0
+    `cd /proc/sys/net; echo 1 > ipv4/ip_forward
+     for name in all/forwarding=1 default/accept_dad=0 all/accept_dad=0; do
+       if [ -e "ipv6/conf/\${name%=*}" ]; then echo "\${name#*=}" > "ipv6/conf/\${name%=*}"; fi
+     done
      ip link set lo up`,
     namespace,
   )
-  const sockets = await bindIn(namespace, gateProxyPort)
+  const sockets = await bindIn(namespace, gateProxyPort, hasSix ? [4, 6] : [4])
   return {
     namespace,
     listeners: sockets.map((pair) => ({ kind: 'sockets', ...pair })),
@@ -48,16 +57,16 @@ export async function attachWorkload(gate: Gate, link: Link): Promise<Namespace>
   const namespace = await createNamespace()
   await shell(
     `ip link add ${link.name} type veth peer name eth0 netns ${namespace.path}
-     ip addr add ${link.gateway4}/30 dev ${link.name}; ip addr add ${link.gateway6}/64 dev ${link.name} nodad
+     ip addr add ${link.gateway4}/30 dev ${link.name}; ${six(`ip addr add ${link.gateway6}/64 dev ${link.name} nodad`)}
      ip link set ${link.name} up`,
     gate.namespace,
   )
   await shell(
-    `sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0
+    `${six('cd /proc/sys/net/ipv6/conf/eth0; echo 0 > accept_dad; echo 0 > accept_ra')}
      ip link set lo up
-     ip addr add ${link.address4}/30 dev eth0; ip addr add ${link.address6}/64 dev eth0 nodad
+     ip addr add ${link.address4}/30 dev eth0; ${six(`ip addr add ${link.address6}/64 dev eth0 nodad`)}
      ip link set eth0 up
-     ip route add default via ${link.gateway4}; ip -6 route add default via ${link.gateway6}`,
+     ip route add default via ${link.gateway4}; ${six(`ip -6 route add default via ${link.gateway6}`)}`,
     namespace,
   )
   return namespace

@@ -57,7 +57,7 @@ export function enterNamespace(fd: number): void {
 export type Errand =
   | { readonly kind: 'create' }
   | { readonly kind: 'netlink'; readonly fd: number }
-  | { readonly kind: 'bind'; readonly fd: number; readonly port: number }
+  | { readonly kind: 'bind'; readonly fd: number; readonly port: number; readonly families: readonly (4 | 6)[] }
 
 /** Does an errand on the calling worker thread and gives descriptors. */
 export function doErrand(errand: Errand): number[] {
@@ -70,8 +70,8 @@ export function doErrand(errand: Errand): number[] {
       return [openNetlink()]
     case 'bind':
       enterNamespace(errand.fd)
-      return [AF_INET, AF_INET6].flatMap((family) =>
-        [SOCK_DGRAM, SOCK_STREAM].map((type) => bindWildcard(family, type, errand.port)),
+      return errand.families.flatMap((family) =>
+        [SOCK_DGRAM, SOCK_STREAM].map((type) => bindWildcard(family === 4 ? AF_INET : AF_INET6, type, errand.port)),
       )
   }
 }
@@ -113,13 +113,14 @@ export async function netlinkIn(namespace: Namespace): Promise<number> {
   return fd
 }
 
-/** UDP and TCP sockets on one port of every address in the namespace, IPv4 and IPv6. */
-export async function bindIn(namespace: Namespace, port: number): Promise<BoundSockets[]> {
-  const [udp4 = -1, tcp4 = -1, udp6 = -1, tcp6 = -1] = await send({ kind: 'bind', fd: namespace.fd, port })
-  return [
-    { family: 4, udpFd: udp4, tcpFd: tcp4, port },
-    { family: 6, udpFd: udp6, tcpFd: tcp6, port },
-  ]
+/** UDP and TCP sockets on one port of every address in the namespace, a pair for each family. */
+export async function bindIn(
+  namespace: Namespace,
+  port: number,
+  families: readonly (4 | 6)[],
+): Promise<BoundSockets[]> {
+  const fds = await send({ kind: 'bind', fd: namespace.fd, port, families })
+  return families.map((family, i) => ({ family, udpFd: fds[i * 2] ?? -1, tcpFd: fds[i * 2 + 1] ?? -1, port }))
 }
 
 /** A thread inside the namespace that runs a module; the module's own sockets live there. */

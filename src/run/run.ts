@@ -14,7 +14,7 @@ import { attachWorkload, makeGate, type Gate, type Link } from './gate.ts'
 import { endLike, launch, supervise, type Ending } from './launch.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
 import { collectDenials, summaryJson, summaryText } from './summary.ts'
-import { openUplink, UplinkError, type Network, type Uplink } from './uplink.ts'
+import { isInstalled, openUplink, UplinkError, type Network, type Uplink } from './uplink.ts'
 
 export interface RunOptions {
   readonly policies: readonly string[]
@@ -33,6 +33,16 @@ const ownFailure = 125
 /** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
 const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
 
+/** Programs that a run needs, and Debian's packages of them. */
+const packageOf = {
+  nft: 'nftables',
+  ip: 'iproute2',
+  nsenter: 'util-linux',
+  unshare: 'util-linux',
+  setpriv: 'util-linux',
+  mount: 'mount',
+}
+
 /** Set for the second half of a run without root, which is root of a user namespace: the user's own `uid:gid`. */
 const mappedVariable = 'NAMEGATE_MAPPED_FROM'
 
@@ -41,6 +51,15 @@ export async function runCommand(options: RunOptions): Promise<never> {
   const mappedFrom = process.env[mappedVariable]
   delete process.env[mappedVariable]
   if (process.getuid?.() !== 0) return rerunMapped()
+  const missing = Object.entries(packageOf).filter(([program]) => !isInstalled(program))
+  if (missing.length > 0) {
+    const [programs, packages] = [
+      missing.map(([program]) => program).join(', '),
+      [...new Set(missing.map(([, name]) => name))].join(' '),
+    ]
+    process.stderr.write(`namegate: not installed: ${programs} (Debian: apt-get install ${packages})\n`)
+    process.exit(ownFailure)
+  }
   const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
   const mapBackTo = uid === undefined || gid === undefined ? undefined : { uid, gid }
   try {

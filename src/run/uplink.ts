@@ -113,7 +113,7 @@ async function openVeth(gate: Gate): Promise<Uplink> {
     await shell(`ip link add ${name} type veth peer name ${uplinkName} netns ${gate.namespace.path}
       ip addr add ${host(1)}/30 dev ${name}; ${six ? `ip addr add ${outer6}/64 dev ${name} nodad` : ''}
       ip link set ${name} up
-      ${forwardingOff ? 'sysctl -qw net.ipv4.ip_forward=1' : ''}
+      ${forwardingOff ? 'echo 1 > /proc/sys/net/ipv4/ip_forward' : ''}
       nft -f - <<'EOF'
 table inet ${table} {
   chain forward {
@@ -182,7 +182,7 @@ async function undo(pid: number): Promise<void> {
   await rm(stateFile(pid), { force: true })
   if (!state.turnedForwardingOn) return
   const heir = (await otherRuns()).find((run) => run.alive)
-  if (heir === undefined) await shell('sysctl -qw net.ipv4.ip_forward=0')
+  if (heir === undefined) await shell('echo 0 > /proc/sys/net/ipv4/ip_forward')
   else await writeFile(stateFile(heir.state.pid), JSON.stringify({ ...heir.state, turnedForwardingOn: true }))
 }
 

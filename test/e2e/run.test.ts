@@ -246,13 +246,19 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('without root, and without pasta and slirp4netns: an error that names the packages', async () => {
     const tools = await mkdtemp(join(tmpdir(), 'namegate-tools-'))
-    for (const tool of ['sh', 'node', 'nft', 'ip', 'nsenter', 'unshare', 'setpriv', 'sysctl', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
+    for (const tool of ['sh', 'node', 'nft', 'ip', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
     sh(`chmod 755 ${tools} ${folder}; chmod 644 ${folder}/*`)
     // Mapped to root of a user namespace is what somebody without root becomes.
     const args = ['env', `PATH=${tools}`, 'NAMEGATE_MAPPED_FROM=65534:65534']
     const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'true'], args)
     expect(got).toMatchObject({ status: 125, out: '' })
     expect(got.err).toMatch(/needs pasta or slirp4netns.*apt-get install passt, or slirp4netns/)
+    sh(`rm ${tools}/nft ${tools}/unshare`)
+    const without = await run(['--policy', join(folder, 'policy.yaml'), '--', 'true'], args)
+    expect(without).toMatchObject({
+      status: 125,
+      err: 'namegate: not installed: nft, unshare (Debian: apt-get install nftables util-linux)\n',
+    })
   })
 
   test('no state files stay', async () => {
