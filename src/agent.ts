@@ -1,10 +1,12 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
+import { createHash } from 'node:crypto'
 import { makeAlarm } from './alarm.ts'
 import { monotonic, type Clock } from './clock.ts'
-import { startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
+import { readIdentities, startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
+import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
 import { makeLeases, type Lease, type LeaseLimits, type LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
@@ -23,6 +25,9 @@ import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { loadWorld, type ManifestFile } from './sources/manifests.ts'
 import { labelsOf, wireFromText } from './wire/name.ts'
+
+/** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
+const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
 
 /** What can be set, as in the configuration file. */
 export interface AgentSettings {
@@ -112,10 +117,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
   const first = loadWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
+  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
   const compile = makeCompiler({
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,
+    identities: makeIdentities(known, digest),
   })
   let snapshot = compile(first.world)
   let policySet: PolicySet = {
@@ -218,7 +225,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
     }
     datapath = await startDatapath(
-      { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure },
+      { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
       snapshot,
     ).catch(async (error: unknown) => {
       await stopListening()

@@ -3,9 +3,10 @@
 import type { Clock } from '../clock.ts'
 import { addressFromText, type Address } from '../net/address.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
+import type { Digest } from '../identity/identities.ts'
 import type { Snapshot } from '../policy/egress.ts'
 import { desiredElements, diff, renderChange, renderFlush, type Elements } from './desired.ts'
-import type { LeaseElement } from './element.ts'
+import { learnedSets, type LeaseElement } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
 import type { Renewal } from './nfnetlink.ts'
@@ -39,21 +40,22 @@ export interface DatapathParts {
   readonly netlink: Netlink
   readonly clock: Clock
   readonly structure: StructureOptions
+  readonly digest: Digest
 }
 
 /**
- * Adopts the table that stands, learned addresses and all, when its structure is ours to the letter; else loads it, replacing what
- * stands in one transaction. Either way the snapshot's policy comes with it: no moment is open. Rejects with `NftError` or `KernelError`.
+ * Adopts the table that stands when its structure is ours to the letter; else loads it, replacing what stands in one transaction. Learned
+ * addresses are adopted with it unless an identity's number stands for other labels now, or its policy grants names otherwise. Either way the snapshot's policy comes with it: no moment is open. Rejects with `NftError` or `KernelError`.
  */
 export async function startDatapath(
-  { nft, netlink, clock, structure }: DatapathParts,
+  { nft, netlink, clock, structure, digest }: DatapathParts,
   snapshot: Snapshot,
 ): Promise<Datapath> {
   const { table } = structure
   const wanted = renderStructure(structure)
   const nothing: Elements = new Map()
   let realised: Elements = nothing
-  let latest = desiredElements(snapshot)
+  let latest = desiredElements(snapshot, digest)
   // nft runs one after the other: two transactions in flight could land in the wrong order.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -65,18 +67,20 @@ export async function startDatapath(
   const standing = (): Promise<string | undefined> =>
     nft(['-s', '-t', 'list', 'table', 'inet', table]).catch(() => undefined)
 
-  async function load(elements: Elements, replace: boolean): Promise<void> {
-    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : renderFlush(table)
+  async function load(elements: Elements, replace: boolean, forget = false): Promise<void> {
+    const kept =
+      renderFlush(table) + (forget ? learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('') : '')
+    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : kept
     await nft(['-f', '-'], before + renderChange(table, diff(elements, nothing)))
     realised = elements
   }
 
   const adopted = (await standing()) === wanted
-  await load(latest, !adopted)
+  await load(latest, !adopted, adopted && !(await stillHolds(nft, table, latest)))
   const learned = makeLearnedSets(netlink, table, clock, await probeRenewal(nft, netlink, table, clock))
 
   async function apply(snapshot: Snapshot): Promise<void> {
-    latest = desiredElements(snapshot)
+    latest = desiredElements(snapshot, digest)
     await inTurn(async () => {
       const wantedNow = latest
       const change = renderChange(table, diff(wantedNow, realised))
@@ -114,6 +118,35 @@ export async function startDatapath(
     denied,
     close: learned.close,
   }
+}
+
+/** What the numbers in a standing table stand for: identity -> `labels digest.grants digest`. Empty when there is no such table. */
+async function standingIdentities(nft: Nft, table: string): Promise<Map<IdentityId, string>> {
+  const json = await nft(['-j', '-n', 'list', 'set', 'inet', table, 'identities']).catch(() => '{"nftables":[]}')
+  const { nftables } = JSON.parse(json) as { nftables: { set?: { elem?: unknown[] } }[] }
+  const found = new Map<IdentityId, string>()
+  for (const { set } of nftables)
+    for (const entry of set?.elem ?? []) {
+      const { elem } = entry as { elem?: { val?: unknown; comment?: string } }
+      if (elem?.comment !== undefined) found.set(identityFromJson(elem.val), elem.comment)
+    }
+  return found
+}
+
+/** Numbers that an earlier agent gave to label sets, by digest of the set's text. */
+export async function readIdentities(nft: Nft, table: string): Promise<Map<string, IdentityId>> {
+  return new Map([...(await standingIdentities(nft, table))].map(([id, digests]) => [digests.split('.')[0] ?? '', id]))
+}
+
+/** Whether what was learned under the standing identities may be kept under the desired ones. */
+async function stillHolds(nft: Nft, table: string, desired: Elements): Promise<boolean> {
+  const before = await standingIdentities(nft, table)
+  for (const key of desired.get('identities')?.keys() ?? []) {
+    const [id, digests] = key.split(' comment ')
+    const known = before.get(identityFromJson(id))
+    if (known !== undefined && `"${known}"` !== digests) return false
+  }
+  return true
 }
 
 const deniedSets = ['denied4', 'denied6', 'denied_any4', 'denied_any6'] as const

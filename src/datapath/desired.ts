@@ -3,6 +3,7 @@ import { addressFromNumber, addressToText, familyOf, type Family } from '../net/
 import { protocolName } from '../net/ports.ts'
 import { everyAddress, type AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
+import { labelSetText, type Digest } from '../identity/identities.ts'
 import type { PeerEntry, Snapshot } from '../policy/egress.ts'
 import { compileIntervals, type Intervals } from './intervals.ts'
 import { policySets, type PolicySet } from './structure.ts'
@@ -21,8 +22,11 @@ export function identityToText(identity: IdentityId): string {
   return `${(identity >>> 16).toString(16)}:${(identity & 0xffff).toString(16)}`
 }
 
-/** The elements that this snapshot asks for. Identities with the same entries share the work of cutting them into intervals. */
-export function desiredElements(snapshot: Snapshot): Elements {
+/**
+ * The elements that this snapshot asks for. Identities with the same entries share the work of cutting them into intervals. Each identity's
+ * number goes with the digests of its labels and of what its policy grants to names (`readIdentities`).
+ */
+export function desiredElements(snapshot: Snapshot, digest: Digest): Elements {
   const sets = new Map<PolicySet, Map<string, string>>(policySets.map((name) => [name, new Map()]))
   const put = (set: PolicySet, key: string, value: string): void => void sets.get(set)?.set(key, value)
   const compiled = new Map<readonly PeerEntry[], Record<Family, Intervals>>()
@@ -34,9 +38,12 @@ export function desiredElements(snapshot: Snapshot): Elements {
           addressToText(address),
           identityToText(endpoint.identity),
         )
-  for (const identity of new Set(snapshot.endpoints.map((endpoint) => endpoint.identity))) {
+  for (const [identity, labels] of new Map(
+    snapshot.endpoints.map((endpoint) => [endpoint.identity, endpoint.labels]),
+  )) {
     const policy = snapshot.policyOf(identity)
     const id = identityToText(identity)
+    put('identities', `${id} comment "${digest(labelSetText(labels))}.${digest(policy.grantsText)}"`, '')
     if (!policy.defaultDeny) put('open', id, '')
     let intervals = compiled.get(policy.entries)
     if (intervals === undefined)
@@ -90,13 +97,19 @@ export function renderChange(table: string, change: Change): string {
 
 /** Commands that empty every policy set, for a fresh start on a table that is there. */
 export function renderFlush(table: string): string {
-  return policySets.map((set) => `flush ${set === 'open' ? 'set' : 'map'} inet ${table} ${set}\n`).join('')
+  return policySets
+    .map((set) => `flush ${set === 'open' || set === 'identities' ? 'set' : 'map'} inet ${table} ${set}\n`)
+    .join('')
 }
 
 function renderElements(verb: 'add' | 'delete', table: string, elements: Elements): string {
   let text = ''
   for (const [set, entries] of elements) {
-    const list = [...entries].map(([key, value]) => (value === '' ? key : `${key} : ${value}`))
+    const list = [...entries].map(([key, value]) => {
+      // A comment is not part of what an element is deleted by.
+      const [bare = ''] = verb === 'delete' ? key.split(' comment ') : [key]
+      return value === '' ? bare : `${bare} : ${value}`
+    })
     for (let i = 0; i < list.length; i += elementsPerLine)
       text += `${verb} element inet ${table} ${set} { ${list.slice(i, i + elementsPerLine).join(', ')} }\n`
   }

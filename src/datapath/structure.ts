@@ -29,6 +29,7 @@ export const policySets = [
   'verdict_any4',
   'verdict_any6',
   'open',
+  'identities',
 ] as const
 export type PolicySet = (typeof policySets)[number]
 
@@ -55,6 +56,8 @@ function sets(options: StructureOptions): string[] {
     ),
     ...both('verdict_any', (address) => `classid . ${address} : verdict`, ['flags interval'], 'map'),
     block('set open', ['type classid']),
+    // No packet meets this one: it tells the next agent what the numbers stand for.
+    block('set identities', ['type classid']),
     ...both('learned', (address) => `classid . ${address} . inet_proto . inet_service`, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
     ...both('learned_range', (address) => `classid . ${address} . inet_proto . inet_service`, [

@@ -1,7 +1,7 @@
 // World -> snapshot: labels become identities, policies become what each identity may ask and reach. Identities that the same policies
 // select share one compiled policy. Compiled anew as a whole; only numbers live on from one snapshot to the next.
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
-import { makeIdentities } from '../identity/identities.ts'
+import { makeIdentities, type IdentityTable } from '../identity/identities.ts'
 import type { Labels } from '../identity/labels.ts'
 import { namespaceKey, namespaceLabelsPrefix, selects, serviceAccountKey } from '../identity/selector.ts'
 import { makeTrie } from '../match/trie.ts'
@@ -17,11 +17,13 @@ export interface CompileOptions {
   /** The resolvers behind the proxy: a rule that allows port 53 to one of them allows every name. */
   readonly upstreams: readonly Address[]
   readonly denyReply: 'refused' | 'nxdomain'
+  /** Numbers for label sets; a fresh table when absent. */
+  readonly identities?: IdentityTable
 }
 
 /** Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. */
 export function makeCompiler(options: CompileOptions): (world: World) => Snapshot {
-  const identities = makeIdentities()
+  const identities = options.identities ?? makeIdentities()
   const endpointIds = new Map<string, number>()
   let revision = 0
 
@@ -180,6 +182,7 @@ function compilePolicies(selecting: readonly Policy[], places: Places, options: 
       : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? options.denyReply),
     mayAsk: compileNames(selecting, entries, trie.lookup, options, defaultDeny, selectedBy),
     grantsFor: (labels) => trie.lookup(labels).flat(),
+    grantsText: JSON.stringify(grants.map(({ pattern: { field, text }, value }) => [field, text, value.map((grant) => grant.ports)])),
     grantPorts: distinctPorts(grants.flatMap(({ value }) => value.map((grant) => grant.ports))),
     entries,
   }

@@ -45,6 +45,8 @@ export interface EgressPolicy {
   readonly grantsFor: (labels: readonly string[]) => readonly Grant[]
   /** All distinct ports that any toFQDNs rule of this identity opens: ranges among them are cut into disjoint cells for the kernel. */
   readonly grantPorts: readonly Ports[]
+  /** All that toFQDNs rules grant, as text: equal texts grant the same, so that leases made under one hold under the other. */
+  readonly grantsText: string
   /** L3/L4 statements in no particular order. */
   readonly entries: readonly PeerEntry[]
 }

@@ -202,11 +202,45 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     await short(web, 'api.example.com @9.9.9.9')
   })
 
-  test('the agent gone: what was learned and allowed stays, nothing else opens', async () => {
-    const { port } = agent
-    await agent.close()
-    expect(await Promise.all([connect(web, '198.18.0.20'), connect(web, '198.18.0.10')])).toEqual([true, false])
-    agent = await startTestAgent(base, { listeners: [{ kind: 'address', address: '0.0.0.0', port }] })
-    expect(await Promise.all([connect(web, '198.18.0.20'), connect(web, '198.18.0.10')])).toEqual([true, false])
+  describe('a restart', () => {
+    const restart = async (manifest: string): Promise<void> => {
+      const listeners = [{ kind: 'address', address: '0.0.0.0', port: agent.port }] as const
+      await agent.close()
+      agent = await startTestAgent(manifest, { listeners })
+    }
+    const reach = (): Promise<boolean[]> =>
+      Promise.all([connect(web, '198.18.0.20'), connect(db, '198.18.0.20'), connect(web, '198.18.0.10')])
+
+    test('with the agent gone, what was learned stays and nothing else opens; the next one adopts it', async () => {
+      await agent.close()
+      expect(await reach()).toEqual([true, false, false])
+      agent = await startTestAgent(base, { listeners: [{ kind: 'address', address: '0.0.0.0', port: agent.port }] })
+      expect(await reach()).toEqual([true, false, false])
+    })
+
+    test('numbers stay with their labels, though the pods come in another order', async () => {
+      const numbers = (): unknown => Object.fromEntries(agent.snapshot().endpoints.map((e) => [e.name, e.identity]))
+      const before = numbers()
+      await restart(pod('db', ['10.2.0.2', 'fd02::2']) + pod('web', ['10.1.0.2', 'fd01::2']) + base.slice(pods.length))
+      expect(numbers()).toEqual(before)
+      expect(await reach()).toEqual([true, false, false])
+    })
+
+    test('what an address learned under other labels is not its own any more', async () => {
+      // Same addresses, the labels of the two exchanged: db now is what web was.
+      await restart(base.replace('name: web, labels: {app: web}', 'name: web, labels: {app: db}').replace('name: db, labels: {app: db}', 'name: db, labels: {app: web}')) // prettier-ignore
+      expect(await Promise.all([connect(web, '198.18.0.20'), connect(db, '198.18.0.20')])).toEqual([false, true])
+      await restart(base)
+      expect(await reach()).toEqual([true, false, false])
+    })
+
+    test('a policy that grants otherwise meanwhile: what was learned is forgotten', async () => {
+      await restart(
+        pods +
+          policy('web', names('{matchName: pay.example.com}')) +
+          policy('db', names('{matchName: pay.example.com}')),
+      )
+      expect(await reach()).toEqual([false, false, false])
+    })
   })
 })

@@ -25,6 +25,7 @@ const structure: StructureOptions = {
   strangers: 'deny',
   learnedMax: 65536,
 }
+const digest = (text: string): string => String(text.length)
 const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
 const tcp = (first: number, last = first): Ports => ({ kind: 'ports', protocol: Protocol.TCP, first, last })
 const range = (text: string) => prefixFromText(text) ?? expect.fail(text)
@@ -52,6 +53,7 @@ function snapshotOf(entries: Record<number, PeerEntry[] | 'open'>): Snapshot {
         mayAsk: () => ({ kind: 'deny', why: { text: '' } }),
         grantsFor: () => [],
         grantPorts: [],
+        grantsText: '',
         entries: own === 'open' ? [] : own,
       }
     },
@@ -63,7 +65,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   let db: Host
   let world: Host
   let datapath: Datapath
-  const start = (snapshot: Snapshot, options = structure): Promise<Datapath> => startDatapath({ nft: makeNft(), netlink: makeNetlink(openNetlink()), clock: monotonic, structure: options }, snapshot) // prettier-ignore
+  const start = (snapshot: Snapshot, options = structure): Promise<Datapath> => startDatapath({ nft: makeNft(), netlink: makeNetlink(openNetlink()), clock: monotonic, structure: options, digest }, snapshot) // prettier-ignore
 
   beforeAll(async () => {
     enterLab()

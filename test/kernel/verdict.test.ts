@@ -90,7 +90,13 @@ describe.skipIf(reason !== undefined)(`verdicts ${reason ?? ''}`, () => {
     await answerEverywhere(world)
     const structure = { table: 'namegate', proxy: { port: 10053 }, denied: 'reject', interfaces: ['web'], prefixes: [], strangers: 'deny', learnedMax: 1024 } as const // prettier-ignore
     datapath = await startDatapath(
-      { nft: makeNft(), netlink: makeNetlink(openNetlink()), clock: monotonic, structure },
+      {
+        nft: makeNft(),
+        netlink: makeNetlink(openNetlink()),
+        clock: monotonic,
+        structure,
+        digest: (text) => String(text.length),
+      },
       snapshotOf([]),
     )
   })

@@ -29,6 +29,7 @@ test('a small world', () => {
   if (!loaded.ok) return expect.fail(JSON.stringify(loaded.issues))
   const elements = desiredElements(
     makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused' })(loaded.world),
+    (text) => String(text.length),
   )
   expect(Object.fromEntries([...elements].map(([set, entries]) => [set, Object.fromEntries(entries)]))).toEqual({
     identity4: { '10.0.0.1': '0:100' },
@@ -42,6 +43,7 @@ test('a small world', () => {
     verdict_any4: { '0:100 . 192.0.2.7': 'goto denied4' },
     verdict_any6: { '0:100 . fd00::2': 'goto allowed' },
     open: { '0:101': '' },
+    identities: { '0:100 comment "130.2"': '', '0:101 comment "129.2"': '' },
   })
 })
 
