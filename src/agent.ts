@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { makeAlarm } from './alarm.ts'
 import { monotonic, type Clock } from './clock.ts'
 import { readIdentities, startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
+import type { LeaseElement } from './datapath/element.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
@@ -12,6 +13,7 @@ import { makeLeases, type Lease, type LeaseLimits, type LeaseTable } from './lea
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Address } from './net/address.ts'
+import { portsToText } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
 import type { EgressPolicy, Snapshot, Why } from './policy/egress.ts'
@@ -263,6 +265,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       }, retryMillis)
       return
     }
+    const regranted = new Set(
+      [...next.identities.keys()].filter((id) => next.policyOf(id).grantsText !== snapshot.policyOf(id).grantsText),
+    )
     snapshot = next
     policySet = nextSet
     sayWarnings(log, policySet, snapshot)
@@ -270,11 +275,23 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     try {
       await datapath?.remove(remove)
       await commit({ kind: 'learned', ttlSeconds: 0, elements: add })
+      if (regranted.size > 0) await removeStrays(regranted)
     } catch (error) {
       kernelTrouble = String(error)
       log.error({ err: error }, 'leases could not follow the new policy; their elements end with their timeouts')
     }
   }
+  /** Takes out what an earlier agent learned for these identities: which name opened it is not known here, so neither is whether it still may. */
+  async function removeStrays(identities: ReadonlySet<number>): Promise<void> {
+    if (datapath === undefined) return
+    const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
+    const ours = new Set(leases.elements().map(keyOf))
+    const strays = (await datapath.learned()).filter(
+      (element) => identities.has(element.identity) && !ours.has(keyOf(element)),
+    )
+    await datapath.remove(strays)
+  }
+
   /**
    * A workload whose labels changed has another identity, and still holds the addresses it was told: what its new policy grants is leased to
    * the new identity before the kernel learns of the change.

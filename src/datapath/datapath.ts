@@ -4,6 +4,7 @@ import type { Clock } from '../clock.ts'
 import { addressFromText, type Address } from '../net/address.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Digest } from '../identity/identities.ts'
+import type { Ports, Protocol } from '../net/ports.ts'
 import type { Snapshot } from '../policy/egress.ts'
 import { desiredElements, diff, renderChange, renderFlush, type Elements } from './desired.ts'
 import { learnedSets, type LeaseElement } from './element.ts'
@@ -31,6 +32,8 @@ export interface Datapath {
   /** Whether the table stands with our structure; when not, it is loaded again with the last snapshot's policy. True when it was. */
   readonly repair: () => Promise<'stands' | 'reloaded'>
   readonly denied: () => Promise<DeniedFlow[]>
+  /** Every learned address that stands in the kernel, also those of an earlier agent. */
+  readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
   readonly close: () => void
 }
@@ -109,6 +112,11 @@ export async function startDatapath(
     return lists.flatMap(readDenied)
   }
 
+  async function standingLearned(): Promise<LeaseElement[]> {
+    const lists = await Promise.all(learnedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
+    return lists.flatMap(readLearned)
+  }
+
   return {
     apply,
     commit: learned.commit,
@@ -116,6 +124,7 @@ export async function startDatapath(
     epoch: learned.epoch,
     repair,
     denied,
+    learned: standingLearned,
     close: learned.close,
   }
 }
@@ -197,6 +206,32 @@ function readDenied(json: string): DeniedFlow[] {
       })
     }
   return flows
+}
+
+/** Reads `nft -j list set` of a learned set. */
+function readLearned(json: string): LeaseElement[] {
+  const elements: LeaseElement[] = []
+  const { nftables } = JSON.parse(json) as { nftables: { set?: { elem?: unknown[] } }[] }
+  for (const { set } of nftables)
+    for (const entry of set?.elem ?? []) {
+      const { elem } = entry as { elem?: { val?: { concat?: unknown[] }; expires?: number } }
+      const [identity, address, protocol, port] = elem?.val?.concat ?? []
+      const parsed = typeof address === 'string' ? addressFromText(address) : undefined
+      if (parsed === undefined) continue
+      const { range } = (port ?? {}) as { range?: [number, number] }
+      const [first, last] = range ?? [Number(port), Number(port)]
+      const ports: Ports =
+        protocol === undefined
+          ? { kind: 'all' }
+          : { kind: 'ports', protocol: numberFromJson(protocol) as Protocol, first, last }
+      elements.push({
+        identity: identityFromJson(identity),
+        address: parsed,
+        ports,
+        timeoutMillis: (elem?.expires ?? 0) * 1000,
+      })
+    }
+  return elements
 }
 
 /** nft prints a classid as `major:minor` in hexadecimal. */

@@ -234,6 +234,22 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
       expect(await reach()).toEqual([true, false, false])
     })
 
+    test('what an earlier agent learned goes with the grant that it may have come from', async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+      await writeFile(join(folder, 'p.yaml'), base)
+      const listeners = [{ kind: 'address', address: '0.0.0.0', port: agent.port }] as const
+      await agent.close()
+      agent = await startTestAgent('', { listeners, manifests: { kind: 'path', path: folder } })
+      expect(await reach()).toEqual([true, false, false])
+      await short(web, 'pay.example.com @9.9.9.9')
+      await writeFile(join(folder, 'p.yaml'), base.replace('*.example.com', 'p*.example.com'))
+      await expect.poll(() => agent.snapshot().revision, { timeout: 5000 }).toBe(2)
+      await expect.poll(reach, { timeout: 2000 }).toEqual([false, false, false])
+      expect(await connect(web, '198.18.0.21')).toBe(true)
+      await restart(base)
+      await short(web, 'api.example.com @9.9.9.9')
+    })
+
     test('a policy that grants otherwise meanwhile: what was learned is forgotten', async () => {
       await restart(
         pods +

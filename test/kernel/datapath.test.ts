@@ -213,6 +213,18 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(connect(db, '198.18.0.71', 443)).toBe(true)
   })
 
+  test('learned addresses are read back as they were written', async () => {
+    const written = [
+      lease(256, '198.18.44.1', tcp(443)),
+      lease(257, '2001:db8::44', tcp(1000, 2000)),
+      lease(256, '198.18.44.2', { kind: 'all' }),
+    ]
+    await datapath.commit(written)
+    const key = ({ identity, address, ports }: LeaseElement): string => JSON.stringify([identity, address, ports])
+    const read = (await datapath.learned()).map(key)
+    for (const element of written) expect(read).toContain(key(element))
+  })
+
   test('the epoch changes when somebody else changes the ruleset, not by our own commits', async () => {
     const before = datapath.epoch()
     await datapath.commit([lease(256, '198.18.0.80', tcp(443))])
