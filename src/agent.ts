@@ -1,22 +1,19 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
-import { makeAlarm } from './alarm.ts'
 import { monotonic, type Clock } from './clock.ts'
 import { readIdentities, startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
-import type { LeaseElement } from './datapath/element.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
-import { makeCells, type Cells } from './leases/cells.ts'
-import { makeLeases, type Lease, type LeaseLimits, type LeaseTable } from './leases/leases.ts'
+import { makeKeeper } from './keeper.ts'
+import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Address } from './net/address.ts'
-import { portsToText } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
-import type { EgressPolicy, Snapshot, Why } from './policy/egress.ts'
+import type { Snapshot, Why } from './policy/egress.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { Policy } from './policy/rules.ts'
 import { decide } from './policy/verdict.ts'
@@ -26,7 +23,6 @@ import { listen, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { loadWorld, type ManifestFile } from './sources/manifests.ts'
-import { labelsOf, wireFromText } from './wire/name.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -136,42 +132,20 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let kernelTrouble: string | undefined
   sayWarnings(log, policySet, snapshot)
 
-  // The lease cache and the kernel's acknowledgement of it.
-  let datapath: Datapath | undefined
-  const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, settings.leases)
-  const alarm = makeAlarm(clock, () => {
-    leases.expire()
-    return leases.nextDeadline()
-  })
-  const cells = new WeakMap<EgressPolicy['grantPorts'], Cells>()
-  const cellsOf = (policy: EgressPolicy): Cells => {
-    let cut = cells.get(policy.grantPorts)
-    if (cut === undefined) cells.set(policy.grantPorts, (cut = makeCells(policy.grantPorts)))
-    return cut
-  }
-  const learn: ProxyParts['learn'] = ({ grants, ...fact }) => {
-    const learned = leases.learn({
-      ...fact,
-      ports: cellsOf(snapshot.policyOf(fact.identity))(grants.map((grant) => grant.ports)),
-    })
-    alarm.arm(leases.nextDeadline())
-    return learned
-  }
+  const keeper = makeKeeper(clock, settings.leases, (seconds, elements) => metrics.commit(seconds, elements))
+  const { leases } = keeper
   const commit: ProxyParts['commit'] = async ({ elements }) => {
-    if (elements.length === 0) return
-    const startedAt = clock()
     try {
-      const { sentAt, epoch } =
-        datapath === undefined ? { sentAt: startedAt, epoch: 0 } : await datapath.commit(elements)
-      leases.committed(elements, sentAt, epoch)
-      metrics.commit((clock() - startedAt) / 1000, elements.length, true)
-      kernelTrouble = undefined
+      await keeper.commit(elements)
+      if (elements.length > 0) kernelTrouble = undefined
     } catch (error) {
-      metrics.commit(0, 0, false)
-      kernelTrouble = String(error)
-      log.error({ err: error }, 'the kernel did not acknowledge a lease')
+      sayTrouble('the kernel did not acknowledge a lease', error)
       throw error
     }
+  }
+  const sayTrouble = (what: string, error: unknown): void => {
+    kernelTrouble = String(error)
+    log.error({ err: error }, what)
   }
 
   // The proxy.
@@ -195,7 +169,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
     ask,
-    learn,
+    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
     commit,
     report,
   }
@@ -220,6 +194,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     upstreams.close()
     await listening.close()
   }
+  let datapath: Datapath | undefined
   if (kernel !== undefined) {
     const structure = {
       ...settings.datapath,
@@ -233,6 +208,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       await stopListening()
       throw error
     })
+    keeper.enforce(datapath)
   }
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
@@ -253,69 +229,26 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     changing = changing.then(() => change(next, nextSet))
   }
   async function change(next: Snapshot, nextSet: PolicySet): Promise<void> {
+    const before = snapshot
     try {
-      await moveLeases(next)
+      await keeper.move(before, next)
       await datapath?.apply(next)
       kernelTrouble = undefined
     } catch (error) {
-      kernelTrouble = String(error)
-      log.error({ err: error }, 'the kernel refused the new policy; the one in force stays, and it is tried again')
+      sayTrouble('the kernel refused the new policy; the one in force stays, and it is tried again', error)
       retry = setTimeout(() => {
         changing = changing.then(() => change(next, nextSet))
       }, retryMillis)
       return
     }
-    const regranted = new Set(
-      [...next.identities.keys()].filter((id) => next.policyOf(id).grantsText !== snapshot.policyOf(id).grantsText),
-    )
     snapshot = next
     policySet = nextSet
     sayWarnings(log, policySet, snapshot)
-    const { add, remove } = leases.regrant((lease) => portsOf(lease, snapshot.policyOf(lease.identity)))
     try {
-      await datapath?.remove(remove)
-      await commit({ kind: 'learned', ttlSeconds: 0, elements: add })
-      if (regranted.size > 0) await removeStrays(regranted)
+      await keeper.follow(before, next)
     } catch (error) {
-      kernelTrouble = String(error)
-      log.error({ err: error }, 'leases could not follow the new policy; their elements end with their timeouts')
+      sayTrouble('leases could not follow the new policy; their elements end with their timeouts', error)
     }
-  }
-  /** Takes out what an earlier agent learned for these identities: which name opened it is not known here, so neither is whether it still may. */
-  async function removeStrays(identities: ReadonlySet<number>): Promise<void> {
-    if (datapath === undefined) return
-    const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
-    const ours = new Set(leases.elements().map(keyOf))
-    const strays = (await datapath.learned()).filter(
-      (element) => identities.has(element.identity) && !ours.has(keyOf(element)),
-    )
-    await datapath.remove(strays)
-  }
-
-  /**
-   * A workload whose labels changed has another identity, and still holds the addresses it was told: what its new policy grants is leased to
-   * the new identity before the kernel learns of the change.
-   */
-  async function moveLeases(next: Snapshot): Promise<void> {
-    const before = new Map(snapshot.endpoints.map((endpoint) => [endpoint.id, endpoint.identity]))
-    const moves = new Map<string, readonly [from: number, to: number]>()
-    for (const { id, identity } of next.endpoints) {
-      const from = before.get(id)
-      if (from !== undefined && from !== identity) moves.set(`${from} ${identity}`, [from, identity])
-    }
-    for (const [from, to] of moves.values())
-      for (const lease of [...leases.list()].filter((held) => held.identity === from)) {
-        const ports = portsOf(lease, next.policyOf(to))
-        if (ports.length === 0) continue
-        const ttlSeconds = Math.max(0, (lease.deadline - clock()) / 1000)
-        const learned = leases.learn({ ...lease, identity: to, addresses: [lease.address], ttlSeconds, ports })
-        if (learned.kind === 'learned') await commit(learned)
-      }
-    alarm.arm(leases.nextDeadline())
-  }
-  function portsOf(lease: Lease, policy: EgressPolicy): ReturnType<Cells> {
-    const wire = wireFromText(lease.name)
-    return wire === undefined ? [] : cellsOf(policy)(policy.grantsFor(labelsOf(wire)).map((grant) => grant.ports))
   }
   const watching: FolderWatch | undefined =
     manifests.kind === 'path'
@@ -345,12 +278,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
         log.warn('the kernel table was not ours any more; it is loaded again')
       }
       seenEpoch = datapath.epoch()
-      const elements = leases.elements()
-      const { sentAt, epoch } = await datapath.commit(elements)
-      leases.committed(elements, sentAt, epoch)
+      await keeper.recommit()
+      kernelTrouble = undefined
     } catch (error) {
-      kernelTrouble = String(error)
-      log.error({ err: error }, 'the kernel table could not be repaired')
+      sayTrouble('the kernel table could not be repaired', error)
     }
   }
 
@@ -364,11 +295,6 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
           : ['no upstream answers']),
     ]
   }
-  async function cleanLeases(matches: (lease: Lease) => boolean): Promise<number> {
-    const { dropped, remove } = leases.drop(matches)
-    await datapath?.remove(remove)
-    return dropped.length
-  }
   async function denied(): Promise<DeniedWithWhy[]> {
     const flows = (await datapath?.denied()) ?? []
     return flows.map((flow) => ({
@@ -380,7 +306,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     clearInterval(repairing)
     clearTimeout(retry)
     watching?.close()
-    alarm.stop()
+    keeper.stop()
     await changing
     await stopListening()
     datapath?.close()
@@ -401,7 +327,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     leases,
     policySet: () => policySet,
-    cleanLeases,
+    cleanLeases: keeper.clean,
     denied,
     troubles,
     close,

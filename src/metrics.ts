@@ -6,7 +6,8 @@ import { rcodeName } from './wire/codes.ts'
 export interface Metrics {
   readonly question: (outcome: Outcome) => void
   readonly upstreamSeconds: (seconds: number, result: 'message' | 'failed') => void
-  readonly commit: (seconds: number, elements: number, ok: boolean) => void
+  /** `elements` is undefined when the kernel did not acknowledge. */
+  readonly commit: (seconds: number, elements: number | undefined) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly text: () => Promise<string>
@@ -62,8 +63,8 @@ export function makeMetrics(gauges: Gauges): Metrics {
       }
     },
     upstreamSeconds: (seconds, result) => upstream.observe({ result }, seconds),
-    commit(seconds, count, ok) {
-      if (!ok) failures.inc()
+    commit(seconds, count) {
+      if (count === undefined) failures.inc()
       else {
         commits.observe(seconds)
         elements.inc(count)
