@@ -1,15 +1,31 @@
 // The inspection endpoint's routes. Fields are named as in Cilium's agent API where it has them.
+import { Readable } from 'node:stream'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import type { Agent } from '../agent.ts'
-import { wallTime } from '../clock.ts'
+import type { PolicySet } from '../agent.ts'
+import { wallTime, type Clock } from '../clock.ts'
 import { labelsToText } from '../identity/labels.ts'
-import type { Lease } from '../leases/leases.ts'
+import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
+import type { Metrics } from '../metrics.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
+import type { Snapshot } from '../policy/egress.ts'
 import { issueToText } from '../policy/field.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
+
+/** What the API shows; an `Agent` is one. */
+export interface ApiView {
+  readonly port: number
+  readonly clock: Clock
+  readonly metrics: Pick<Metrics, 'text'>
+  readonly snapshot: () => Snapshot
+  readonly leases: Pick<LeaseTable, 'list' | 'size'>
+  readonly policySet: () => PolicySet
+  readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
+  readonly troubles: () => readonly string[]
+}
 
 /** One name as one identity holds it: the addresses that were learned together. */
 export interface CacheRow {
@@ -79,18 +95,34 @@ export const routes = [
 
 const bodyOctetsMax = 64 * 1024
 const requestMillisMax = 10_000
+/** Leases looked at in one turn of the event loop, about 4 ms: questions must not wait for somebody who lists a million leases. */
+export const leasesPerTurn = 1000
+
+/** The query parameters of the routes under /v1 that have any. */
+const parameters: Readonly<Record<string, readonly string[]>> = {
+  'GET /v1/fqdn/cache': ['matchpattern', 'cidr', 'identity', 'source'],
+  'DELETE /v1/fqdn/cache': ['matchpattern'],
+}
+/** Cilium's sources of leases. `connection` is what its zombies have; we have none yet. */
+const sources = ['lookup', 'connection']
+
+/** What is wrong with the parameters of a query: a misspelt filter must not clean everything. */
+function checkParameters(query: Readonly<Record<string, unknown>>, allowed: readonly string[]): string | undefined {
+  for (const [key, value] of Object.entries(query)) {
+    if (!allowed.includes(key)) return `unknown parameter "${key}"; there is ${allowed.join(', ') || 'none here'}`
+    if (typeof value !== 'string') return `${key} is given twice`
+  }
+  return undefined
+}
 
 /** Lets a lease pass, or says what is wrong with the filters. */
 type Filter =
   { readonly ok: true; readonly matches: (lease: Lease) => boolean } | { readonly ok: false; readonly error: string }
 
-/** The filters of a query. Unknown ones are an error: a misspelt filter must not clean everything. */
-function readFilter(query: Readonly<Record<string, unknown>>, allowed: readonly string[]): Filter {
+/** The filters of a query that `checkParameters` has passed. */
+function readFilter(query: Readonly<Record<string, string>>): Filter {
   const tests: ((lease: Lease) => boolean)[] = []
   for (const [key, value] of Object.entries(query)) {
-    if (!allowed.includes(key))
-      return { ok: false, error: `unknown parameter "${key}"; there is ${allowed.join(', ')}` }
-    if (typeof value !== 'string') return { ok: false, error: `${key} is given twice` }
     if (key === 'matchpattern') {
       const complaint = checkPattern(value, 'matchPattern')
       if (complaint !== undefined) return { ok: false, error: complaint }
@@ -104,37 +136,67 @@ function readFilter(query: Readonly<Record<string, unknown>>, allowed: readonly 
       if (value === '' || [...value].some((c) => c < '0' || c > '9'))
         return { ok: false, error: `identity: "${value}" is not a number` }
       tests.push((lease) => lease.identity === Number(value))
-    } else tests.push((lease) => lease.source === value)
+    } else {
+      if (!sources.includes(value)) return { ok: false, error: `source: "${value}" is none of ${sources.join(', ')}` }
+      tests.push((lease) => lease.source === value)
+    }
   }
   return { ok: true, matches: (lease) => tests.every((test) => test(lease)) }
 }
 
-export function cacheRows(agent: Agent, matches: (lease: Lease) => boolean): CacheRow[] {
-  const groups = new Map<string, Lease[]>()
-  for (const lease of agent.leases.list()) {
-    if (!matches(lease)) continue
-    const key = `${lease.identity} ${lease.endpoint} ${lease.name} ${lease.learnedAt} ${lease.deadline}`
-    groups.set(key, [...(groups.get(key) ?? []), lease])
+/** The rows of one name as one identity holds it: addresses that were learned together are one row. */
+function rowsOf(leases: readonly Lease[], clock: Clock): CacheRow[] {
+  const groups = new Map<string, [Lease, ...Lease[]]>()
+  for (const lease of leases) {
+    const key = `${lease.endpoint} ${lease.learnedAt} ${lease.deadline}`
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [lease])
+    else group.push(lease)
   }
-  return [...groups.values()].flatMap((leases) => {
-    const [first] = leases
-    if (first === undefined) return []
-    const row: CacheRow = {
-      fqdn: first.name === '.' ? '.' : `${first.name}.`,
-      ips: leases.map((lease) => addressToText(lease.address)),
-      ttl: first.ttlSeconds,
-      'lookup-time': wallTime(agent.clock, first.learnedAt).toISOString(),
-      'expiration-time': wallTime(agent.clock, first.deadline).toISOString(),
-      'endpoint-id': first.endpoint,
-      source: first.source,
-      identity: first.identity,
-      'remaining-seconds': Math.round((first.deadline - agent.clock()) / 1000),
+  return [...groups.values()].map((group) => {
+    const [{ name, ttlSeconds, learnedAt, deadline, endpoint, source, identity }] = group
+    return {
+      fqdn: name === '.' ? '.' : `${name}.`,
+      ips: group.map((lease) => addressToText(lease.address)),
+      ttl: ttlSeconds,
+      'lookup-time': wallTime(clock, learnedAt).toISOString(),
+      'expiration-time': wallTime(clock, deadline).toISOString(),
+      'endpoint-id': endpoint,
+      source,
+      identity,
+      'remaining-seconds': Math.round((deadline - clock()) / 1000),
     }
-    return [row]
   })
 }
 
-export function endpointRows(agent: Agent): EndpointRow[] {
+/** The cache as JSON text, in pieces between which the event loop turns; leases that come or go meanwhile may be in it or not. */
+async function* cacheText(view: ApiView, matches: (lease: Lease) => boolean): AsyncGenerator<string> {
+  let text = '['
+  let isFirst = true
+  let visited = 0
+  let held: Lease[] = []
+  const flush = (): void => {
+    for (const row of rowsOf(held, view.clock)) {
+      text += `${isFirst ? '' : ','}${JSON.stringify(row)}`
+      isFirst = false
+    }
+    held = []
+  }
+  // The leases of one name of one identity stand together in the list.
+  for (const lease of view.leases.list()) {
+    const [last] = held
+    if (last !== undefined && (last.name !== lease.name || last.identity !== lease.identity)) flush()
+    if (matches(lease)) held.push(lease)
+    if (++visited % leasesPerTurn !== 0) continue
+    if (text !== '') yield text
+    text = ''
+    await nextTurn()
+  }
+  flush()
+  yield `${text}]`
+}
+
+export function endpointRows(agent: ApiView): EndpointRow[] {
   const snapshot = agent.snapshot()
   return snapshot.endpoints.map(({ id, namespace, name, identity, addresses }) => {
     const { selectedBy, defaultDeny } = snapshot.policyOf(identity)
@@ -150,13 +212,13 @@ export function endpointRows(agent: Agent): EndpointRow[] {
   })
 }
 
-export function identityRows(agent: Agent): IdentityRow[] {
+export function identityRows(agent: ApiView): IdentityRow[] {
   return [...agent.snapshot().identities.values()]
     .map(({ id, labels }) => ({ id, labels: labelsToText(labels) }))
     .sort((a, b) => a.id - b.id)
 }
 
-function policyView(agent: Agent): PolicyView {
+function policyView(agent: ApiView): PolicyView {
   const { revision, policies, warnings, refused } = agent.policySet()
   const endpoints = endpointRows(agent)
   return {
@@ -174,7 +236,7 @@ function policyView(agent: Agent): PolicyView {
   }
 }
 
-function statusView(agent: Agent): StatusView {
+function statusView(agent: ApiView): StatusView {
   const troubles = agent.troubles()
   const { revision, policies, refused } = agent.policySet()
   return {
@@ -193,15 +255,32 @@ function statusView(agent: Agent): StatusView {
 const localHosts = ['localhost', '127.0.0.1', '[::1]']
 
 /** @param overTcp whether requests come over TCP: then the Host header must name this machine. */
-export function makeApi(agent: Agent, overTcp: boolean): FastifyInstance {
-  const app = Fastify({ bodyLimit: bodyOctetsMax, requestTimeout: requestMillisMax, forceCloseConnections: true })
+export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
+  const app = Fastify({
+    bodyLimit: bodyOctetsMax,
+    requestTimeout: requestMillisMax,
+    forceCloseConnections: true,
+  })
+  const bad = (reply: FastifyReply, error: string): FastifyReply => reply.code(400).send({ error })
+  app.setErrorHandler(async (error: Error & { statusCode?: number }, _request, reply) =>
+    reply.code(error.statusCode ?? 500).send({ error: error.message }),
+  )
+  app.setNotFoundHandler(async ({ method, url }, reply) =>
+    reply.code(404).send({ error: `there is no ${method} ${url}; there is ${routes.join(', ')}` }),
+  )
   if (overTcp)
     app.addHook('onRequest', async (request, reply) => {
       const { hostname } = request
-      if (!localHosts.includes(hostname))
+      if (!localHosts.includes(hostname.toLowerCase()))
         await reply.code(403).send({ error: `this API is not served under the name ${hostname}` })
     })
-  const bad = (reply: FastifyReply, error: string): FastifyReply => reply.code(400).send({ error })
+  app.addHook('preHandler', async ({ method, query, routeOptions: { url } }, reply) => {
+    if (url?.startsWith('/v1/') !== true) return undefined
+    const allowed = parameters[`${method === 'HEAD' ? 'GET' : method} ${url}`] ?? []
+    const complaint = checkParameters(query as Record<string, unknown>, allowed)
+    if (complaint !== undefined) return bad(reply, complaint)
+    return undefined
+  })
 
   app.get('/healthz', async (_request, reply) => {
     const troubles = agent.troubles()
@@ -212,11 +291,12 @@ export function makeApi(agent: Agent, overTcp: boolean): FastifyInstance {
   )
   app.get('/v1/status', async () => statusView(agent))
   app.get('/v1/fqdn/cache', async (request, reply) => {
-    const filter = readFilter(request.query as Record<string, unknown>, ['matchpattern', 'cidr', 'identity', 'source'])
-    return filter.ok ? cacheRows(agent, filter.matches) : bad(reply, filter.error)
+    const filter = readFilter(request.query as Record<string, string>)
+    if (!filter.ok) return bad(reply, filter.error)
+    return reply.type('application/json; charset=utf-8').send(Readable.from(cacheText(agent, filter.matches)))
   })
   app.delete('/v1/fqdn/cache', async (request, reply) => {
-    const filter = readFilter(request.query as Record<string, unknown>, ['matchpattern'])
+    const filter = readFilter(request.query as Record<string, string>)
     return filter.ok ? { deleted: await agent.cleanLeases(filter.matches) } : bad(reply, filter.error)
   })
   app.get('/v1/identity', async () => identityRows(agent))

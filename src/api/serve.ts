@@ -1,9 +1,8 @@
 // The inspection endpoint's sockets: a unix socket guarded by file rights, and loopback TCP.
-import { chmod, mkdir, rm } from 'node:fs/promises'
+import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { dirname } from 'node:path'
-import type { Agent } from '../agent.ts'
-import { makeApi } from './routes.ts'
+import { makeApi, type ApiView } from './routes.ts'
 
 export interface ApiPlaces {
   readonly socket: string | undefined
@@ -18,8 +17,8 @@ export interface ServedApi {
   readonly close: () => Promise<void>
 }
 
-/** Serves the API at the places given. Rejects when another agent answers on the socket, or a port is taken. */
-export async function serveApi(agent: Agent, { socket, address, port }: ApiPlaces): Promise<ServedApi> {
+/** Serves the API at the places given. Rejects when another agent answers on the socket, something else lies there, or a port is taken. */
+export async function serveApi(agent: ApiView, { socket, address, port }: ApiPlaces): Promise<ServedApi> {
   const apps: { close: () => Promise<void> }[] = []
   const urls: string[] = []
   const close = async (): Promise<void> => {
@@ -28,9 +27,7 @@ export async function serveApi(agent: Agent, { socket, address, port }: ApiPlace
   try {
     if (socket !== undefined) {
       await mkdir(dirname(socket), { recursive: true })
-      if (await somebodyAnswers(socket)) throw new Error(`another agent answers on ${socket}`)
-      // What an agent that was killed left behind.
-      await rm(socket, { force: true })
+      await clear(socket)
       const app = makeApi(agent, false)
       await app.listen({ path: socket })
       apps.push(app)
@@ -49,6 +46,16 @@ export async function serveApi(agent: Agent, { socket, address, port }: ApiPlace
   }
 }
 
+/** Takes away the socket that a killed agent left behind, and nothing else. */
+async function clear(socket: string): Promise<void> {
+  const found = await lstat(socket).catch(() => undefined)
+  if (found === undefined) return
+  if (!found.isSocket()) throw new Error(`${socket} is there and is no socket`)
+  if (await somebodyAnswers(socket)) throw new Error(`another agent answers on ${socket}`)
+  await rm(socket, { force: true })
+}
+
+/** Only a refused connection means that nobody does; a full queue, for one, has somebody behind it. */
 function somebodyAnswers(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const probe = connect({ path })
@@ -56,6 +63,6 @@ function somebodyAnswers(path: string): Promise<boolean> {
       probe.destroy()
       resolve(true)
     })
-    probe.once('error', () => resolve(false))
+    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'))
   })
 }

@@ -1,0 +1,232 @@
+// The routes, asked without a socket.
+import type { InjectOptions } from 'fastify'
+import { beforeEach, describe, expect, test } from 'vitest'
+import type { Lease } from '../../../src/leases/leases.ts'
+import { leasesPerTurn, makeApi, routes, type CacheRow } from '../../../src/api/routes.ts'
+import { showWorld, type Shown } from './view.ts'
+
+type Method = NonNullable<InjectOptions['method']>
+
+let view: Shown
+beforeEach(() => {
+  view = showWorld()
+  view.learn({ name: 'api.example.com', ips: ['198.18.0.1', '2001:db8::1'] })
+  view.learn({ name: 'www.example.com', ips: ['198.18.1.1'], ttlSeconds: 300 })
+  view.learn({ name: 'api.example.com', ips: ['198.18.0.1'], identity: 257, endpoint: 2 })
+})
+
+async function ask(url: string, method: Method = 'GET', shown = view): Promise<{ status: number; body: unknown }> {
+  const { statusCode, body } = await makeApi(shown, false).inject({ method, url })
+  return { status: statusCode, body: body === '' ? undefined : JSON.parse(body) }
+}
+const cache = async (query = '', shown = view): Promise<CacheRow[]> => (await ask(`/v1/fqdn/cache${query}`, 'GET', shown)).body as CacheRow[] // prettier-ignore
+const held = async (query = ''): Promise<string[]> => (await cache(query)).map((row) => `${row.identity} ${row.fqdn} ${row.ips.join(' ')}`) // prettier-ignore
+const web = '256 api.example.com. 198.18.0.1 2001:db8::1'
+const www = '256 www.example.com. 198.18.1.1'
+const db = '257 api.example.com. 198.18.0.1'
+
+describe('GET /v1/fqdn/cache', () => {
+  test('one row of Cilium fields, with identity and what is left', async () => {
+    view.setTime(45_400)
+    const [row] = await cache('?matchpattern=www.example.com')
+    expect(row).toEqual({
+      fqdn: 'www.example.com.',
+      ips: ['198.18.1.1'],
+      ttl: 300,
+      'lookup-time': expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/) as string,
+      'expiration-time': expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/) as string,
+      'endpoint-id': 1,
+      source: 'lookup',
+      identity: 256,
+      'remaining-seconds': 255,
+    })
+    const seconds = (Date.parse(row?.['expiration-time'] ?? '') - Date.parse(row?.['lookup-time'] ?? '')) / 1000
+    expect(Math.round(seconds)).toBe(300)
+  })
+
+  const filters: readonly { query: string; rows: readonly string[] }[] = [
+    { query: '', rows: [web, www, db] },
+    { query: '?matchpattern=*.example.com', rows: [web, www, db] },
+    { query: '?matchpattern=*', rows: [web, www, db] },
+    { query: '?matchpattern=API.Example.COM.', rows: [web, db] },
+    { query: '?matchpattern=*.com', rows: [] },
+    { query: '?cidr=198.18.0.0/24', rows: ['256 api.example.com. 198.18.0.1', db] },
+    { query: '?cidr=2001:db8::/32', rows: ['256 api.example.com. 2001:db8::1'] },
+    { query: '?cidr=198.18.1.1', rows: [www] },
+    { query: '?identity=257', rows: [db] },
+    { query: '?identity=9', rows: [] },
+    { query: '?source=lookup', rows: [web, www, db] },
+    { query: '?source=connection', rows: [] },
+    { query: '?identity=256&cidr=198.18.0.0/15&matchpattern=w*.example.com', rows: [www] },
+  ]
+  for (const { query, rows } of filters)
+    test(`${query === '' ? 'no filter' : query}`, async () => expect(await held(query)).toEqual(rows))
+
+  test('addresses learned at another moment are a row of their own', async () => {
+    view.setTime(10_000)
+    view.learn({ name: 'www.example.com', ips: ['198.18.1.2'] })
+    const rows = await cache('?matchpattern=www.example.com')
+    expect(rows.map((row) => [row.ips, row['remaining-seconds']])).toEqual([
+      [['198.18.1.1'], 290],
+      [['198.18.1.2'], 60],
+    ])
+  })
+
+  test('a name past its TTL, within the grace, has less than nothing left', async () => {
+    view.setTime(75_000)
+    expect((await cache('?identity=257')).map((row) => row['remaining-seconds'])).toEqual([-15])
+  })
+
+  test('the root', async () => {
+    view.learn({ name: '.', ips: ['198.18.9.9'] })
+    expect(await held('?cidr=198.18.9.9')).toEqual(['256 . 198.18.9.9'])
+  })
+
+  for (const count of [leasesPerTurn - 1, leasesPerTurn, leasesPerTurn + 1, 4 * leasesPerTurn])
+    test(`${count} leases, none lost or twice where one piece of the answer ends`, async () => {
+      const big = showWorld()
+      for (let i = 0; i < count; i++) big.learn({ name: `n${i >> 1}.example.com`, ips: [`10.0.${i >> 8}.${i & 255}`] })
+      const rows = await cache('', big)
+      expect(rows.length).toBe(Math.ceil(count / 2))
+      expect(new Set(rows.flatMap((row) => row.ips)).size).toBe(count)
+    })
+
+  test('the event loop turns while many leases are listed', async () => {
+    const big = showWorld()
+    for (let i = 0; i < 5 * leasesPerTurn; i++) big.learn({ name: `n${i}.test`, ips: ['198.18.0.1'] })
+    let inThisTurn = 0
+    let most = 0
+    let isOver = false
+    const turn = (): void => {
+      inThisTurn = 0
+      if (!isOver) setImmediate(turn)
+    }
+    turn()
+    function* list(): Iterable<Lease> {
+      for (const lease of big.leases.list()) {
+        most = Math.max(most, ++inThisTurn)
+        yield lease
+      }
+    }
+    const rows = await cache('', { ...big, leases: { ...big.leases, list } })
+    isOver = true
+    expect(rows.length).toBe(5 * leasesPerTurn)
+    // What was read ahead in one turn may meet the first of the next.
+    expect(most).toBeLessThanOrEqual(2 * leasesPerTurn)
+  })
+})
+
+describe('DELETE /v1/fqdn/cache', () => {
+  const cleans = [
+    { query: '', deleted: 4, left: [] },
+    { query: '?matchpattern=api.example.com', deleted: 3, left: [www] },
+    { query: '?matchpattern=API.EXAMPLE.com.', deleted: 3, left: [www] },
+    { query: '?matchpattern=*.test', deleted: 0, left: [web, www, db] },
+  ]
+  for (const { query, deleted, left } of cleans)
+    test(`${query === '' ? 'all' : query}`, async () => {
+      expect(await ask(`/v1/fqdn/cache${query}`, 'DELETE')).toEqual({ status: 200, body: { deleted } })
+      expect(await held()).toEqual(left)
+    })
+
+  test('the kernel said no: the reason is told', async () => {
+    const shown = showWorld({ cleanLeases: () => Promise.reject(new Error('ENOBUFS')) })
+    expect(await ask('/v1/fqdn/cache', 'DELETE', shown)).toEqual({ status: 500, body: { error: 'ENOBUFS' } })
+  })
+})
+
+const refused: readonly { method?: Method; url: string; status?: number; error: string }[] = [
+  { url: '/v1/fqdn/cache?matchpattern=a%20b', error: 'Invalid characters in MatchPattern: "a b"' },
+  { url: '/v1/fqdn/cache?matchpattern=', error: 'a label is empty' },
+  { url: '/v1/fqdn/cache?cidr=10.0.0.0/33', error: '"10.0.0.0/33" is not an address or a prefix' },
+  { url: '/v1/fqdn/cache?identity=0x100', error: '"0x100" is not a number' },
+  { url: '/v1/fqdn/cache?source=lokup', error: '"lokup" is none of lookup, connection' },
+  { url: '/v1/fqdn/cache?cidr=10.0.0.1&cidr=10.0.0.2', error: 'cidr is given twice' },
+  { url: '/v1/fqdn/cache?pattern=x', error: 'unknown parameter "pattern"; there is matchpattern, cidr' },
+  { url: '/v1/fqdn/cache?__proto__=x', error: 'unknown parameter "__proto__"' },
+  { method: 'DELETE', url: '/v1/fqdn/cache?matchpattern=', error: 'a label is empty' },
+  { method: 'DELETE', url: '/v1/fqdn/cache?matchpatern=x', error: 'unknown parameter "matchpatern"' },
+  { method: 'DELETE', url: '/v1/fqdn/cache?cidr=10.0.0.0/8', error: 'unknown parameter "cidr"' },
+  { url: '/v1/endpoint?identity=256', error: 'unknown parameter "identity"; there is none here' },
+  { url: '/v1/identity/256?x=1', error: 'unknown parameter "x"' },
+  { url: '/v1/identity/9', status: 404, error: 'there is no identity 9' },
+  { url: '/v1/identity/0x100', status: 404, error: 'there is no identity 0x100' },
+  { url: '/v1/nothing', status: 404, error: 'there is no GET /v1/nothing; there is GET /healthz' },
+  { method: 'POST', url: '/v1/policy', status: 404, error: 'there is no POST /v1/policy' },
+]
+for (const { method = 'GET', url, status = 400, error } of refused)
+  test(`refused: ${method} ${url}`, async () => {
+    expect(await ask(url, method)).toEqual({ status, body: { error: expect.stringContaining(error) as string } })
+    expect(view.leases.size()).toBe(4)
+  })
+
+test('every route that is listed answers', async () => {
+  for (const route of routes) {
+    const [method = '', url = ''] = route.split(' ')
+    const { statusCode } = await makeApi(view, false).inject({
+      method: method,
+      url: url.replace(':id', '256'),
+    })
+    expect([route, statusCode]).toEqual([route, 200])
+  }
+})
+
+test('HEAD takes the parameters of GET', async () => {
+  expect((await ask('/v1/fqdn/cache?identity=256', 'HEAD')).status).toBe(200)
+  expect((await ask('/v1/fqdn/cache?x=256', 'HEAD')).status).toBe(400)
+})
+
+test('identities with their labels, endpoints with their policies', async () => {
+  expect((await ask('/v1/identity/257')).body).toEqual({ id: 257, labels: ['k8s:app=db', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.kubernetes.pod.namespace=shop'] }) // prettier-ignore
+  expect(((await ask('/v1/identity')).body as { id: number }[]).map((row) => row.id)).toEqual([256, 257])
+  expect((await ask('/v1/endpoint')).body).toEqual([
+    { id: 1, namespace: 'shop', name: 'web', identity: 256, addresses: ['10.1.0.2'], policies: ['shop/web'], 'egress-default-deny': true },
+    { id: 2, namespace: 'shop', name: 'db', identity: 257, addresses: ['10.1.0.3', 'fd01::3'], policies: [], 'egress-default-deny': false },
+  ]) // prettier-ignore
+})
+
+test('the policy in force, and what is wrong with a newer set', async () => {
+  const refused = [{ file: 'new.yaml', line: 3, column: 5, path: 'spec', message: 'must be a mapping', severity: 'error' as const }] // prettier-ignore
+  const { policySet } = view
+  expect((await ask('/v1/policy', 'GET', { ...view, policySet: () => ({ ...policySet(), refused }) })).body).toEqual({
+    revision: 1,
+    policies: [{ name: 'shop/web', file: 'world.yaml', 'egress-rules': 1, endpoints: ['shop/web'] }],
+    warnings: [],
+    refused: ['new.yaml:3:5: spec: must be a mapping'],
+  })
+})
+
+test('status and health: 503 with reasons when the agent cannot do its job', async () => {
+  expect((await ask('/v1/status')).body).toEqual({ ready: true, troubles: [], revision: 1, endpoints: 2, policies: 1, leases: 4, 'dns-port': 10053, refused: 0 }) // prettier-ignore
+  expect(await ask('/healthz?probe=1')).toEqual({ status: 200, body: { ok: true, troubles: [] } })
+  const shown = showWorld({ troubles: () => ['no upstream answers'] })
+  expect(await ask('/healthz', 'GET', shown)).toEqual({ status: 503, body: { ok: false, troubles: ['no upstream answers'] } }) // prettier-ignore
+  expect((await ask('/v1/status', 'GET', shown)).body).toMatchObject({ ready: false, troubles: ['no upstream answers'] }) // prettier-ignore
+})
+
+test('metrics are text', async () => {
+  const { headers, body } = await makeApi(view, false).inject('/metrics')
+  expect([headers['content-type'], body]).toEqual(['text/plain; version=0.0.4; charset=utf-8', 'namegate_leases 2\n'])
+})
+
+const hosts = [
+  { host: 'localhost:9653', status: 200 },
+  { host: 'LocalHost', status: 200 },
+  { host: '127.0.0.1:9653', status: 200 },
+  { host: '[::1]:9653', status: 200 },
+  { host: '[::1]', status: 200 },
+  { host: 'evil.example', status: 403 },
+  { host: 'localhost.evil.example:9653', status: 403 },
+  { host: '127.0.0.1.evil.example', status: 403 },
+  { host: '[::2]:9653', status: 403 },
+  { host: '10.0.0.1', status: 403 },
+]
+for (const { host, status } of hosts)
+  test(`over TCP under the name "${host}": ${status}`, async () => {
+    for (const url of ['/v1/status', '/nothing'])
+      expect((await makeApi(view, true).inject({ url, headers: { host } })).statusCode).toBe(
+        status === 200 && url === '/nothing' ? 404 : status,
+      )
+    // A unix socket is no place that a browser can be led to.
+    expect((await makeApi(view, false).inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
+  })
