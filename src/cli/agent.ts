@@ -56,6 +56,11 @@ export async function agentCommand(configFile: string): Promise<number> {
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */
 export function firstSignal(): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, resolve)
+    const signals = ['SIGTERM', 'SIGINT'] as const
+    const first = (signal: NodeJS.Signals): void => {
+      for (const each of signals) process.off(each, first)
+      resolve(signal)
+    }
+    for (const each of signals) process.on(each, first)
   })
 }

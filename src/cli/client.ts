@@ -10,7 +10,7 @@ export class ApiError extends Error {
 
 /** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. */
 export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Promise<unknown> {
-  const place = api.startsWith('unix:') ? { socketPath: api.slice('unix:'.length), path } : urlParts(api, path)
+  const place = placeOf(api, path)
   if (place === undefined) return Promise.reject(new ApiError(`"${api}" is neither unix:PATH nor http://HOST:PORT`))
   return new Promise((resolve, reject) => {
     const call = request({ ...place, method, timeout: 10_000 }, (response) => {
@@ -27,16 +27,22 @@ export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Pr
       })
     })
     call.on('timeout', () => call.destroy(new Error('no answer within 10 s')))
-    call.on('error', (error) => {
-      reject(
-        new ApiError(`no agent answers at ${api} (${error.message}); start one with: namegate agent --config FILE`),
-      )
+    call.on('error', (error: NodeJS.ErrnoException) => {
+      const isForbidden = error.code === 'EACCES' || error.code === 'EPERM'
+      const hint = isForbidden ? 'its socket is for root and its group' : 'start one with: namegate agent --config FILE'
+      const what = isForbidden ? 'the agent may not be asked' : 'no agent answers'
+      reject(new ApiError(`${what} at ${api} (${error.message || error.code}); ${hint}`))
     })
     call.end()
   })
 }
 
-function urlParts(api: string, path: string): { host: string; port: string; path: string } | undefined {
+type Place =
+  | { readonly socketPath: string; readonly path: string }
+  | { readonly host: string; readonly port: string; readonly path: string }
+
+function placeOf(api: string, path: string): Place | undefined {
+  if (api.startsWith('unix:')) return api === 'unix:' ? undefined : { socketPath: api.slice('unix:'.length), path }
   const url = URL.canParse(api) ? new URL(api) : undefined
   return url?.protocol === 'http:' ? { host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port, path } : undefined
 }

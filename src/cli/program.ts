@@ -1,6 +1,5 @@
 // The command line: what there is, with which options. What a command does stands in its own file, loaded when it is asked for.
 import { readFileSync } from 'node:fs'
-import { createInterface } from 'node:readline/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { CacheRow, EndpointRow, IdentityRow, PolicyView, StatusView } from '../api/routes.ts'
 import { defaultSettings, serverFromText } from '../config.ts'
@@ -8,6 +7,7 @@ import { logLevels, type LogLevel } from '../log.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
+import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
 
 interface Asking {
@@ -18,7 +18,14 @@ interface Asking {
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
-const print = (text: string): void => void process.stdout.write(text)
+/** What an inspecting command found. `namegate fqdn cache list | head`: whoever stops reading has seen enough. */
+function print(text: string): void {
+  process.stdout.once('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    process.exit()
+  })
+  process.stdout.write(text)
+}
 
 /** The whole program; parse it with argv. */
 export function makeProgram(): Command {
@@ -124,8 +131,8 @@ function addInspection(program: Command): void {
     .option('-p, --matchpattern <pattern>', 'only names that match (default: all)')
     .option('-f, --force', 'do not ask')
     .action(async ({ api, output, matchpattern, force }: Asking & { matchpattern?: string; force?: boolean }) => {
-      if (force !== true && !(await confirmed(`Clean ${matchpattern ?? 'all names'}?`))) {
-        process.stderr.write('nothing was cleaned (without a terminal, -f says that you mean it)\n')
+      if (force !== true && !(await confirm(process.stdin, process.stderr, `Clean ${matchpattern ?? 'all names'}?`))) {
+        process.stderr.write(`nothing was cleaned${process.stdin.isTTY ? '' : ' (without a terminal, -f says that you mean it)'}\n`)
         process.exitCode = 1
         return
       }
@@ -168,12 +175,4 @@ function addInspection(program: Command): void {
 function query(filters: Readonly<Record<string, string | undefined>>): string {
   const given = Object.entries(filters).filter((entry): entry is [string, string] => entry[1] !== undefined)
   return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
-}
-
-async function confirmed(question: string): Promise<boolean> {
-  if (!process.stdin.isTTY) return false
-  const terminal = createInterface({ input: process.stdin, output: process.stderr })
-  const answer = await terminal.question(`${question} [y/N] `)
-  terminal.close()
-  return answer.trim().toLowerCase() === 'y'
 }
