@@ -1,5 +1,5 @@
 // The agent's configuration file: YAML, checked as a whole, every issue with its place.
-import { LineCounter, parseDocument, type Node } from 'yaml'
+import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
 import type { AgentSettings } from './agent.ts'
 import { logLevels, type LogLevel } from './log.ts'
@@ -22,8 +22,9 @@ export interface Config {
   readonly settings: AgentSettings
 }
 
-/** `IP:PORT`, `[IPv6]:PORT`, or an address alone (port 53). Undefined when it is none of these. */
+/** `IP:PORT`, `[IPv6]:PORT`, or an address alone (port 53). Undefined when it is none of these, or has a zone, which would be lost. */
 export function serverFromText(text: string): Server | undefined {
+  if (text.includes('%')) return undefined
   const bare = addressFromText(text)
   if (bare !== undefined) return { address: bare, port: 53 }
   const colon = text.lastIndexOf(':')
@@ -91,6 +92,10 @@ const schema = z.strictObject({
       addressesPerNameMax: count(4096, 1),
       leasesMax: count(1_000_000, 1),
     })
+    .refine(({ ttlMinSeconds, ttlMaxSeconds }) => ttlMinSeconds <= ttlMaxSeconds, {
+      path: ['ttlMinSeconds'],
+      error: 'is more than ttlMaxSeconds',
+    })
     .prefault({}),
   datapath: z
     .strictObject({
@@ -129,7 +134,21 @@ export function parseConfig(text: string, file: string): ConfigResult {
   }
   if (document.errors.length > 0)
     return { ok: false, issues: document.errors.map((error) => ({ ...place(error.pos[0]), path: '', message: (error.message.split('\n')[0] ?? '').replace(/ at line .*$/, ''), severity: 'error' })) } // prettier-ignore
-  const result = schema.safeParse(document.toJS() ?? {})
+  const lost: Issue[] = []
+  visit(document, {
+    Alias: (_, alias) => {
+      if (alias.resolve(document) === undefined) lost.push({ ...place(alias.range?.[0] ?? 0), path: '', message: `there is no anchor "${alias.source}" before this alias`, severity: 'error' }) // prettier-ignore
+    },
+  })
+  if (lost.length > 0) return { ok: false, issues: lost }
+  let value: unknown
+  try {
+    value = document.toJS() ?? {}
+  } catch (error) {
+    // Aliases of aliases that would unfold without end.
+    return { ok: false, issues: [{ ...place(0), path: '', message: String(error), severity: 'error' }] }
+  }
+  const result = schema.safeParse(value, { error: sayWrong })
   if (result.success) return { ok: true, config: toConfig(result.data) }
   const issues = result.error.issues.flatMap((issue) => {
     const at = (path: readonly PropertyKey[]): number => {
@@ -147,16 +166,42 @@ export function parseConfig(text: string, file: string): ConfigResult {
       return say([...issue.path, key], `unknown field "${key}"${near === undefined ? '' : `; did you mean "${near}"?`}`)
     })
   })
-  return { ok: false, issues }
+  return { ok: false, issues: issues.sort((a, b) => a.line - b.line || a.column - b.column) }
+}
+
+/** What is wrong with a value, in the words that the manifests' reader uses too. Undefined: the check has words of its own. */
+function sayWrong(issue: z.core.$ZodRawIssue): string | undefined {
+  const { input } = issue
+  switch (issue.code) {
+    case 'invalid_type':
+      return input === undefined ? 'is required' : `must be ${nouns[issue.expected] ?? issue.expected}, not ${nounOf(input)}`
+    case 'invalid_value':
+      return `must be one of ${issue.values.map(String).join(', ')}`
+    case 'too_small':
+      return issue.origin === 'number' || issue.origin === 'int' ? `must be at least ${issue.minimum}` : 'must not be empty'
+    case 'too_big':
+      return `must be at most ${issue.maximum}`
+    default:
+      return undefined
+  }
+} // prettier-ignore
+
+const nouns: Readonly<Record<string, string>> = { object: 'a mapping', array: 'a list', string: 'a string', number: 'a number', int: 'an integer' } // prettier-ignore
+
+function nounOf(value: unknown): string {
+  if (value === null) return 'nothing'
+  if (Array.isArray(value)) return 'a list'
+  return typeof value === 'number' ? String(value) : typeof value === 'object' ? 'a mapping' : `a ${typeof value}`
 }
 
 const pathText = (path: readonly PropertyKey[]): string => path.map((part, i) => (typeof part === 'number' ? `[${part}]` : `${i > 0 ? '.' : ''}${String(part)}`)).join('') // prettier-ignore
 
-/** The fields that may stand at a path of the schema. */
+/** The fields that may stand at a path of the schema; the items of a list are all like its first. */
 function knownKeys(path: readonly PropertyKey[]): string[] {
   const defaults: unknown = schema.parse({ manifests: 'x' })
   let here = defaults
-  for (const part of path) here = (here as Record<PropertyKey, unknown> | undefined)?.[part]
+  for (const part of path)
+    here = (here as Record<PropertyKey, unknown> | undefined)?.[typeof part === 'number' ? 0 : part]
   return here !== null && typeof here === 'object' ? Object.keys(here) : []
 }
 

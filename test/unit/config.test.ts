@@ -1,0 +1,161 @@
+// The configuration file: its defaults, and every way to get it wrong.
+import { describe, expect, test } from 'vitest'
+import { defaultSettings, parseConfig, serverFromText, serverToText, type Config } from '../../src/config.ts'
+import { addressFromText, addressToText } from '../../src/net/address.ts'
+import { issueToText } from '../../src/policy/field.ts'
+
+function read(text: string): Config {
+  const result = parseConfig(text, 'c.yaml')
+  return result.ok ? result.config : expect.fail(result.issues.map(issueToText).join('\n'))
+}
+function issuesOf(text: string): string[] {
+  const result = parseConfig(text, 'c.yaml')
+  return result.ok ? [] : result.issues.map((issue) => issueToText(issue).slice('c.yaml:'.length))
+}
+
+test('all defaults', () => {
+  expect(read('manifests: /etc/namegate')).toEqual({
+    manifests: '/etc/namegate',
+    listeners: [
+      { kind: 'address', address: '0.0.0.0', port: 10053 },
+      { kind: 'address', address: '::', port: 10053 },
+    ],
+    upstreams: [],
+    hostAddresses: [],
+    enforce: 'kernel',
+    api: { socket: '/run/namegate/api.sock', address: '127.0.0.1', port: 9653 },
+    logLevel: 'info',
+    settings: defaultSettings(),
+  })
+  expect(defaultSettings()).toMatchObject({
+    dns: { timeoutMillis: 1000, deadlineMillis: 4000, denyReply: 'refused', unknownEndpoint: 'deny' },
+    leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 1e6 },
+    datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
+  })
+})
+
+test('everything said', () => {
+  const config = read(`
+manifests: m
+dns:
+  listen: [{address: 127.0.0.1, port: 53}, {address: "::1"}]
+  upstreams: ["10.0.0.10:5353", "[2001:db8::1]:53", 9.9.9.9]
+  timeoutMillis: 500
+  denyReply: nxdomain
+  unknownEndpoint: allow
+leases: {graceSeconds: 0, leasesMax: 100}
+datapath: {enforce: none, table: gate_2, denied: reject, interfaces: [veth*, eth0.5], prefixes: [10.1.0.0/16, "fd01::/64"]}
+host: {addresses: [10.1.0.1]}
+api: {socket: null, address: "::1", port: null}
+log: {level: debug}
+`)
+  expect(config).toMatchObject({
+    listeners: [{ address: '127.0.0.1', port: 53 }, { address: '::1', port: 10053 }],
+    hostAddresses: ['10.1.0.1'],
+    enforce: 'none',
+    api: { socket: undefined, address: '::1', port: undefined },
+    logLevel: 'debug',
+    settings: {
+      dns: { timeoutMillis: 500, deadlineMillis: 4000, denyReply: 'nxdomain', unknownEndpoint: 'allow' },
+      leases: { graceSeconds: 0, ttlMaxSeconds: 604_800, leasesMax: 100 },
+      datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 100 },
+    },
+  }) // prettier-ignore
+  expect(config.upstreams.map(serverToText)).toEqual(['10.0.0.10:5353', '[2001:db8::1]:53', '9.9.9.9:53'])
+})
+
+const wrong: readonly { readonly text: string; readonly issues: readonly string[] }[] = [
+  { text: '', issues: ['1:1: manifests: is required'] },
+  { text: '- a', issues: ['1:1: must be a mapping, not a list'] },
+  { text: 'manifests:', issues: ['1:11: manifests: must be a string, not nothing'] },
+  { text: 'manifests: 5', issues: ['1:12: manifests: must be a string, not 5'] },
+  { text: 'manifests: ""', issues: ['1:12: manifests: must not be empty'] },
+  { text: 'manifests: x\ndns:', issues: ['2:5: dns: must be a mapping, not nothing'] },
+  { text: 'manifests: x\ndns: {listen: []}', issues: ['2:15: dns.listen: must not be empty'] },
+  { text: 'manifests: x\ndns: {upstreams: 10.0.0.1}', issues: ['2:18: dns.upstreams: must be a list, not a string'] },
+  { text: 'manifests: x\ndns: {denyReply: drop}', issues: ['2:18: dns.denyReply: must be one of refused, nxdomain'] },
+  { text: 'manifests: x\ndns: {timeoutMillis: 1}', issues: ['2:22: dns.timeoutMillis: must be at least 10'] },
+  {
+    text: 'manifests: x\napi: {port: 65536, socket: ""}',
+    issues: ['2:13: api.port: must be at most 65535', '2:28: api.socket: must not be empty'],
+  },
+  {
+    text: 'manifests: x\nleases: {graceSeconds: 1.5}',
+    issues: ['2:24: leases.graceSeconds: must be an integer, not 1.5'],
+  },
+  {
+    text: 'manifests: x\nleases: {ttlMinSeconds: 60, ttlMaxSeconds: 5}',
+    issues: ['2:25: leases.ttlMinSeconds: is more than ttlMaxSeconds'],
+  },
+  {
+    text: 'manifests: x\napi: {address: 0.0.0.0}',
+    issues: ['2:16: api.address: "0.0.0.0" is not a loopback address'],
+  },
+  {
+    text: 'manifests: x\ndatapath: {table: "a; flush ruleset", interfaces: ["a\\"b"], prefixes: [10.0.0.0/33]}',
+    issues: [
+      '2:19: datapath.table: "a; flush ruleset" is not a table name (a-z, 0-9, _)',
+      '2:52: datapath.interfaces[0]: "a"b" is not an interface name (it may end in *)',
+      '2:72: datapath.prefixes[0]: "10.0.0.0/33" is not a prefix such as 10.0.0.0/8',
+    ],
+  },
+  { text: 'manifests: x\ndsn: {}', issues: ['2:6: dsn: unknown field "dsn"; did you mean "dns"?'] },
+  { text: 'manifests: x\n__proto__: {}', issues: ['2:12: __proto__: unknown field "__proto__"'] },
+  {
+    text: 'manifests: x\ndns:\n  listen:\n  - address: 0.0.0.0\n  - address: "::"\n  - {address: ::1, prot: 5}',
+    issues: ['6:26: dns.listen[2].prot: unknown field "prot"; did you mean "port"?'],
+  },
+  {
+    text: 'dns: {upstreams: [x], timeoutMillis: fast}\nlog: {level: loud}',
+    issues: [
+      '1:1: manifests: is required',
+      '1:19: dns.upstreams[0]: "x" is not IP:PORT, [IPv6]:PORT or an IP address',
+      '1:38: dns.timeoutMillis: must be a number, not a string',
+      '2:14: log.level: must be one of trace, debug, info, warn, error, fatal, silent',
+    ],
+  },
+  {
+    text: 'manifests: *there\nhost: *here',
+    issues: ['1:12: there is no anchor "there" before this alias', '2:7: there is no anchor "here" before this alias'],
+  },
+  { text: 'manifests: x\nmanifests: y', issues: ['2:1: Map keys must be unique'] },
+]
+describe('wrong, with its place', () => {
+  for (const { text, issues } of wrong) test(JSON.stringify(text), () => expect(issuesOf(text)).toEqual(issues))
+
+  test('YAML that cannot be read', () => {
+    expect(issuesOf('dns: [')[0]).toMatch(/^1:7: /)
+    expect(issuesOf('manifests: x\n---\nmanifests: y')[0]).toMatch(/^2:1: .*multiple documents/)
+  })
+
+  test('aliases that unfold without end', () => {
+    const bomb = ['a0: &a0 [x]', ...Array.from({ length: 20 }, (_, i) => `a${i + 1}: &a${i + 1} [${`*a${i}, `.repeat(10)}]`)] // prettier-ignore
+    expect(issuesOf(bomb.join('\n'))).toEqual([expect.stringMatching(/alias/i)])
+  })
+})
+
+test('aliases that stand for something are read', () => {
+  expect(read('manifests: &m x\napi: {socket: *m}').api.socket).toBe('x')
+})
+
+describe('IP:PORT', () => {
+  const good: readonly (readonly [text: string, address: string, port: number])[] = [
+    ['10.0.0.10:53', '10.0.0.10', 53],
+    ['10.0.0.10', '10.0.0.10', 53],
+    ['[2001:db8::1]:5353', '2001:db8::1', 5353],
+    ['2001:db8::1', '2001:db8::1', 53],
+    ['1.2.3.4:65535', '1.2.3.4', 65_535],
+  ]
+  for (const [text, address, port] of good)
+    test(text, () => {
+      const server = serverFromText(text) ?? expect.fail('not read')
+      expect([addressToText(server.address), server.port]).toEqual([address, port])
+    })
+  const bad = ['', ':53', '1.2.3.4:', '1.2.3.4:0', '1.2.3.4:65536', '1.2.3.4:5x', '1.2.3.4:-1', ' 1.2.3.4:53', '1.2.3:53', 'dns.example:53', '[::1]', '::1]:53', '[::1]53', '1.2.3.4:53:53', 'fe80::1%eth0', '[fe80::1%eth0]:53', '1.2.3.4%x:53'] // prettier-ignore
+  for (const text of bad) test(`not "${text}"`, () => expect(serverFromText(text)).toBeUndefined())
+
+  test('text and back', () => {
+    for (const text of ['10.0.0.10:53', '[2001:db8::1]:53'])
+      expect(serverToText(serverFromText(text) ?? { address: addressFromText('0.0.0.0') as never, port: 1 })).toBe(text)
+  })
+})
