@@ -1,6 +1,7 @@
 // Network namespaces without names: a file descriptor holds one, so that whatever way we end, the kernel takes it away with everything in
 // it. Only worker threads ever enter one: a thread's namespace is its own, and the main thread stays where it was.
 import { spawn } from 'node:child_process'
+import { stat } from 'node:fs/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import koffi from 'koffi'
 import { KernelError, openNetlink } from '../datapath/netlink.ts'
@@ -103,6 +104,8 @@ function send(errand: Errand): Promise<number[]> {
 
 /** An empty network namespace. Needs CAP_SYS_ADMIN (root, or root of a user namespace). */
 export async function createNamespace(): Promise<Namespace> {
+  // libuv's pool is one for all threads, and is born of the thread that first needs it, into that thread's namespace: so not of a worker.
+  await stat('/')
   const [fd = -1] = await send({ kind: 'create' })
   return { fd, path: `/proc/${process.pid}/fd/${fd}`, release: () => void libcClose(fd) }
 }

@@ -1,20 +1,20 @@
 // `namegate run`: one command in a network of its own, under the policies given and nothing else.
 import { spawn } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { ManifestError, startAgent, type Agent, type AgentSettings } from '../agent.ts'
+import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { makeLog, type LogLevel } from '../log.ts'
-import { addressFromText } from '../net/address.ts'
+import { addressFromText, type Address } from '../net/address.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { selects } from '../identity/selector.ts'
 import { loadWorld } from '../sources/manifests.ts'
-import { attachWorkload, makeGate, type Gate, type Link } from './gate.ts'
-import { endLike, launch, supervise, type Ending } from './launch.ts'
+import { attachWorkload, makeGate, type Link } from './gate.ts'
+import { endLike, launch, ownFailure, takeSignals, type Ending, type Signals } from './launch.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
 import { collectDenials, summaryJson, summaryText } from './summary.ts'
-import { isInstalled, openUplink, UplinkError, type Network, type Uplink } from './uplink.ts'
+import { isInstalled, openUplink, UplinkError, type Network } from './uplink.ts'
 
 export interface RunOptions {
   readonly policies: readonly string[]
@@ -26,9 +26,6 @@ export interface RunOptions {
   readonly settings: AgentSettings
   readonly command: readonly string[]
 }
-
-/** Exit status when namegate itself fails before the command starts, as env(1) and docker do. */
-const ownFailure = 125
 
 /** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
 const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
@@ -50,7 +47,8 @@ const mappedVariable = 'NAMEGATE_MAPPED_FROM'
 export async function runCommand(options: RunOptions): Promise<never> {
   const mappedFrom = process.env[mappedVariable]
   delete process.env[mappedVariable]
-  if (process.getuid?.() !== 0) return rerunMapped()
+  const signals = takeSignals()
+  if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
   const missing = Object.entries(packageOf).filter(([program]) => !isInstalled(program))
   if (missing.length > 0) {
     const [programs, packages] = [
@@ -63,7 +61,7 @@ export async function runCommand(options: RunOptions): Promise<never> {
   const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
   const mapBackTo = uid === undefined || gid === undefined ? undefined : { uid, gid }
   try {
-    return endLike(await runInside(options, mapBackTo))
+    return endLike(await runInside(options, mapBackTo, signals))
   } catch (error) {
     process.stderr.write(explain(error))
     process.exit(ownFailure)
@@ -76,8 +74,15 @@ function explain(error: unknown): string {
   return `namegate: ${error instanceof Error ? error.message : String(error)}\n`
 }
 
+/** CAP_NET_ADMIN and CAP_SYS_ADMIN, which root of a container often lacks; the user namespace that we then ask for gives them. */
+function mayChangeNetworks(): boolean {
+  const wanted = (1n << 12n) | (1n << 21n)
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
+  return process.getuid?.() === 0 && (BigInt(`0x${effective}`) & wanted) === wanted
+}
+
 /** The same command line as root of a fresh user namespace, in the network namespace we are in. */
-async function rerunMapped(): Promise<never> {
+async function rerunMapped(signals: Signals): Promise<never> {
   const from = `${process.getuid?.()}:${process.getgid?.()}`
   const own = [process.execPath, ...process.execArgv, fileURLToPath(new URL('../main.ts', import.meta.url)), ...process.argv.slice(2)]
   const probe = spawn('unshare', ['--user', '--map-root-user', 'true'], { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -88,15 +93,15 @@ async function rerunMapped(): Promise<never> {
     probe.once('close', (status) => resolve(status === 0))
   })
   if (!allowed) {
-    const advice = 'run as root, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)'
+    const advice = 'run as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)'
     process.stderr.write(`namegate: this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}\n`)
     process.exit(ownFailure)
   }
   const child = spawn('unshare', ['--user', '--map-root-user', 'setpriv', '--pdeathsig', 'KILL', ...own], { stdio: 'inherit', env: { ...process.env, [mappedVariable]: from } })
-  return endLike(await supervise(child))
+  return endLike(await signals.supervise(child))
 } // prettier-ignore
 
-async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined): Promise<Ending> {
+async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined, signals: Signals): Promise<Ending> {
   const hostResolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '')
   const upstreams = options.upstreams.length > 0 ? options.upstreams : nameserversOf(hostResolvConf).map((address) => ({ address, port: 53 }))
   if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
@@ -104,39 +109,52 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   requireSelected(files, options)
 
   const denials = collectDenials()
-  let folder: string | undefined
-  let uplink: Uplink | undefined
-  let agent: Agent | undefined
-  let gate: Gate | undefined
+  const toClose: (() => Promise<unknown>)[] = []
   try {
-    gate = await makeGate()
-    agent = await startAgent({
+    const gate = await makeGate()
+    const agent = await startAgent({
       settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
       log: makeLog(options.logLevel),
       manifests: { kind: 'texts', files },
       listeners: gate.listeners,
       upstreams,
-      hostAddresses: [link.gateway4, link.gateway6].flatMap((text) => addressFromText(text) ?? []),
+      hostAddresses: hostAddresses(),
       kernel: gate.kernel,
       onOutcome: denials.see,
     })
+    toClose.push(() => agent.close())
     // The policy stands before there is anything for it to hold back.
-    uplink = await openUplink(gate, options.network, mapBackTo === undefined)
+    const uplink = await openUplink(gate, options.network, mapBackTo === undefined)
+    toClose.push(() => uplink.close())
     const namespace = await attachWorkload(gate, link)
-    folder = await mkdtemp(join(tmpdir(), 'namegate-run-'))
-    const resolvConf = join(folder, 'resolv.conf')
-    await writeFile(resolvConf, withNameservers(hostResolvConf, [link.gateway4]), { mode: 0o644 })
-    const ending = await supervise(launch({ namespace, command: options.command, resolvConf, mapBackTo }))
-    const flows = await agent.denied()
-    if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
-    if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
+    const early = signals.early()
+    if (early !== undefined) return { kind: 'signal', signal: early }
+    const resolvConf = withNameservers(hostResolvConf, [link.gateway4])
+    const ending = await signals.supervise(launch({ namespace, command: options.command, resolvConf, mapBackTo }))
+    // From here on the ending is the command's, whatever goes wrong with us.
+    try {
+      const flows = await agent.denied()
+      if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
+      if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
+    } catch (error) {
+      complain('what was denied is not known', error)
+    }
     return ending
   } finally {
-    await agent?.close()
-    await uplink?.close()
-    if (folder !== undefined) await rm(folder, { recursive: true, force: true })
+    for (const close of toClose) await close().catch((error: unknown) => complain('not cleaned up', error))
   }
 } // prettier-ignore
+
+function complain(what: string, error: unknown): void {
+  process.stderr.write(`namegate: ${what}: ${error instanceof Error ? error.message : String(error)}\n`)
+}
+
+/** The gate, and this machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
+function hostAddresses(): Address[] {
+  const own = Object.values(networkInterfaces()).flatMap((interfaces) => interfaces ?? [])
+  const outside = own.filter(({ internal }) => !internal).map(({ address }) => address)
+  return [link.gateway4, link.gateway6, ...outside].flatMap((text) => addressFromText(text) ?? [])
+}
 
 async function readPolicy(path: string): Promise<string> {
   try {

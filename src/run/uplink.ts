@@ -1,7 +1,7 @@
 // How a gate reaches the world. As root: a veth into this namespace, masqueraded, with forwarding. Otherwise: pasta or slirp4netns, which
 // carry packets as ordinary sockets of the user.
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
@@ -54,7 +54,11 @@ async function openUserMode(gate: Gate, network: 'pasta' | 'slirp4netns', isRoot
     pasta: ['unshare', '--mount', '--propagation', 'private', 'sh', '-ec', 'mount -t tmpfs tmpfs /mnt; : > /mnt/gate; mount --bind "$0" /mnt/gate; exec "$@"', path, 'pasta', '--foreground', '--quiet', '--config-net', '--no-map-gw', '-I', uplinkName, '-t', 'none', '-u', 'none', '-T', 'none', '-U', 'none', ...(isRoot ? ['--runas', '0'] : []), '--netns', '/mnt/gate'],
     slirp4netns: ['slirp4netns', '--configure', '--mtu=65520', '--disable-host-loopback', '--disable-dns', '--netns-type=path', path, uplinkName],
   }[network] // prettier-ignore
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], { stdio: ['ignore', 'ignore', 'pipe'] })
+  // Out of our process group: Ctrl-C is for the command, which may need the network to end well.
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true,
+  })
   let complaint = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => (complaint = (complaint + text).slice(-2000)))
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
@@ -83,10 +87,18 @@ async function openUserMode(gate: Gate, network: 'pasta' | 'slirp4netns', isRoot
 /** One file for each run that is up, so that the next one can clean up behind a run that was killed. */
 const stateFolder = '/run/namegate'
 
+/** Where the host's ends of all runs' uplinks are, which lead to no service of the host: a corner of the shared address space (RFC 6598) and one of our own (RFC 4193). */
+const [hostEnds4, hostEnds6] = ['100.127.192.0/18', 'fd6e:67::/32']
+
+/** A host that forwarded nothing before its runs still forwards nothing but theirs. */
+const forwardNothingElse = 'iifname != "ng*" oifname != "ng*" drop'
+
 interface RunState {
   readonly pid: number
   /** Start time of the process in clock ticks: a pid alone may have been given out again. */
   readonly started: string
+  /** The network namespace that it changed, and the one that its pid is of: several hosts may share one /run. */
+  readonly host: string
   readonly table: string
   /** Whether IPv4 forwarding was off before the first run turned it on. */
   readonly turnedForwardingOn: boolean
@@ -97,29 +109,34 @@ async function openVeth(gate: Gate): Promise<Uplink> {
   const { pid } = process
   const [name, table] = [`ng${pid}`, `namegate_run_${pid}`]
   const taken = await shell('ip -4 -o addr show; ip -4 route show')
-  // A corner of the shared address space (RFC 6598), /30 by /30, starting from a place of our own.
+  // /30 by /30, starting from a place of our own.
   const base = Array.from({ length: 64 * 64 }, (_, i) => (i + pid) % 4096)
     .map((i) => `100.127.${192 + (i >> 6)}.${(i & 63) * 4}`)
     .find((network) => !taken.includes(network.slice(0, network.lastIndexOf('.') + 1) + String(Number(network.slice(network.lastIndexOf('.') + 1)) + 1)))
-  if (base === undefined) throw new UplinkError('no free /30 in 100.127.192.0/18')
+  if (base === undefined) throw new UplinkError(`no free /30 in ${hostEnds4}`)
   const host = (n: number): string => base.slice(0, base.lastIndexOf('.') + 1) + String(Number(base.slice(base.lastIndexOf('.') + 1)) + n)
   const forwardingOff = (await readFile('/proc/sys/net/ipv4/ip_forward', 'utf8')).trim() === '0'
   // Turning IPv6 forwarding on would make the host deaf to router advertisements; so IPv6 leads out only where it is on already.
   const six = (await readFile('/proc/sys/net/ipv6/conf/all/forwarding', 'utf8').catch(() => '0')).trim() === '1'
   const [inner6, outer6] = [`fd6e:67:${(pid >>> 8).toString(16)}:${(pid & 0xff).toString(16)}::2`, `fd6e:67:${(pid >>> 8).toString(16)}:${(pid & 0xff).toString(16)}::1`]
-  const state: RunState = { pid, started: await startedAt(pid), table, turnedForwardingOn: forwardingOff }
+  const state: RunState = { pid, started: await startedAt(pid), host: await thisHost(), table, turnedForwardingOn: forwardingOff }
   await writeFile(stateFile(pid), JSON.stringify(state))
   try {
+    // 58 is ICMPv6, neighbours included: its name is in /etc/protocols, which small containers lack.
     await shell(`ip link add ${name} type veth peer name ${uplinkName} netns ${gate.namespace.path}
       ip addr add ${host(1)}/30 dev ${name}; ${six ? `ip addr add ${outer6}/64 dev ${name} nodad` : ''}
       ip link set ${name} up
-      ${forwardingOff ? 'echo 1 > /proc/sys/net/ipv4/ip_forward' : ''}
       nft -f - <<'EOF'
 table inet ${table} {
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
     oifname "${name}" ct state != { established, related } drop
-    ${forwardingOff ? `iifname != "ng*" oifname != "ng*" drop` : ''}
+    ${forwardingOff ? forwardNothingElse : ''}
+  }
+  chain input {
+    type filter hook input priority filter - 5; policy accept;
+    iifname "${name}" ip daddr ${hostEnds4} reject with icmpx admin-prohibited
+    iifname "${name}" ip6 daddr ${hostEnds6} meta l4proto != 58 reject with icmpx admin-prohibited
   }
   chain out {
     type nat hook postrouting priority srcnat; policy accept;
@@ -127,7 +144,8 @@ table inet ${table} {
     ip6 saddr ${inner6} masquerade
   }
 }
-EOF`)
+EOF
+      ${forwardingOff ? 'echo 1 > /proc/sys/net/ipv4/ip_forward' : ''}`)
     await shell(
       `ip addr add ${host(2)}/30 dev ${uplinkName}; ${six ? `ip addr add ${inner6}/64 dev ${uplinkName} nodad` : ''}
        ip link set ${uplinkName} up
@@ -144,13 +162,20 @@ EOF`)
 
 const stateFile = (pid: number): string => join(stateFolder, `run-${pid}.json`)
 
+/** Identifies the network that this process changes and the pids that it sees. */
+async function thisHost(): Promise<string> {
+  return `${await readlink('/proc/self/ns/net')} ${await readlink('/proc/self/ns/pid')}`
+}
+
 /** Field 22 of /proc/PID/stat (proc(5)); '' when there is no such process. */
 async function startedAt(pid: number): Promise<string> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
   return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
 }
 
+/** The runs that changed this host. Those of another are none of our business: their state says nothing about what is here. */
 async function otherRuns(): Promise<{ state: RunState; alive: boolean }[]> {
+  const host = await thisHost()
   const files = (await readdir(stateFolder).catch(() => [])).filter(
     (file) => file.startsWith('run-') && file.endsWith('.json'),
   )
@@ -159,6 +184,7 @@ async function otherRuns(): Promise<{ state: RunState; alive: boolean }[]> {
       const text = await readFile(join(stateFolder, file), 'utf8').catch(() => '')
       try {
         const state = JSON.parse(text) as RunState
+        if (state.host !== host) return []
         return [
           {
             state,
@@ -178,12 +204,18 @@ async function otherRuns(): Promise<{ state: RunState; alive: boolean }[]> {
 /** Takes back what a run changed on this host, as its file says: a run that ended before may have left forwarding to it. */
 async function undo(pid: number): Promise<void> {
   const state = JSON.parse(await readFile(stateFile(pid), 'utf8')) as RunState
+  // Forwarding is turned on after the table is there. No table: it never was; or this is a new namespace with the number of an old one.
+  const changed = await shell(`nft list table inet ${state.table} >/dev/null 2>&1 && echo yes || true`)
+  if (state.turnedForwardingOn && changed !== '') {
+    const heir = (await otherRuns()).find((run) => run.alive)?.state
+    if (heir === undefined) await shell('echo 0 > /proc/sys/net/ipv4/ip_forward')
+    else {
+      await shell(`nft add rule inet ${heir.table} forward ${forwardNothingElse}`)
+      await writeFile(stateFile(heir.pid), JSON.stringify({ ...heir, turnedForwardingOn: true }))
+    }
+  }
   await shell(`ip link del ng${pid} 2>/dev/null || true; nft delete table inet ${state.table} 2>/dev/null || true`)
   await rm(stateFile(pid), { force: true })
-  if (!state.turnedForwardingOn) return
-  const heir = (await otherRuns()).find((run) => run.alive)
-  if (heir === undefined) await shell('echo 0 > /proc/sys/net/ipv4/ip_forward')
-  else await writeFile(stateFile(heir.state.pid), JSON.stringify({ ...heir.state, turnedForwardingOn: true }))
 }
 
 const libc = koffi.load('libc.so.6')

@@ -1,7 +1,8 @@
 // `namegate run` as a user runs it: on a host of its own (a namespace), with a resolver and a world behind it.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, mkdtemp, readdir, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -16,7 +17,7 @@ metadata: {name: ci}
 spec:
   endpointSelector: {}
   egress:
-  - toFQDNs: [{matchName: api.example.com}, {matchPattern: "*.cdn.example.net"}]
+  - toFQDNs: [{matchName: api.example.com}, {matchPattern: "*.cdn.example.net"}, {matchName: host.rebind.test}]
     toPorts: [{ports: [{port: "443", protocol: TCP}]}]
 `
 interface Ended {
@@ -30,6 +31,7 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
   let world: Host
   let upstream: EmbeddedUpstream
   let folder: string
+  let hostService: Server
   beforeAll(async () => {
     enterLab()
     // The host forwards nothing by itself: the run must turn that on, and off again.
@@ -37,13 +39,22 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     world = await addHost('world', ['10.3.0.2/24'], ['10.3.0.1/24'])
     sh('ip route add default via 10.3.0.2')
     await answerEverywhere(world)
-    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
     folder = await mkdtemp(join(tmpdir(), 'namegate-test-'))
+    // A name that the policy allows, in the hands of somebody who points it at the host itself.
+    await cp('zones', join(folder, 'zones'), { recursive: true })
+    await writeFile(
+      join(folder, 'zones/rebind.test.zone'),
+      '$ORIGIN rebind.test.\n$TTL 60\n@ IN SOA ns hostmaster ( 1 60 60 60 60 )\nhost IN A 10.3.0.1\n',
+    )
+    hostService = createServer((connection) => connection.end()).listen(443)
+    upstream = await startEmbeddedUpstream(join(folder, 'zones'), '127.0.0.1', 5300)
     await writeFile(join(folder, 'policy.yaml'), policy)
   })
   afterAll(async () => {
     await upstream?.close()
+    hostService?.close()
     world?.stop()
+    await rm(folder, { recursive: true, force: true })
   })
 
   const start = (args: readonly string[], before: readonly string[] = [], program = 'bin/namegate'): ChildProcess => {
@@ -101,6 +112,21 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     ])
   })
 
+  test('this machine is not what a name or an address range leads to', async () => {
+    const { out, err } = await under(
+      `getent ahostsv4 host.rebind.test | head -1 | cut -d' ' -f1; ${connect('10.3.0.1')}`,
+    )
+    expect(out).toBe('10.3.0.1\nno\n')
+    expect(err).toMatch(/connection +10\.3\.0\.1 tcp\/443 +x1 +no rule matched; selected by default\/ci/)
+    await writeFile(join(folder, 'wide.yaml'), policy.replace(/- toFQDNs[\s\S]*/, '- toCIDR: [0.0.0.0/0]\n'))
+    // The host's end of the uplink is beside ours in a /30; its address is known here while the run is up.
+    const child = start(['--policy', join(folder, 'wide.yaml'), '--', 'bash', '-c', `read -r uplink; ${connect('$uplink')}; ${connect('198.18.0.20')}`]) // prettier-ignore
+    const uplink = (): string => sh("ip -4 -o addr show | sed -n 's/.* ng[0-9]* *inet \\(100[^/]*\\).*/\\1/p'").trim()
+    await expect.poll(uplink, { timeout: 5000 }).not.toBe('')
+    child.stdin?.end(`${uplink()}\n`)
+    expect(await ended(child)).toMatchObject({ out: 'no\nyes\n' })
+  })
+
   test('stdin, stdout and the summary as JSON', async () => {
     const child = start([
       '--policy',
@@ -139,6 +165,16 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     child.kill('SIGTERM')
     expect(await ended(child)).toMatchObject({ status: 7, out: 'got TERM\n' })
     expect(await under('kill -KILL $$')).toMatchObject({ status: null, signal: 'SIGKILL' })
+    expect(await under('kill -TERM $$')).toMatchObject({ status: null, signal: 'SIGTERM' })
+  })
+
+  test('a signal that comes before the command: it ends us after everything is taken back', async () => {
+    const before = leftovers()
+    const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'sleep', '1000'])
+    await expect.poll(() => sh('ip -br link'), { interval: 10, timeout: 5000 }).toMatch(/^ng/m)
+    child.kill('SIGTERM')
+    expect(await ended(child)).toMatchObject({ status: null, signal: 'SIGTERM' })
+    expect(leftovers()).toBe(before)
   })
 
   const failures = [
@@ -164,6 +200,37 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
       expect(got.status).toBe(status)
     })
 
+  describe('resolv.conf', () => {
+    // A host whose /etc and /run are its own for the while.
+    const hostWith = (script: string): string[] => [
+      ...['env', '-u', 'NODE_EXTRA_CA_CERTS', 'unshare', '--mount', 'sh', '-ec'],
+      `mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /etc; ${script}; "$@"; status=$?; ls /etc >&2; exit $status`,
+      'host',
+    ]
+    const options = (): string[] => ['--policy', join(folder, 'policy.yaml'), '--summary', 'none', '--']
+
+    test('none to replace: said, and none is made', async () =>
+      expect(await run([...options(), 'true'], hostWith('set +e'))).toMatchObject({
+        status: 125,
+        err: 'namegate: there is no /etc/resolv.conf to put another in its place; an empty file will do; nothing was started\n',
+      }))
+
+    test("systemd-resolved's: out of sight, as are its sockets", async () => {
+      const resolved = `mkdir -p /run/systemd/resolve; cd /run/systemd/resolve; touch io.systemd.Resolve; cd "$OLDPWD"
+        printf 'nameserver 127.0.0.53\nsearch corp.example\n' > /run/systemd/resolve/stub-resolv.conf
+        ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf; set +e`
+      const got = await run(
+        [...options(), 'sh', '-c', 'cat /etc/resolv.conf; ls /run/systemd/resolve'],
+        hostWith(resolved),
+      )
+      expect(got).toMatchObject({
+        status: 0,
+        out: 'nameserver 192.0.0.1\nsearch corp.example\nstub-resolv.conf\n',
+        err: 'resolv.conf\n',
+      })
+    })
+  })
+
   test('a label selects a policy', async () => {
     const got = await run([
       '--policy',
@@ -187,9 +254,13 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(leftovers()).toBe(before)
   })
 
-  test('killed: the command dies too, and the next run cleans up', async () => {
-    const before = leftovers()
-    const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', 'echo $$; exec sleep 1000'])
+  const startKilled = async (): Promise<void> => {
+    const temporary = join(folder, 'temporary')
+    await mkdir(temporary, { recursive: true })
+    const child = start(
+      ['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', 'echo $$; exec sleep 1000'],
+      ['env', `TMPDIR=${temporary}`],
+    )
     const [pid] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer]
     child.kill('SIGKILL')
     await once(child, 'exit')
@@ -198,9 +269,48 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
         timeout: 5000,
       })
       .toBe('')
+    expect(await readdir(temporary)).toEqual([])
+  }
+
+  test('killed: the command dies too, and the next run cleans up', async () => {
+    const before = leftovers()
+    await startKilled()
     expect(leftovers()).not.toBe(before)
     expect((await under('true')).status).toBe(0)
     expect(leftovers()).toBe(before)
+  })
+
+  test('killed on one host: a run on another that shares /run changes neither', async () => {
+    const before = leftovers()
+    await startKilled()
+    // The link goes with the gate, a moment later.
+    const changes = (): string => sh('nft list ruleset; cat /proc/sys/net/ipv4/ip_forward')
+    const behind = changes()
+    world.sh('echo 1 > /proc/sys/net/ipv4/ip_forward')
+    const elsewhere = await run(['--policy', join(folder, 'policy.yaml'), '--', 'true'], ['nsenter', `--net=${world.path}`]) // prettier-ignore
+    expect(elsewhere.status).toBe(0)
+    expect(world.sh('cat /proc/sys/net/ipv4/ip_forward').out).toBe('1\n')
+    expect(changes()).toBe(behind)
+    expect((await under('true')).status).toBe(0)
+    expect(leftovers()).toBe(before)
+  })
+
+  test('the host forwards for runs only, whichever of them ends first', async () => {
+    const others = 'iifname != "ng*" oifname != "ng*" drop'
+    const forwarding = (): boolean[] => [sh('cat /proc/sys/net/ipv4/ip_forward') === '1\n', sh('nft list ruleset').includes(others)] // prettier-ignore
+    expect(forwarding()).toEqual([false, false])
+    const children: ChildProcess[] = []
+    for (let i = 0; i < 2; i++) {
+      const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', 'echo up; read x'])
+      await once(child.stdout as NodeJS.ReadableStream, 'data')
+      children.push(child)
+    }
+    for (const child of children) {
+      expect(forwarding()).toEqual([true, true])
+      child.stdin?.end('x\n')
+      await ended(child)
+    }
+    expect(forwarding()).toEqual([false, false])
   })
 
   describe('without root', () => {
@@ -244,8 +354,36 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
       })
   })
 
+  for (const network of ['pasta', 'slirp4netns'])
+    test(`Ctrl-C is for the command, not for ${network}`, async () => {
+      const script = `trap '${connect('198.18.0.20').replaceAll("'", '"')}; exit 6' INT; getent ahostsv4 api.example.com > /dev/null; echo up; while :; do read -t 1; done`
+      const command = ['run', '--upstream', '127.0.0.1:5300', '--policy', join(folder, 'policy.yaml'), '--network', network, '--', 'bash', '-c', script] // prettier-ignore
+      // A terminal sends it to the whole process group.
+      const child = spawn('bin/namegate', command, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
+      await once(child.stdout, 'data')
+      process.kill(-(child.pid ?? 0), 'SIGINT')
+      expect(await ended(child)).toMatchObject({ out: 'yes\n', status: 6 })
+    })
+
+  test('root of a container, without rights over networks: as without root', async () => {
+    const before = ['setpriv', '--bounding-set', '-sys_admin,-net_admin']
+    const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; ip link set lo down 2>/dev/null || echo no`
+    const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', script], before)
+    expect(got.out.split('\n')).toEqual(['0', '198.18.0.20', 'yes', 'no', 'no', ''])
+    const forbidden = ['sh', '-ec', 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', 'host', ...before]
+    const got2 = await run(
+      ['--policy', join(folder, 'policy.yaml'), '--', 'true'],
+      ['unshare', '--user', '--map-root-user', ...forbidden],
+    )
+    expect(got2).toMatchObject({ status: 125, out: '' })
+    expect(got2.err).toMatch(
+      /no user namespace: .*No space left.*; run as root with CAP_SYS_ADMIN.*user\.max_user_namespaces/,
+    )
+  })
+
   test('without root, and without pasta and slirp4netns: an error that names the packages', async () => {
-    const tools = await mkdtemp(join(tmpdir(), 'namegate-tools-'))
+    const tools = join(folder, 'tools')
+    await mkdir(tools)
     for (const tool of ['sh', 'node', 'nft', 'ip', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
     sh(`chmod 755 ${tools} ${folder}; chmod 644 ${folder}/*`)
     // Mapped to root of a user namespace is what somebody without root becomes.
