@@ -23,9 +23,10 @@ import {
   type Field,
   type Report,
 } from './field.ts'
-import { entities, type DnsRule, type EgressRule, type Entity, type Peer, type Policy } from './rules.ts'
+import { entities, Tier, type Direction, type DnsRule, type Entity, type ParseOptions, type Peer, type Policy, type PolicyKind, type Rule } from './rules.ts' // prettier-ignore
 
 export interface PolicyMeta {
+  readonly kind: PolicyKind
   readonly name: string
   /** Undefined for a cluster-wide policy. */
   readonly namespace: string | undefined
@@ -50,7 +51,7 @@ const portRuleKeys = ['ports', 'rules', 'terminatingTLS', 'originatingTLS', 'ser
 const replyAnnotation = 'namegate.io/dns-deny-reply'
 
 /** The rule of one `spec` (or item of `specs`), or undefined when it has errors; all of them are in the report. */
-export function parsePolicy(report: Report, meta: PolicyMeta, spec: Field): Policy | undefined {
+export function parseCiliumPolicy(report: Report, meta: PolicyMeta, spec: Field, _options: ParseOptions): Policy | undefined {
   const before = report.issues.filter((issue) => issue.severity === 'error').length
   const fields = readMap(report, spec, ruleKeys)
   const subject = parseSubject(report, meta, spec, fields)
@@ -66,12 +67,20 @@ export function parsePolicy(report: Report, meta: PolicyMeta, spec: Field): Poli
   if (denyReply !== undefined && denyReply !== 'refused' && denyReply !== 'nxdomain')
     report.error(spec, `annotation ${replyAnnotation} must be refused or nxdomain, not "${denyReply}"`)
   if (report.issues.filter((issue) => issue.severity === 'error').length > before || subject === undefined) return undefined
+  const directions: Direction[] = [
+    ...(ingress.length + ingressDeny.length > 0 ? ['ingress' as const] : []),
+    ...(allow.length + deny.length > 0 ? ['egress' as const] : []),
+  ]
   return {
+    kind: meta.kind,
     name: meta.namespace === undefined ? meta.name : `${meta.namespace}/${meta.name}`,
+    namespace: meta.namespace,
     file: spec.file,
-    subject,
-    egress,
-    defaultDeny: defaultDeny ?? allow.length + deny.length > 0,
+    line: spec.line,
+    subject: { kind: 'endpoints', selector: subject },
+    rules: egress,
+    directions,
+    defaultDeny: { ingress: directions.includes('ingress'), egress: defaultDeny ?? directions.includes('egress') },
     ...(denyReply === 'refused' || denyReply === 'nxdomain' ? { denyReply } : {}),
   }
 } // prettier-ignore
@@ -148,7 +157,7 @@ function parsePeerSelector(report: Report, meta: PolicyMeta, field: Field): Sele
 }
 
 /** One egress rule becomes one rule for each of its toPorts items. */
-function parseEgress(report: Report, meta: PolicyMeta, field: Field, kind: EgressRule['kind']): EgressRule[] {
+function parseEgress(report: Report, meta: PolicyMeta, field: Field, kind: 'allow' | 'deny'): Rule[] {
   const present = field.kind === 'map' ? field.entries : new Map<string, Field>()
   if (kind === 'deny' && present.has('toFQDNs'))
     report.error(present.get('toFQDNs') ?? field, 'toFQDNs is not allowed in egressDeny')
@@ -168,18 +177,19 @@ function parseEgress(report: Report, meta: PolicyMeta, field: Field, kind: Egres
   const listed = peerKeys.some((key) => !isAbsent(fields.get(key)))
   const ported = !isAbsent(fields.get('toPorts'))
   const { path, line } = field
+  const statement = { direction: 'egress', kind, tier: Tier.Normal, priority: 0, path, line } as const
   // Whom a deny rule means that names services, groups or nodes is not known here: everyone.
   const blurred = unenforced.some((key) => ['toServices', 'toGroups', 'toNodes'].includes(key))
   const peers = listed && !blurred ? parsePeers(report, meta, fields) : 'everyone'
-  if (unenforced.includes('icmps')) return [{ kind, path, line, peers, ports: [{ kind: 'all' }] }]
+  if (unenforced.includes('icmps')) return [{ ...statement, peers, ports: [{ kind: 'all' }] }]
   // `- {}` is the idiom for "default deny and nothing else": it allows nothing.
   if (!listed && !ported) return []
   const items = readList(report, fields.get('toPorts'))
-  if (items.length === 0) return listed ? [{ kind, path, line, peers, ports: [{ kind: 'all' }] }] : []
-  return items.flatMap((item) => parseToPorts(report, item, kind)).map((item) => ({ kind, path, line, peers, ...item }))
+  if (items.length === 0) return listed ? [{ ...statement, peers, ports: [{ kind: 'all' }] }] : []
+  return items.flatMap((item) => parseToPorts(report, item, kind)).map((item) => ({ ...statement, peers, ...item }))
 }
 
-const consequence = (kind: EgressRule['kind']): string =>
+const consequence = (kind: 'allow' | 'deny'): string =>
   kind === 'allow' ? 'the rule allows nothing' : 'the rule denies as if it were not there'
 
 function parsePeers(report: Report, meta: PolicyMeta, fields: ReadonlyMap<string, Field>): Peer[] {
@@ -188,11 +198,23 @@ function parsePeers(report: Report, meta: PolicyMeta, fields: ReadonlyMap<string
     ...list('toEndpoints').map((item): Peer => ({
       kind: 'endpoints',
       path: item.path,
+      line: item.line,
       selector: parsePeerSelector(report, meta, item),
     })),
     ...list('toCIDR').flatMap((item): Peer[] => {
       const range = parseCidr(report, item)
-      return range === undefined ? [] : [{ kind: 'cidr', path: item.path, ranges: [range], text: rangeToText(range) }]
+      return range === undefined
+        ? []
+        : [
+            {
+              kind: 'cidr',
+              path: item.path,
+              line: item.line,
+              ranges: [range],
+              text: rangeToText(range),
+              reach: 'outside',
+            },
+          ]
     }),
     ...list('toCIDRSet').flatMap((item) => parseCidrSet(report, item)),
     ...list('toEntities').flatMap((item): Peer[] => {
@@ -205,7 +227,7 @@ function parsePeers(report: Report, meta: PolicyMeta, fields: ReadonlyMap<string
       }
       if (['remote-node', 'kube-apiserver', 'init', 'health', 'unmanaged', 'ingress'].includes(entity))
         report.warn(item, `not enforced yet: entity ${entity} has no members here; it matches nothing`)
-      return [{ kind: 'entity', path: item.path, entity: entity as Entity }]
+      return [{ kind: 'entity', path: item.path, line: item.line, entity: entity as Entity }]
     }),
     ...list('toFQDNs').flatMap((item): Peer[] => parseName(report, item).map((name) => ({ kind: 'name', ...name }))),
   ]
@@ -239,7 +261,16 @@ function parseCidrSet(report: Report, field: Field): Peer[] {
     return [hole]
   })
   if (range === undefined) return []
-  return [{ kind: 'cidr', path: field.path, ranges: subtractRanges([range], except), text: rangeToText(range) }]
+  return [
+    {
+      kind: 'cidr',
+      path: field.path,
+      line: field.line,
+      ranges: subtractRanges([range], except),
+      text: rangeToText(range),
+      reach: 'outside',
+    },
+  ]
 }
 
 /** A matchName or matchPattern; both or none is an error. */
@@ -254,12 +285,14 @@ function parseName(report: Report, field: Field): DnsRule[] {
     if (text === undefined || entry === undefined) return []
     const complaint = checkPattern(text, key)
     if (complaint !== undefined) report.error(entry, complaint)
-    return complaint === undefined ? [{ path: field.path, field: key, text, pattern: readPattern(text) }] : []
+    return complaint === undefined
+      ? [{ path: field.path, line: field.line, field: key, text, pattern: readPattern(text) }]
+      : []
   })
 }
 
 /** Ports and names of one toPorts item; [] when it contributes nothing. */
-function parseToPorts(report: Report, field: Field, kind: EgressRule['kind']): Pick<EgressRule, 'ports' | 'dns'>[] {
+function parseToPorts(report: Report, field: Field, kind: 'allow' | 'deny'): Pick<Rule, 'ports' | 'l7'>[] {
   const fields = readMap(report, field, kind === 'deny' ? ['ports'] : portRuleKeys)
   const items = readList(report, fields.get('ports'))
   if (items.length > 40) report.error(fields.get('ports') ?? field, 'too many ports, the max is 40')
@@ -276,7 +309,7 @@ function parseToPorts(report: Report, field: Field, kind: EgressRule['kind']): P
     report.error(field, 'DNS rules do not support port ranges')
   const dns = names.flatMap((item) => parseName(report, item))
   if (ports.length === 0 || unenforced.length > 0) return []
-  return [names.length > 0 ? { ports, dns } : { ports }]
+  return [names.length > 0 ? { ports, l7: { kind: 'dns', rules: dns } } : { ports }]
 } // prettier-ignore
 
 const protocols: Readonly<Record<string, readonly Protocol[]>> = {
