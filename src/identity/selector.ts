@@ -11,6 +11,9 @@ export type Selector = readonly Requirement[]
 export const namespaceKey = 'k8s:io.kubernetes.pod.namespace'
 export const namespaceLabelsPrefix = 'k8s:io.cilium.k8s.namespace.labels.'
 export const serviceAccountKey = 'k8s:io.cilium.k8s.policy.serviceaccount'
+export const clusterKey = 'k8s:io.cilium.k8s.policy.cluster'
+/** Tells identities apart whose pods have equal labels and unequal named ports. */
+export const namedPortsKey = 'gen:io.cilium.k8s.named-ports'
 
 const sources = [
   'k8s',
