@@ -7,7 +7,8 @@ export interface Issue {
   /** `spec.egress[0].toFQDNs[1].matchName`; '' for the document. */
   readonly path: string
   readonly message: string
-  readonly severity: 'error' | 'warning'
+  /** `note`: worth knowing, nothing to change. */
+  readonly severity: 'error' | 'warning' | 'note'
 }
 
 export type Scalar = string | number | boolean | null
@@ -31,15 +32,21 @@ export interface Report {
   readonly issues: Issue[]
   readonly error: (at: Place, message: string) => void
   readonly warn: (at: Place, message: string) => void
+  readonly note: (at: Place, message: string) => void
+  /** How many errors there are so far. */
+  readonly errorCount: () => number
 }
 
 export function makeReport(): Report {
   const issues: Issue[] = []
+  let errors = 0
   const say =
     (severity: Issue['severity']) =>
-    ({ file, line, column, path }: Place, message: string): void =>
-      void issues.push({ file, line, column, path, message, severity })
-  return { issues, error: say('error'), warn: say('warning') }
+    ({ file, line, column, path }: Place, message: string): void => {
+      if (severity === 'error') errors++
+      issues.push({ file, line, column, path, message, severity })
+    }
+  return { issues, error: say('error'), warn: say('warning'), note: say('note'), errorCount: () => errors }
 }
 
 export function countErrors(report: Report): number {
@@ -48,7 +55,7 @@ export function countErrors(report: Report): number {
 
 /** `file:line:column: path: message`, as people and editors read it. */
 export function issueToText({ file, line, column, path, message, severity }: Issue): string {
-  return `${file}:${line}:${column}: ${severity === 'warning' ? 'warning: ' : ''}${path === '' ? '' : `${path}: `}${message}`
+  return `${file}:${line}:${column}: ${severity === 'error' ? '' : `${severity}: `}${path === '' ? '' : `${path}: `}${message}`
 }
 
 const kindOf = (field: Field): string => {
@@ -76,6 +83,11 @@ export function readMap(report: Report, field: Field, known?: readonly string[])
     }
   return field.entries
 }
+
+/** The entries of a mapping that may be absent: none then. */
+export function readPart(report: Report, field: Field | undefined, known?: readonly string[]): ReadonlyMap<string, Field> {
+  return isAbsent(field) ? new Map() : readMap(report, field, known)
+} // prettier-ignore
 
 /** The items of a list; [] when absent. */
 export function readList(report: Report, field: Field | undefined): readonly Field[] {
