@@ -1,12 +1,12 @@
-// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or Cilium's
-// agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
+// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or
+// Cilium's agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
 import { namespaceKey, type Requirement, type Selector } from '../identity/selector.ts'
 import { isSince, type Context, type PolicyMeta, type Section } from './context.ts'
 import { isAbsent, readBoolean, readList, readMap, readPart, readString, type Field, type Report } from './field.ts'
 import { parseIcmp } from './icmp.ts'
 import { parseAuthentication, parsePeers, peerKeys } from './peers.ts'
 import { Tier, type Direction, type ParseOptions, type Peer, type Policy, type Rule, type Subject } from './rules.ts'
-import { nodeKey, readPeerSelector, readSelector, readSubjectSelector } from './selectors.ts'
+import { hostKey, readPeerSelector, readSelector, readSubjectSelector } from './selectors.ts'
 import { parseToPorts, type PortStatement } from './toPorts.ts'
 
 export type { PolicyMeta } from './context.ts'
@@ -89,14 +89,14 @@ function parseSubject(
     if (meta.namespace !== undefined)
       report.error(node, 'Invalid CiliumNetworkPolicy spec: rule cannot have NodeSelector')
     else report.note(node, 'enforced where policies for the host itself are switched on (they are off by default)')
-    return { kind: 'node', selector: readSelector(report, node, nodeKey) }
+    return { kind: 'node', selector: readSelector(report, node, hostKey) }
   }
   if (!isAbsent(endpoint)) return { kind: 'endpoints', selector: readSubjectSelector(report, endpoint, meta.namespace) }
   report.error(spec, 'rule must have one of EndpointSelector or NodeSelector')
   return undefined
 }
 
-/** Without a word about it, a direction that has rules denies what they do not allow. One that has none is left as it is, whatever is said. */
+/** Unless it is said otherwise, a direction that has rules denies what they do not allow. One without rules is left as it is in any case. */
 function parseDefaultDeny(
   report: Report,
   field: Field | undefined,
@@ -166,8 +166,8 @@ function parseRule(context: Context, field: Field): Rule[] {
 }
 
 /**
- * fromRequires and toRequires, gone since 1.19: endpoints that rules allow must meet these selectors too. Read as what has taken their place, a
- * deny of the endpoints that do not meet them.
+ * fromRequires and toRequires, gone since 1.19: endpoints that rules allow must meet these selectors too. Read as what has taken their
+ * place, a deny of the endpoints that do not meet them.
  */
 function parseRequires(context: Context, field: Field | undefined): Rule[] {
   const { report, meta, matchesInit, options, section } = context

@@ -1,11 +1,11 @@
 // `rules` of a toPorts item: HTTP, Kafka, DNS and generic rules, checked as Cilium's agent checks them.
-import { readHeader } from '../l7/http.ts'
+import { readHeader, type HeaderMatch } from '../l7/http.ts'
 import { checkKafka, kafkaApiKeys, readKafkaVersion } from '../l7/kafka.ts'
 import { checkRegex } from '../l7/regex.ts'
 import { checkPattern, readPattern, type Pattern } from '../match/pattern.ts'
 import { isSince, secretName, type Context } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field, type Report } from './field.ts'
-import type { HeaderMatch, HttpRule, KafkaRule, L7, NameMatch } from './rules.ts'
+import type { HttpRule, KafkaRule, L7, NameMatch } from './rules.ts'
 
 const kinds = ['http', 'kafka', 'dns', 'l7', 'l7proto'] as const
 const removed: Readonly<Record<string, string>> = {

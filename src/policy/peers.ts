@@ -37,8 +37,8 @@ export function peerKeys(context: Context): string[] {
 }
 
 /**
- * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with which Cilium
- * takes a rule whose groups, services or names come to nothing for one about everyone.
+ * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with
+ * which Cilium takes a rule whose groups, services or names come to nothing for one about everyone.
  */
 export function parsePeers(
   context: Context,
