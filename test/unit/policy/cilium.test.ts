@@ -3,10 +3,9 @@ import { describe, expect, test } from 'vitest'
 import type { Selector } from '../../../src/identity/selector.ts'
 import { portsToText, protocolName } from '../../../src/net/ports.ts'
 import { rangeToText } from '../../../src/net/prefix.ts'
-import { parseCidrGroup } from '../../../src/policy/cidr.ts'
-import { issueToText, makeReport } from '../../../src/policy/field.ts'
+import { issueToText } from '../../../src/policy/field.ts'
 import type { L7, ParseOptions, Peer, Policy, Rule, RulePorts } from '../../../src/policy/rules.ts'
-import { loadWorld, readDocuments } from '../../../src/sources/manifests.ts'
+import { loadWorld } from '../../../src/sources/manifests.ts'
 
 type Options = Partial<ParseOptions>
 const old: Options = { ciliumVersion: [1, 18] }
@@ -538,17 +537,20 @@ describe('what is let through with a word about it', () => {
 })
 
 describe('CiliumCIDRGroup', () => {
-  const read = (spec: string): { ranges?: string[]; issues: string[] } => {
-    const report = makeReport()
-    const [field] = readDocuments(report, { path: 'g.yaml', text: spec })
-    const group = field && parseCidrGroup(report, { name: 'g', labels: new Map([['a', 'b']]) }, field)
-    return { ...(group === undefined ? {} : { ranges: group.ranges.map(rangeToText) }), issues: report.issues.map(issueToText) } // prettier-ignore
+  const read = (spec: string, version: string): { ranges?: string[]; issues: string[] } => {
+    const text = `apiVersion: cilium.io/${version}\nkind: CiliumCIDRGroup\nmetadata: {name: g, labels: {a: b}}\n${spec}`
+    const loaded = loadWorld([{ path: 'g.yaml', text }])
+    if (!loaded.ok) return { issues: loaded.issues.map(issueToText) }
+    const [group] = loaded.world.cidrGroups
+    expect(group).toMatchObject({ name: 'g', labels: new Map([['a', 'b']]) })
+    return { ranges: group?.ranges.map(rangeToText) ?? [], issues: loaded.warnings.map(issueToText) }
   }
   const rows = [
-    { spec: '{externalCIDRs: [10.0.0.0/8, "2001:db8::/32", 1.1.1.1/32]}', ranges: ['10.0.0.0/8', '2001:db8::/32', '1.1.1.1'], issues: [] },
-    { spec: '{externalCIDRs: []}', ranges: [], issues: [] },
-    { spec: '{}', issues: ['g.yaml:1:1: externalCIDRs: Required value'] },
-    { spec: '{externalCIDRs: [10.0.0.0/99], externalCidrs: []}', issues: ['g.yaml:1:32: externalCidrs: unknown field "externalCidrs"; did you mean "externalCIDRs"?', 'g.yaml:1:18: externalCIDRs[0]: unable to parse CIDR: "10.0.0.0/99" is not an address or a prefix'] },
+    { spec: 'spec: {externalCIDRs: [10.0.0.0/8, "2001:db8::/32", 1.1.1.1/32]}', ranges: ['10.0.0.0/8', '2001:db8::/32', '1.1.1.1'], issues: [] },
+    { spec: 'spec: {externalCIDRs: []}', ranges: [], issues: [] },
+    { spec: 'spec: {}', issues: ['g.yaml:4:1: spec: externalCIDRs: Required value'] },
+    { spec: 'spec: {externalCIDRs: [10.0.0.0/99], externalCidrs: []}', issues: ['g.yaml:4:38: spec.externalCidrs: unknown field "externalCidrs"; did you mean "externalCIDRs"?', 'g.yaml:4:24: spec.externalCIDRs[0]: unable to parse CIDR: "10.0.0.0/99" is not an address or a prefix'] },
   ] // prettier-ignore
-  test.each(rows)('$spec', ({ spec, ...expected }) => expect(read(spec)).toEqual(expected))
+  for (const version of ['v2', 'v2alpha1'])
+    test.each(rows)(`${version} $spec`, ({ spec, ...expected }) => expect(read(spec, version)).toEqual(expected))
 })
