@@ -1,15 +1,23 @@
 // CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or
 // Cilium's agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
 import { namespaceKey, type Requirement, type Selector } from '../identity/selector.ts'
-import { isSince, type Context, type PolicyMeta, type Section } from './context.ts'
-import { isAbsent, readBoolean, readList, readMap, readPart, readString, type Field, type Report } from './field.ts'
+import { isSince, notEnforced, type Context, type PolicyMeta, type Section } from './context.ts'
+import {
+  isAbsent,
+  readBoolean,
+  readList,
+  readMap,
+  readPart,
+  readString,
+  readWord,
+  type Field,
+  type Report,
+} from './field.ts'
 import { parseIcmp } from './icmp.ts'
-import { parseAuthentication, parsePeers, peerKeys } from './peers.ts'
+import { parsePeers, peerKeys } from './peers.ts'
 import { Tier, type Direction, type ParseOptions, type Peer, type Policy, type Rule, type Subject } from './rules.ts'
 import { hostKey, readPeerSelector, readSelector, readSubjectSelector } from './selectors.ts'
 import { parseToPorts, type PortStatement } from './toPorts.ts'
-
-export type { PolicyMeta } from './context.ts'
 
 const sections: readonly Section[] = [
   { key: 'ingress', direction: 'ingress', kind: 'allow' },
@@ -163,6 +171,17 @@ function parseRule(context: Context, field: Field): Rule[] {
     ...statements.map((statement): Rule => ({ ...rule, peers, ...demand, ...statement })),
     ...parseRequires(context, fields.get(requiresKey)),
   ]
+}
+
+/** What the peers must prove about themselves, kept as it was said. */
+function parseAuthentication(context: Context, field: Field | undefined): Rule['authentication'] {
+  if (isAbsent(field)) return undefined
+  const { report } = context
+  const entry = readMap(report, field, ['mode']).get('mode')
+  if (isAbsent(entry)) report.error(field, 'mode: Required value')
+  const mode = readWord(report, entry, ['disabled', 'required', 'test-always-fail'])
+  if (mode !== undefined && mode !== 'disabled') notEnforced(context, field, 'authentication')
+  return mode
 }
 
 /**

@@ -1,4 +1,5 @@
 // Cilium's policies: what each field becomes, what is refused and in which words.
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Selector } from '../../../src/identity/selector.ts'
 import { portsToText, protocolName } from '../../../src/net/ports.ts'
@@ -509,6 +510,8 @@ describe('what is let through with a word about it', () => {
     { rest: 'ingress: [{fromEntities: [health]}]', says: 'warning: ingress[0].fromEntities[0]: the entity health has no members here: it matches nothing' },
     { rest: 'egress: [{toEndpoints: , toPorts: [{ports: [{port: "1"}]}]}]', says: 'warning: egress[0].toEndpoints: is empty (null), which is the same as not there: the rule is about everyone unless it names other peers' },
     { rest: 'egress: [{toGroups: [{aws: {}}]}]', says: 'warning: egress[0].toGroups[0]: not enforced yet: toGroups; nobody here can ask the provider who is in the group: it matches nothing' },
+    { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: the rule denies everyone' },
+    { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', options: { semantics: 'cilium' } as const, says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: it matches nothing' },
     { rest: 'egress: [{toServices: [{k8sService: {}}]}]', says: 'warning: egress[0].toServices[0].k8sService: names no service: it matches nothing' },
     { rest: 'egress: [{toPorts: [{ports: [{port: "1", protocol: TCP}], rules: {http: [{headers: ["X:y"]}]}}]}]', says: 'warning: egress[0].toPorts[0].rules.http[0].headers[0]: no header is called "x:y": the rule matches no request; write "Name: value", with a space' },
     { rest: 'egress: [{toRequires: [{}]}]', options: old, says: 'warning: egress[0].toRequires: gone since Cilium 1.19, and read here as a deny of the endpoints that do not meet it: write an egressDeny rule about the endpoints that do not have these labels (operator NotIn)' },
@@ -533,6 +536,31 @@ describe('what is let through with a word about it', () => {
     expect(load(annotated('servfail')).issues).toEqual([
       'p.yaml:4:1: spec: annotation namegate.io/dns-deny-reply must be refused or nxdomain, not "servfail"',
     ])
+  })
+})
+
+describe('whatever the tree', () => {
+  const words = ['ingress', 'ingressDeny', 'egress', 'egressDeny', 'endpointSelector', 'nodeSelector', 'matchLabels', 'matchExpressions', 'key', 'operator', 'values',
+    'fromEndpoints', 'toEndpoints', 'toCIDR', 'fromCIDRSet', 'cidr', 'except', 'cidrGroupRef', 'cidrGroupSelector', 'toEntities', 'toFQDNs', 'matchName', 'matchPattern',
+    'toServices', 'k8sService', 'k8sServiceSelector', 'selector', 'serviceName', 'namespace', 'toGroups', 'aws', 'toNodes', 'toRequires', 'toPorts', 'ports', 'port', 'endPort', 'protocol',
+    'rules', 'http', 'dns', 'kafka', 'l7', 'l7proto', 'path', 'headers', 'headerMatches', 'secret', 'name', 'serverNames', 'listener', 'envoyConfig', 'terminatingTLS', 'icmps', 'fields',
+    'type', 'family', 'authentication', 'mode', 'enableDefaultDeny', 'labels', 'log', 'topic'] // prettier-ignore
+  const scalars = [null, true, 0, 53, -1, 1e9, '', '0', '53', 'http', 'TCP', 'a.com', '*', '**.a', '10.0.0.0/8', '::/0', 'world', 'In', 'Exists', 'IPv6', 'EchoRequest', '(', 'k8s:a', 'app', 'required'] // prettier-ignore
+  const tree = fc.letrec((tie) => ({
+    any: fc.oneof({ depthSize: 'large' }, fc.constantFrom(...scalars), fc.array(tie('any'), { maxLength: 3 }), tie('map')),
+    map: fc.dictionary(fc.constantFrom(...words), tie('any'), { maxKeys: 5 }),
+  })).map // prettier-ignore
+
+  test('it is read or refused, never thrown at, and a rule always has ports', () => {
+    fc.assert(
+      fc.property(tree, fc.constantFrom<Options>({}, old, { semantics: 'cilium' }), (spec, options) => {
+        const text = JSON.stringify({ apiVersion: 'cilium.io/v2', kind: 'CiliumNetworkPolicy', metadata: { name: 'p' }, spec: { endpointSelector: {}, ...(spec as object) } }) // prettier-ignore
+        const { policy, issues } = load(text, options)
+        expect(policy !== undefined || issues.length > 0).toBe(true)
+        for (const rule of policy?.rules ?? []) expect(rule.ports.length).toBeGreaterThan(0)
+      }),
+      { numRuns: 2000 },
+    )
   })
 })
 
