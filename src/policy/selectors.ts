@@ -114,7 +114,7 @@ function checkKey(report: Report, at: Field, key: string): void {
     return
   }
   const prefix = namespaceLabelsPrefix.slice(namespaceLabelsPrefix.indexOf(':') + 1)
-  const bare = key.slice(colon + 1)
+  const bare = key.slice(key.startsWith('$') ? 1 : colon + 1)
   // The key of a namespace's label stands behind a prefix, which does not count into its length.
   const wrong = keyComplaint(bare.startsWith(prefix) ? bare.slice(prefix.length) : bare)
   if (wrong !== undefined) report.error(at, `${complaint}key: Invalid value: "${key}": ${wrong}`)

@@ -243,6 +243,7 @@ describe('label selectors', () => {
     { title: 'labels of namespaces', selector: '{matchLabels: {"k8s:io.cilium.k8s.namespace.labels.team": red}}', becomes: `k8s:io.cilium.k8s.namespace.labels.team In red, ${home}` },
     { title: 'labels of namespaces by any source', selector: '{matchLabels: {io.cilium.k8s.namespace.labels.team: red}}', becomes: `any:io.cilium.k8s.namespace.labels.team In red, ${home}` },
     { title: 'reserved labels are left alone', selector: '{matchLabels: {"reserved:world": ""}}', becomes: 'reserved:world In ' },
+    { title: 'reserved labels in their other spellings', selector: '{matchLabels: {reserved.world: "", "$host": ""}}', becomes: 'reserved:world In , reserved:host In ' },
     { title: 'all pods, of a cluster-wide policy', selector: '{}', wide: true, becomes: `${ns} Exists, ${home}` },
     { title: 'labels of namespaces, of a cluster-wide policy', selector: '{matchLabels: {"k8s:io.cilium.k8s.namespace.labels.team": red}}', wide: true, becomes: `k8s:io.cilium.k8s.namespace.labels.team In red, ${ns} Exists, ${home}` },
     { title: 'where the subject may have no labels yet', selector: '{}', wide: true, of: '{matchLabels: {"reserved:init": ""}}', becomes: home },
@@ -528,6 +529,14 @@ describe('what is let through with a word about it', () => {
   ingress: [{fromEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: "80", protocol: TCP}]}]}]
   egress: [{toFQDNs: [{matchPattern: "*.a.com"}], toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]`
     expect(saidOf(rest)).toEqual([])
+  })
+
+  test('a description beside the spec, as in many examples', () => {
+    const text = manifest(`${subject}  egress: [{}]`).replace('spec:', 'description: d\nspec:')
+    expect(policyOf(text).rules).toEqual([])
+    expect(load(text).issues).toEqual([
+      'p.yaml:4:1: warning: description: stands beside spec, where nobody keeps it: it belongs into spec',
+    ])
   })
 
   test('an answer to a refused question, by annotation', () => {
