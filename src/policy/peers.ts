@@ -82,7 +82,7 @@ export function parsePeers(
   const unresolved = (word: string): boolean => cilium && word === 'Services' && section.kind === 'deny'
   const peers = lists.filter(({ word }) => !unresolved(word)).flatMap((list) => list.peers)
   if (lists.some(({ loose, count }) => !loose && count === 0)) return peers.filter((peer) => peer.kind === 'name')
-  return peers.length === 0 && cilium && ported && lists.every(({ loose }) => loose) ? 'everyone' : peers
+  return peers.length === 0 && cilium && ported ? 'everyone' : peers
 }
 
 const spotOf = ({ path, line }: Field): { readonly path: string; readonly line: number } => ({ path, line })

@@ -264,6 +264,7 @@ describe('label selectors', () => {
     { selector: `{matchLabels: {${'k'.repeat(64)}: x}}`, says: `key: Invalid value: "${'k'.repeat(64)}": name part must be no more than 63 bytes` },
     { selector: '{matchLabels: {a: "x y"}}', says: `Invalid value: "x y": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character` },
     { selector: `{matchLabels: {a: ${'v'.repeat(64)}}}`, says: `Invalid value: "${'v'.repeat(64)}": must be no more than 63 bytes` },
+    { selector: '{matchExpressions: [{key: a, operator: In, values: ["x y"]}]}', says: `Invalid value: "x y": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character` },
     { selector: '{matchExpressions: [{operator: Exists}]}', says: 'key: Required value' },
     { selector: '{matchExpressions: [{key: a}]}', says: 'operator: Required value: one of In, NotIn, Exists, DoesNotExist' },
     { selector: '{matchExpressions: [{key: a, operator: in, values: [x]}]}', says: 'operator: Invalid value: "in": not a valid selector operator; did you mean "In"?' },
@@ -375,6 +376,20 @@ describe('ports', () => {
     expect(saidOf(rest)).toEqual(says === undefined ? [] : [`warning: egress[0].toPorts[0].ports[0].${says}`])
   })
 
+  test('as much as there may be', () => {
+    const name = 'fifteen-letters'
+    const ports = [`{port: ${name}, protocol: TCP}`, '{port: "65535", protocol: TCP}', '{port: "1", endPort: 65535, protocol: TCP}', '{port: "2", endPort: 1, protocol: TCP}', ...Array<string>(36).fill('{port: "1", protocol: UDP}')] // prettier-ignore
+    const [rule] = rulesOf(`  egress: [{toPorts: [{ports: [${ports.join()}]}]}]`)
+    expect(rule?.ports.slice(0, 4).map(portText)).toEqual([`tcp/${name}`, 'tcp/65535', 'tcp/1-65535', 'tcp/2'])
+    expect(saidOf('  egress: [{toPorts: [{ports: [{port: "2", endPort: 1}]}]}]')).toHaveLength(1)
+    const types = Array.from({ length: 40 }, (_, i) => `{type: ${i === 39 ? 255 : i}}`)
+    expect(rulesOf(`  egress: [{icmps: [{fields: [${types.join()}]}]}]`)[0]?.ports).toHaveLength(40)
+    expect(saidOf('  egress: [{icmps: [{fields: [{type: -1}, {type: 1.5}]}]}]')).toHaveLength(2)
+    expect(rulesOf(`  egress: [{toEndpoints: [{matchLabels: {${'k'.repeat(63)}: ${'v'.repeat(63)}}}]}]`)).toHaveLength(
+      1,
+    )
+  })
+
   test('types of ICMP, one rule for each item', () => {
     const rest = '  ingressDeny: [{icmps: [{fields: [{type: 8}, {type: EchoReply}, {family: IPv6, type: EchoRequest}]}, {fields: [{type: "3"}, {family: IPv4, type: ExtendedEchoReply}]}]}]' // prettier-ignore
     expect(rulesOf(rest).map(ruleText)).toEqual([
@@ -391,13 +406,14 @@ describe('above layer 4', () => {
     JSON.parse(JSON.stringify(l7, (key, value: unknown) => (key === 'path' || key === 'line' ? undefined : value)))
 
   test('HTTP', () => {
-    const text = `http: [{path: "/a/.*", method: GET|HEAD, host: ""}, {headers: ["X-Key: a b", "X-There"],
+    const text = `http: [{path: "/a/.*", method: GET|HEAD, host: ""}, {host: a.com, headers: ["X-Key: a b", "X-There"],
       headerMatches: [{name: Token, value: v, mismatch: REPLACE}, {name: T2, secret: {name: s}}, {name: T3, secret: {name: s, namespace: other}, value: ""}]}, {}]`
     expect(bare(l7Of(text))).toEqual({
       kind: 'http',
       rules: [
         { pathRegex: '/a/.*', methodRegex: 'GET|HEAD', headers: [], headerMatches: [] },
         {
+          hostRegex: 'a.com',
           headers: [{ name: 'x-key', value: 'a b' }, { name: 'x-there' }],
           headerMatches: [
             { name: 'token', value: 'v', mismatch: 'REPLACE' },
@@ -517,6 +533,8 @@ describe('what is let through with a word about it', () => {
     { rest: 'egress: [{toGroups: [{aws: {}}]}]', says: 'warning: egress[0].toGroups[0]: not enforced yet: toGroups; nobody here can ask the provider who is in the group: it matches nothing' },
     { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: the rule denies everyone' },
     { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', options: { semantics: 'cilium' } as const, says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: it matches nothing' },
+    { rest: 'egress: [{toServices: [{}]}]', says: 'warning: egress[0].toServices[0]: names no service: it matches nothing' },
+    { rest: 'egress: [{toCIDRSet: [{cidrGroupRef: a, except: [1.0.0.0/8]}]}]', options: { semantics: 'cilium' } as const, says: 'warning: egress[0].toCIDRSet[0].except: Cilium ignores except beside a group' },
     { rest: 'egress: [{toServices: [{k8sService: {}}]}]', says: 'warning: egress[0].toServices[0].k8sService: names no service: it matches nothing' },
     { rest: 'egress: [{toPorts: [{ports: [{port: "1", protocol: TCP}], rules: {http: [{headers: ["X:y"]}]}}]}]', says: 'warning: egress[0].toPorts[0].rules.http[0].headers[0]: no header is called "x:y": the rule matches no request; write "Name: value", with a space' },
     { rest: 'egress: [{toRequires: [{}]}]', options: old, says: 'warning: egress[0].toRequires: gone since Cilium 1.19, and read here as a deny of the endpoints that do not meet it: write an egressDeny rule about the endpoints that do not have these labels (operator NotIn)' },
