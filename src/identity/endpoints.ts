@@ -18,4 +18,6 @@ export interface Endpoint {
   readonly identity: IdentityId
   readonly labels: Labels
   readonly addresses: readonly Address[]
+  /** Whether it lives on this machine, whose kernel then enforces its policy. True for all when no local node is configured. */
+  readonly local: boolean
 }

@@ -18,6 +18,12 @@ export interface Why {
 
 export type NameVerdict = { readonly kind: 'allow'; readonly why: Why } | { readonly kind: 'deny'; readonly why: Why }
 
+/** A place in the order of evaluation: lower tier first, then lower priority. */
+export interface Rank {
+  readonly tier: Tier
+  readonly priority: number
+}
+
 /**
  * What a name rule says about connections to the addresses of a name that it matches: an entry whose peers are those addresses. `deny`: toFQDNs in
  * egressDeny; the name is refused, and an address that is known by such names only is denied.
@@ -73,6 +79,10 @@ export interface DirectionPolicy {
   readonly entries: readonly Entry[]
   /** What happens to a flow that no entry decides. */
   readonly fallback: 'allow' | 'deny'
+  /** The same for a flow that comes from this host (identity 1): on ingress it passes a default deny, so that probes reach their pods. */
+  readonly fallbackFromHost: 'allow' | 'deny'
+  /** Audit mode: what is denied here, by an entry or by the fallback, passes all the same and is noted; the verdict says `audited`. */
+  readonly audit: boolean
 }
 
 export interface SubjectPolicy {
@@ -86,6 +96,8 @@ export interface SubjectPolicy {
   readonly grantsFor: (labels: readonly string[]) => readonly Grant[]
   /** All distinct ports that any toFQDNs rule of this identity opens: ranges among them are cut into disjoint cells for the kernel. */
   readonly grantPorts: readonly Ports[]
+  /** The distinct places of toFQDNs rules (allowing ones) in the order of entries: the kernel lets leases open only what nothing before them decides. */
+  readonly grantRanks: readonly Rank[]
   /** All that toFQDNs rules grant, as text: equal texts grant the same, so that leases made under one hold under the other. */
   readonly grantsText: string
 }
@@ -99,6 +111,8 @@ export interface Snapshot {
   readonly policyOf: (identity: IdentityId) => SubjectPolicy
   /** Of any address: an endpoint's, a node's, this host's, an API server's, or world's of its family. */
   readonly identityOf: (address: Address) => IdentityId
+  /** Every address that has an identity of its own, with it: endpoints', nodes', this host's, API servers'. All others are world's. */
+  readonly addresses: ReadonlyMap<Address, IdentityId>
   /** In-cluster addresses (endpoints, nodes and this host): label and entity rules decide about them; names do not. */
   readonly isInCluster: (address: Address) => boolean
   /** What people should know about this compilation: addresses claimed twice, … */

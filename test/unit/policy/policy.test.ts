@@ -3,8 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { addressFromText } from '../../../src/net/address.ts'
 import { portsToText } from '../../../src/net/ports.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
-import type { Snapshot } from '../../../src/policy/egress.ts'
-import { decide } from '../../../src/policy/verdict.ts'
+import type { Snapshot } from '../../../src/policy/snapshot.ts'
+import { decideEgress } from '../../../src/policy/verdict.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
 import { labelsOf, wireFromText } from '../../../src/wire/name.ts'
 
@@ -54,7 +54,7 @@ const reaches = (
 ): boolean => {
   const [protocol, port] = flow.split('/')
   const number = { tcp: 6, udp: 17, sctp: 132, icmp: 1 }[protocol ?? ''] ?? 0
-  return decide(snapshot, { identity: identityOf(snapshot, pod), address: at(address), protocol: number, port: port === undefined ? undefined : Number(port), leasedNames }).kind === 'allow' // prettier-ignore
+  return decideEgress(snapshot, { identity: identityOf(snapshot, pod), address: at(address), protocol: number, port: port === undefined ? undefined : Number(port), leasedNames }).kind === 'allow' // prettier-ignore
 }
 
 describe('names that may be asked', () => {
@@ -130,8 +130,8 @@ describe('addresses that may be reached', () => {
     { title: 'an empty list of peers reaches nobody', spec: '  egress: [{toEndpoints: [], toPorts: [{ports: [{port: "443"}]}]}]', yes: [], no: ['10.0.0.2', '8.8.8.8'] },
     { title: 'an empty list of names does not open ports to everyone', spec: '  egress: [{toFQDNs: [], toPorts: [{ports: [{port: "443"}]}]}]', yes: [], no: ['8.8.8.8'] },
     { title: 'ports without peers: everybody', spec: '  egress: [{toPorts: [{ports: [{port: "443"}]}]}]', yes: ['8.8.8.8', '10.0.0.2'], no: [] },
-    { title: 'not enforced: allows nothing', spec: '  egress: [{toCIDR: [8.8.8.0/24], toPorts: [{ports: [{port: "443"}], rules: {http: [{}]}}]}, {toCIDR: [9.9.9.9/32], icmps: [{fields: [{type: 8}]}]}]', yes: [], no: ['8.8.8.8', '9.9.9.9'] },
-    { title: 'not enforced: still denies', spec: '  egress: [{toEntities: [all]}]\n  egressDeny: [{toServices: [{}]}]', yes: [], no: ['8.8.8.8'] },
+    { title: 'not enforced: allows nothing', spec: '  egress: [{toCIDR: [8.8.8.0/24], toPorts: [{ports: [{port: "443", protocol: TCP}], rules: {http: [{}]}}]}, {toCIDR: [9.9.9.9/32], icmps: [{fields: [{type: 8}]}]}]', yes: [], no: ['8.8.8.8', '9.9.9.9'] },
+    { title: 'nobody knows who is in a group: a deny rule about one denies all', spec: '  egress: [{toEntities: [all]}]\n  egressDeny: [{toGroups: [{aws: {}}]}]', yes: [], no: ['8.8.8.8'] },
   ] // prettier-ignore
   for (const { title, spec, yes, no } of rows)
     test(title, () => {
@@ -169,7 +169,7 @@ describe('addresses that may be reached', () => {
     expect(reaches(snapshot, '8.8.8.8', 'tcp/443', ['a.com'])).toBe(true)
     expect(reaches(snapshot, '8.8.8.8', 'tcp/80', ['a.com'])).toBe(false)
     expect(reaches(snapshot, '8.8.8.8', 'tcp/443', ['b.com'])).toBe(false)
-    const why = (port: number, leasedNames: string[]) => decide(snapshot, { identity: identityOf(snapshot, 'web'), address: at('8.8.8.8'), protocol: 6, port, leasedNames }).why // prettier-ignore
+    const why = (port: number, leasedNames: string[]) => decideEgress(snapshot, { identity: identityOf(snapshot, 'web'), address: at('8.8.8.8'), protocol: 6, port, leasedNames }).why // prettier-ignore
     expect(why(443, ['a.com']).text).toBe('leased as a.com by toFQDNs matchName "a.com"')
     expect(why(80, ['a.com']).text).toBe('a.com is allowed on tcp/443 only')
     expect(why(443, []).text).toBe(
@@ -197,6 +197,7 @@ describe('identities', () => {
       'k8s:app=web',
       'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop',
       'k8s:io.cilium.k8s.namespace.labels.team=red',
+      'k8s:io.cilium.k8s.policy.cluster=default',
       'k8s:io.kubernetes.pod.namespace=shop',
     ])
   })
