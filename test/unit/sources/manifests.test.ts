@@ -1,8 +1,8 @@
 // Bad manifests: every issue at once, each with its place. Good ones: what is read from them.
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { issueToText } from '../../../src/policy/field.ts'
 import { readManifests, watchManifests } from '../../../src/sources/folder.ts'
 import { loadWorld, type ManifestFile } from '../../../src/sources/manifests.ts'
@@ -63,6 +63,30 @@ test('pods, namespaces and lists', () => {
     world: { pods: [{ namespace: 'shop', name: 'web', serviceAccount: 'sa', addresses: ['10.0.0.1', 'fd00::1'] }] },
   })
   expect(loaded.ok && loaded.world.namespaces.get('shop')).toEqual(new Map([['team', 'a']]))
+})
+
+test('a file that kept its size and its time is read again', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+  const path = join(folder, 'a.yaml')
+  // As if the folder had been still for an hour: files that are not fresh are known by their inode.
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  let heard: (files: readonly ManifestFile[]) => void = () => undefined
+  const next = (): Promise<readonly ManifestFile[]> => new Promise((resolve) => (heard = resolve))
+  const watching = watchManifests(folder, [], (files) => heard(files), () => undefined) // prettier-ignore
+  try {
+    let change = next()
+    await writeFile(path, 'one')
+    expect(await change).toEqual([{ path, text: 'one' }])
+    const { atime, mtime } = await stat(path)
+    change = next()
+    await writeFile(path, 'two')
+    await utimes(path, atime, mtime)
+    expect(await change).toEqual([{ path, text: 'two' }])
+  } finally {
+    watching.close()
+    vi.useRealTimers()
+    await rm(folder, { recursive: true })
+  }
 })
 
 test('a folder is watched: written, replaced by rename, broken off', async () => {
