@@ -16,9 +16,17 @@ export async function readManifests(path: string): Promise<ManifestFile[]> {
   const names = (await readdir(path))
     .filter((name) => !name.startsWith('.') && endings.some((ending) => name.endsWith(ending)))
     .sort()
-  return Promise.all(
-    names.map(async (name) => ({ path: join(path, name), text: await readFile(join(path, name), 'utf8') })),
-  )
+  const files = await Promise.all(names.map((name) => readManifest(join(path, name))))
+  return files.filter((file) => file !== undefined)
+}
+
+/** Regular files only (through symlinks): to read a pipe would wait for ever. What vanished meanwhile is not there. */
+async function readManifest(path: string): Promise<ManifestFile | undefined> {
+  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw error
+  })
+  return found?.isFile() === true ? { path, text: await readFile(path, 'utf8') } : undefined
 }
 
 export interface FolderWatch {
@@ -45,6 +53,8 @@ export function watchManifests(
       const files = await readManifests(path)
       const text = JSON.stringify(files)
       if (closed || text === last) return
+      // A folder that lost everything at once was unmounted or emptied by mistake: no policy would be in force. To mean it, leave an empty file.
+      if (files.length === 0) throw new Error(`there are no manifests in ${path} any more`)
       last = text
       onChange(files)
     } catch (error) {

@@ -84,7 +84,12 @@ function toField(conversion: Conversion, node: unknown, path: string, depth: num
     return { ...place, kind: 'scalar', value: null }
   }
   const child = (value: unknown, name: string): Field => toField(conversion, value, name, depth + 1)
-  if (isAlias(node)) return toField(conversion, node.resolve(document), path, depth + 1)
+  if (isAlias(node)) {
+    const target = node.resolve(document)
+    // Without the error the field would count as absent: a rule without peers is a rule about everyone.
+    if (target === undefined) report.error(place, `there is no anchor "${node.source}" before this alias`)
+    return toField(conversion, target, path, depth + 1)
+  }
   if (isSeq(node)) return { ...place, kind: 'list', items: node.items.map((item, i) => child(item, `${path}[${i}]`)) }
   if (isMap(node)) {
     const entries = new Map<string, Field>()

@@ -61,6 +61,7 @@ const rows: { title: string; text: string; issues: string[] }[] = [
       'p.yaml:18:5: spec.egressDeny[0].toFQDNs: toFQDNs is not allowed in egressDeny',
     ],
   },
+  { title: 'an alias without its anchor', text: cnp('  endpointSelector: {}\n  egress: [{toCIDR: *typo, toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]'), issues: ['p.yaml:6:21: spec.egress[0].toCIDR: there is no anchor "typo" before this alias'] },
   { title: 'a port without quotes', text: cnp('  endpointSelector: {}\n  egress: [{toPorts: [{ports: [{port: 443}]}]}]'), issues: ['p.yaml:6:33: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number'] },
   { title: 'aliases that multiply', text: `a: &a [1,1,1,1,1,1,1,1,1]\n${'bcdefgh'.split('').map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefg'[i]}`).join()}]`).join('\n')}`, issues: ['more than 2000000 nodes'] },
 ] // prettier-ignore
