@@ -27,14 +27,15 @@ function makeFolderReader(path: string): () => Promise<ManifestFile[]> {
   let known = new Map<string, KnownFile>()
 
   return async () => {
-    const paths = (await stat(path)).isDirectory() ? await pathsIn(path) : [path]
-    const files: KnownFile[] = []
+    if (!(await stat(path)).isDirectory()) return [{ path, text: await readFile(path, 'utf8') }]
+    const paths = await pathsIn(path)
+    const files: (KnownFile | undefined)[] = []
     for (let at = 0; at < paths.length; at += readAtOnce)
       files.push(
         ...(await Promise.all(paths.slice(at, at + readAtOnce).map((one) => readFileAnew(one, known.get(one))))),
       )
-    known = new Map(files.map((file) => [file.path, file]))
-    return files.map((file) => ({ path: file.path, text: file.text }))
+    known = new Map(files.flatMap((file) => (file === undefined ? [] : [[file.path, file]])))
+    return [...known.values()].map(({ path, text }) => ({ path, text }))
   }
 }
 
@@ -48,8 +49,14 @@ interface KnownFile extends ManifestFile {
   readonly state: string
 }
 
-async function readFileAnew(path: string, known: KnownFile | undefined): Promise<KnownFile> {
-  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true })
+/** Regular files only (through symlinks): to read a pipe would wait for ever. What vanished meanwhile is not there. */
+async function readFileAnew(path: string, known: KnownFile | undefined): Promise<KnownFile | undefined> {
+  const found = await stat(path, { bigint: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw error
+  })
+  if (found?.isFile() !== true) return undefined
+  const { dev, ino, size, mtimeNs, ctimeNs } = found
   const isFresh = Date.now() - Number(ctimeNs / 1_000_000n) < freshMillis
   const state = isFresh ? 'fresh' : [dev, ino, size, mtimeNs, ctimeNs].join()
   return known !== undefined && !isFresh && known.state === state ? known : { path, text: await readFile(path, 'utf8'), state } // prettier-ignore
@@ -80,6 +87,8 @@ export function watchManifests(
     try {
       const files = await read()
       if (closed || (typeof last !== 'string' && sameFiles(files, last))) return
+      // A folder that lost everything at once was unmounted or emptied by mistake: no policy would be in force. To mean it, leave an empty file.
+      if (files.length === 0) throw new Error(`there are no manifests in ${path} any more`)
       last = files
       onChange(files)
     } catch (error) {

@@ -27,6 +27,7 @@ const rows: { title: string; text: string; issues: string[] }[] = [
   { title: 'no spec', text: 'apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}', issues: ['p.yaml:1:1: spec or specs must be provided'] },
   { title: 'the same twice', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}', issues: ['p.yaml:5:1: Pod default/a is there twice; the other is at p.yaml:1'] },
   { title: 'nothing in a spec', text: cnp('  endpointSelector: {}'), issues: ['p.yaml:4:1: spec: rule must have at least one of Ingress, IngressDeny, Egress, EgressDeny'] },
+  { title: 'an alias without its anchor', text: cnp('  endpointSelector: {}\n  egress: [{toCIDR: *typo, toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]'), issues: ['p.yaml:6:21: spec.egress[0].toCIDR: there is no anchor "typo" before this alias'] },
   { title: 'a port without quotes', text: cnp('  endpointSelector: {}\n  egress: [{toPorts: [{ports: [{port: 443}]}]}]'), issues: ['p.yaml:6:33: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number'] },
   { title: 'aliases that multiply', text: `a: &a [1,1,1,1,1,1,1,1,1]\n${'bcdefgh'.split('').map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefg'[i]}`).join()}]`).join('\n')}`, issues: ['aliases stand for more than 100000 nodes'] },
 ] // prettier-ignore
