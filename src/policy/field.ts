@@ -13,7 +13,8 @@ export interface Issue {
 
 export type Scalar = string | number | boolean | null
 
-interface Place {
+/** Where a field stands. */
+export interface Place {
   readonly file: string
   readonly line: number
   readonly column: number
@@ -33,6 +34,7 @@ export interface Report {
   readonly error: (at: Place, message: string) => void
   readonly warn: (at: Place, message: string) => void
   readonly note: (at: Place, message: string) => void
+  readonly add: (issue: Issue) => void
   /** How many errors there are so far. */
   readonly errorCount: () => number
 }
@@ -40,13 +42,15 @@ export interface Report {
 export function makeReport(): Report {
   const issues: Issue[] = []
   let errors = 0
+  const add = (issue: Issue): void => {
+    if (issue.severity === 'error') errors++
+    issues.push(issue)
+  }
   const say =
     (severity: Issue['severity']) =>
-    ({ file, line, column, path }: Place, message: string): void => {
-      if (severity === 'error') errors++
-      issues.push({ file, line, column, path, message, severity })
-    }
-  return { issues, error: say('error'), warn: say('warning'), note: say('note'), errorCount: () => errors }
+    ({ file, line, column, path }: Place, message: string): void =>
+      add({ file, line, column, path, message, severity })
+  return { issues, error: say('error'), warn: say('warning'), note: say('note'), add, errorCount: () => errors }
 }
 
 /** `file:line:column: path: message`, as people and editors read it. */
