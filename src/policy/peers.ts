@@ -69,7 +69,7 @@ export function parsePeers(
       return []
     }
     const items = readList(report, list)
-    return [{ ...kind, field: list, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
+    return [{ ...kind, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
   })
   if (lists.length === 0) return 'everyone'
   const [first, second] = lists
