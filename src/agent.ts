@@ -334,13 +334,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
 }
 
-/** Where the kernel sends the workloads' DNS when the proxy does not listen on every address. */
+/** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {
-  const given = listeners.flatMap((listener) =>
-    listener.kind === 'address' && listener.address !== '0.0.0.0' && listener.address !== '::'
-      ? [listener.address]
-      : [],
-  )
+  const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
 }

@@ -52,7 +52,7 @@ const prefix = checked(prefixFromText, 'a prefix such as 10.0.0.0/8')
 /** As nft takes it between quotes: no quote, no blank, at most 15 characters, `*` only at the end. */
 const isInterface = (text: string): boolean => {
   const name = text.endsWith('*') ? text.slice(0, -1) : text
-  return text.length >= 1 && text.length <= 15 && [...name].every((c) => c > ' ' && c <= '~' && !'"*/\\'.includes(c))
+  return name.length >= 1 && text.length <= 15 && [...name].every((c) => c > ' ' && c <= '~' && !'"*/\\'.includes(c))
 }
 const interfaceName = checked((text) => (isInterface(text) ? text : undefined), 'an interface name (it may end in *)')
 const isTable = (text: string): boolean =>
@@ -72,6 +72,10 @@ const schema = z.strictObject({
       listen: z
         .array(z.strictObject({ address, port: count(10053, 1, 65535) }))
         .min(1)
+        .refine(
+          (listen) => listen.every(({ port }) => port === listen[0]?.port),
+          'must all have one port: the kernel leads DNS to it',
+        )
         .default([
           { address: '0.0.0.0', port: 10053 },
           { address: '::', port: 10053 },
@@ -81,7 +85,7 @@ const schema = z.strictObject({
       deadlineMillis: count(4000, 10, 60_000),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
-      cache: z.strictObject({ entries: count(100_000, 1), octets: count(64 << 20, 1024) }).prefault({}),
+      cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
     })
     .prefault({}),
   leases: z

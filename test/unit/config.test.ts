@@ -38,7 +38,7 @@ test('everything said', () => {
   const config = read(`
 manifests: m
 dns:
-  listen: [{address: 127.0.0.1, port: 53}, {address: "::1"}]
+  listen: [{address: 127.0.0.1, port: 53}, {address: "::1", port: 53}]
   upstreams: ["10.0.0.10:5353", "[2001:db8::1]:53", 9.9.9.9]
   timeoutMillis: 500
   denyReply: nxdomain
@@ -50,7 +50,7 @@ api: {socket: null, address: "::1", port: null}
 log: {level: debug}
 `)
   expect(config).toMatchObject({
-    listeners: [{ address: '127.0.0.1', port: 53 }, { address: '::1', port: 10053 }],
+    listeners: [{ address: '127.0.0.1', port: 53 }, { address: '::1', port: 53 }],
     hostAddresses: ['10.1.0.1'],
     enforce: 'none',
     api: { socket: undefined, address: '::1', port: undefined },
@@ -72,6 +72,18 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
   { text: 'manifests: ""', issues: ['1:12: manifests: must not be empty'] },
   { text: 'manifests: x\ndns:', issues: ['2:5: dns: must be a mapping, not nothing'] },
   { text: 'manifests: x\ndns: {listen: []}', issues: ['2:15: dns.listen: must not be empty'] },
+  {
+    text: 'manifests: x\ndns: {listen: [{address: 10.0.0.1}, {address: "::", port: 54}]}',
+    issues: ['2:15: dns.listen: must all have one port: the kernel leads DNS to it'],
+  },
+  {
+    text: 'manifests: x\ndns: {cache: {entries: 2147483647}}',
+    issues: ['2:24: dns.cache.entries: must be at most 10000000'],
+  },
+  {
+    text: 'manifests: x\ndatapath: {interfaces: ["*"]}',
+    issues: ['2:25: datapath.interfaces[0]: "*" is not an interface name (it may end in *)'],
+  },
   { text: 'manifests: x\ndns: {upstreams: 10.0.0.1}', issues: ['2:18: dns.upstreams: must be a list, not a string'] },
   { text: 'manifests: x\ndns: {denyReply: drop}', issues: ['2:18: dns.denyReply: must be one of refused, nxdomain'] },
   { text: 'manifests: x\ndns: {timeoutMillis: 1}', issues: ['2:22: dns.timeoutMillis: must be at least 10'] },
