@@ -135,7 +135,23 @@ export function readStringMap(report: Report, field: Field | undefined): Readonl
 /** `; did you mean "web"?` where a known word is near, else ''. */
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = nearest(word, known)
-  return near === undefined ? '' : `; did you mean "${near}"?`
+  return near === undefined || near === word ? '' : `; did you mean "${near}"?`
+}
+
+/** The JSON of a field. */
+export function fieldToJson(field: Field): string {
+  return JSON.stringify(toValue(field))
+}
+
+function toValue(field: Field): unknown {
+  switch (field.kind) {
+    case 'scalar':
+      return field.value
+    case 'list':
+      return field.items.map(toValue)
+    case 'map':
+      return Object.fromEntries([...field.entries].map(([key, entry]) => [key, toValue(entry)]))
+  }
 }
 
 /** The known word nearest to a misspelt one, where it is near enough to be meant. */
