@@ -1,6 +1,11 @@
 // ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy: what each form means, and what their schemas refuse.
 import { expect, test } from 'vitest'
 import { makeTrie } from '../../../src/match/trie.ts'
+import { addressFromText, type Address } from '../../../src/net/address.ts'
+import { makeCompiler } from '../../../src/policy/compile.ts'
+import { issueToText } from '../../../src/policy/field.ts'
+import { decide, type Party } from '../../../src/policy/verdict.ts'
+import { loadWorld } from '../../../src/sources/manifests.ts'
 import { firstPeers, policyIn, ruleToText, selectorToText } from './ruleText.ts'
 
 const object = (version: string, kind: string, name: string, spec: string): string =>
@@ -36,7 +41,7 @@ const rows: readonly Row[] = [
   { title: 'namespaces that are only excluded', text: cluster('ingress: [{action: Accept, from: [{namespaces: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}]}]'), spec: ['Admin 7 ingress allow [{nsl.team!=a ns}] any'], cilium: ['Admin 7 ingress allow [{nsl.team!=a}] any'] },
   { title: 'pods of namespaces', text: cluster('ingress: [{action: Accept, from: [{pods: {namespaceSelector: {matchLabels: {team: a}}, podSelector: {matchLabels: {app: b}}}}]}]'), spec: ['Admin 7 ingress allow [{nsl.team=a ns k8s:app=b}] any'], cilium: ['Admin 7 ingress allow [{nsl.team=a k8s:app=b cluster=default}] any'] },
   { title: 'pods of every namespace', text: cluster('ingress: [{action: Accept, from: [{pods: {podSelector: {}}}]}]'), spec: ['Admin 7 ingress allow [{ns}] any'], cilium: ['Admin 7 ingress allow [{ns cluster=default}] any'] },
-  { title: 'nodes: this one too by the specification', text: cluster('egress: [{action: Deny, to: [{nodes: {matchLabels: {pool: a}}}]}]'), spec: ['Admin 7 egress deny [nodes{node:pool=a}, {reserved:host node:pool=a}] any'], cilium: ['Admin 7 egress deny [nodes{node:pool=a cluster=default}] any'] },
+  { title: 'nodes: this one too by the specification', text: cluster('egress: [{action: Deny, to: [{nodes: {matchLabels: {pool: a}}}]}]'), spec: ['Admin 7 egress deny [nodes and self{node:pool=a}] any'], cilium: ['Admin 7 egress deny [nodes{node:pool=a cluster=default}] any'] },
   { title: 'networks', text: cluster('egress: [{action: Deny, to: [{networks: [10.0.0.0/8, "fd00::/8"]}]}]'), spec: ['Admin 7 egress deny [10.0.0.0/8 everywhere, fd00::/8 everywhere] any'], cilium: ['Admin 7 egress deny [10.0.0.0/8 outside, fd00::/8 outside] any'] },
   { title: 'domainNames; Cilium lets them be asked of the cluster DNS', text: cluster('egress: [{action: Accept, to: [{domainNames: [a.example, "*.b.example."]}], protocols: [{tcp: {destinationPort: {number: 443}}}]}]'), spec: ['Admin 7 egress allow [matchName a.example, matchPattern *.b.example. deep] tcp/443'], cilium: ['Admin 7 egress allow [matchName a.example, matchPattern *.b.example. deep] tcp/443', 'Admin 7 egress allow [{any:k8s-app=kube-dns}] tcp/dns udp/dns sctp/dns tcp/dns-tcp udp/dns-tcp sctp/dns-tcp dns a.example,*.b.example.'] },
   { title: 'protocols', text: cluster(`ingress: [{action: Accept, from: [${pods}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {destinationPort: {range: {start: 1, end: 9}}}}, {sctp: {}}, {tcp: {}}, {destinationNamedPort: web}]}]`), spec: ['Admin 7 ingress allow [{ns}] tcp/80 udp/1-9 sctp/* tcp/* tcp/web udp/web sctp/web'] },
@@ -150,3 +155,24 @@ test('what fails closed is said', () => {
     'p:6:35: warning: spec.egress[0].to[0].wormholes: unknown field "wormholes": the rule fails closed (what accepts accepts nothing, what denies or passes denies)',
   ])
 })
+
+const place = (kind: string, name: string, address: string): string =>
+  kind === 'Node'
+    ? `apiVersion: v1\nkind: Node\nmetadata: {name: ${name}, labels: {pool: x}}\nstatus: {addresses: [{type: InternalIP, address: ${address}}]}\n---\n`
+    : `apiVersion: v1\nkind: Pod\nmetadata: {name: ${name}}\nstatus: {podIP: ${address}}\n---\n`
+const onNodes = `${place('Node', 'n1', '10.1.0.1')}${place('Node', 'n2', '10.1.0.2')}${place('Pod', 'web', '10.0.0.1')}${cluster('egress: [{action: Deny, to: [{nodes: {matchLabels: {pool: x}}}]}]')}` // prettier-ignore
+
+for (const [semantics, want] of [
+  ['spec', ['denied', 'denied']],
+  ['cilium', ['allowed', 'denied']],
+] as const)
+  // prettier-ignore
+  test(`nodes, this one and another (${semantics})`, () => {
+    const loaded = loadWorld([{ path: 'p', text: onNodes }], { semantics })
+    if (!loaded.ok) throw new Error(loaded.issues.map(issueToText).join('\n'))
+    const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', localNode: 'n1', semantics })(loaded.world) // prettier-ignore
+    const party = (text: string): Party => ({ kind: 'address', address: addressFromText(text) as Address })
+    const verdictOn = (to: string): string =>
+      decide(snapshot, { from: party('10.0.0.1'), to: party(to), protocol: 6, port: 80 }).verdict
+    expect(['10.1.0.1', '10.1.0.2'].map(verdictOn)).toEqual(want)
+  })

@@ -33,7 +33,7 @@ function peerToText(peer: Peer): string {
     case 'endpoints':
       return selectorToText(peer.selector)
     case 'nodes':
-      return `nodes${selectorToText(peer.selector)}`
+      return `nodes${peer.self === true ? ' and self' : ''}${selectorToText(peer.selector)}`
     case 'name':
       return `${peer.field} ${peer.text}${peer.pattern.kind === 'labels' && peer.pattern.deep ? ' deep' : ''}`
     default:
