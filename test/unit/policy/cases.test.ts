@@ -21,7 +21,7 @@ interface Case {
   title: string
   source: string
   semantics?: Semantics
-  options?: { ciliumVersion?: string } & Pick<CompileOptions, 'enforcement' | 'audit'>
+  options?: { ciliumVersion?: string } & Pick<CompileOptions, 'enforcement' | 'audit' | 'hostPolicies'>
   policies: { kind: string; name: string; namespace?: string; spec: string[] }[]
   flows?: CaseFlow[]
   /** Part of the message with which the policies are refused. */
@@ -49,8 +49,8 @@ function load({ policies, options }: Case, semantics: Semantics): Loaded {
 function compile(each: Case, semantics: Semantics): Snapshot {
   const loaded = load(each, semantics)
   if (!loaded.ok) throw new Error(loaded.issues.map(({ message }) => message).join('\n'))
-  const { enforcement = 'default', audit = false } = each.options ?? {}
-  return makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', localNode: 'n1', semantics, enforcement, audit })(loaded.world) // prettier-ignore
+  const { enforcement = 'default', audit = false, hostPolicies = false } = each.options ?? {}
+  return makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', localNode: 'n1', semantics, enforcement, audit, hostPolicies })(loaded.world) // prettier-ignore
 }
 
 /** Of the world: a pod on its node's network is its node. */
@@ -73,8 +73,10 @@ function flow(snapshot: Snapshot, [from, to, l4, , known = {}]: CaseFlow): Flow 
   return {
     from: party(snapshot, from),
     to: party(snapshot, address),
-    protocol: protocols[word] ?? 0,
-    ...(word.startsWith('ICMP') ? { port: undefined, icmpType: Number(number) } : { port: Number(number) }),
+    protocol: protocols[word] ?? Number(word),
+    ...(word.startsWith('ICMP')
+      ? { port: undefined, icmpType: Number(number) }
+      : { port: number === undefined ? undefined : Number(number) }),
     http: http && { ...http, headers: Object.entries(http.headers ?? {}) },
     kafka,
     sni,
