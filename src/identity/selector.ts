@@ -13,6 +13,8 @@ export const namespaceLabelsPrefix = 'k8s:io.cilium.k8s.namespace.labels.'
 export const serviceAccountKey = 'k8s:io.cilium.k8s.policy.serviceaccount'
 /** On every identity of a cluster's own: peers that name no cluster are confined to this one (Cilium 1.19 and later). */
 export const clusterKey = 'k8s:io.cilium.k8s.policy.cluster'
+/** Tells identities apart whose pods have equal labels and unequal named ports. */
+export const namedPortsKey = 'gen:io.cilium.k8s.named-ports'
 
 /** What may stand in front of a key's first colon. */
 export const labelSources = [

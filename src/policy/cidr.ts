@@ -1,6 +1,6 @@
 // CIDRs of manifests, and CiliumCIDRGroup.
 import { prefixFromText, type AddressRange } from '../net/prefix.ts'
-import { countErrors, isAbsent, readList, readMap, readString, type Field, type Report } from './field.ts'
+import { isAbsent, readList, readMap, readString, type Field, type Report } from './field.ts'
 import type { CidrGroup } from './rules.ts'
 
 /** A prefix, or a bare address as a prefix of full length. */
@@ -19,24 +19,36 @@ function noAddress(report: Report, field: Field): undefined {
 }
 
 /** A prefix; a bare address is none here. `complaint` says of what. */
-export function readPrefix(report: Report, field: Field, complaint: (text: string) => string): AddressRange | undefined {
+export function readPrefix(
+  report: Report,
+  field: Field,
+  complaint: (text: string) => string,
+): AddressRange | undefined {
   const text = readString(report, field)
   if (text === undefined) return undefined
   const range = text.includes('/') ? prefixFromText(text) : undefined
-  if (range === undefined) report.error(field, `${complaint(text)}: ${text.includes('/') ? 'not an address and a length' : "no '/'"}`)
+  if (range === undefined)
+    report.error(field, `${complaint(text)}: ${text.includes('/') ? 'not an address and a length' : "no '/'"}`)
   return range
-} // prettier-ignore
+}
 
 /** The ranges of `except`; with a prefix around them, each must lie inside of it. */
-export function readExcept(report: Report, field: Field | undefined, around?: { readonly range: AddressRange; readonly text: string }): AddressRange[] {
+export function readExcept(
+  report: Report,
+  field: Field | undefined,
+  around?: { readonly range: AddressRange; readonly text: string },
+): AddressRange[] {
   return readList(report, field).flatMap((item) => {
     const hole = readPrefix(report, item, (text) => `unable to parse CIDR "${text}"`)
     if (hole === undefined) return []
     if (around !== undefined && !contains(around.range, hole))
-      report.error(item, `allow CIDR prefix ${around.text} does not contain exclude CIDR prefix ${readString(report, item) ?? ''}`)
+      report.error(
+        item,
+        `allow CIDR prefix ${around.text} does not contain exclude CIDR prefix ${readString(report, item) ?? ''}`,
+      )
     return [hole]
   })
-} // prettier-ignore
+}
 
 const contains = (outer: AddressRange, inner: AddressRange): boolean =>
   inner.family === outer.family && inner.first >= outer.first && inner.last <= outer.last
@@ -47,9 +59,9 @@ export function parseCidrGroup(
   meta: { readonly name: string; readonly labels: ReadonlyMap<string, string> },
   spec: Field,
 ): CidrGroup | undefined {
-  const before = countErrors(report)
+  const before = report.errorCount()
   const list = readMap(report, spec, ['externalCIDRs']).get('externalCIDRs')
   if (isAbsent(list)) report.error(spec, 'externalCIDRs: Required value')
   const ranges = readList(report, list).flatMap((item) => readCidr(report, item) ?? [])
-  return countErrors(report) > before ? undefined : { name: meta.name, labels: meta.labels, ranges }
+  return report.errorCount() > before ? undefined : { name: meta.name, labels: meta.labels, ranges }
 }

@@ -49,10 +49,6 @@ export function makeReport(): Report {
   return { issues, error: say('error'), warn: say('warning'), note: say('note'), errorCount: () => errors }
 }
 
-export function countErrors(report: Report): number {
-  return report.issues.filter((issue) => issue.severity === 'error').length
-}
-
 /** `file:line:column: path: message`, as people and editors read it. */
 export function issueToText({ file, line, column, path, message, severity }: Issue): string {
   return `${file}:${line}:${column}: ${severity === 'error' ? '' : `${severity}: `}${path === '' ? '' : `${path}: `}${message}`

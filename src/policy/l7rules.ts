@@ -1,5 +1,7 @@
 // `rules` of a toPorts item: HTTP, Kafka, DNS and generic rules, checked as Cilium's agent checks them.
-import { RE2JS, RE2JSException } from 're2js'
+import { readHeader } from '../l7/http.ts'
+import { checkKafka, kafkaApiKeys, readKafkaVersion } from '../l7/kafka.ts'
+import { checkRegex } from '../l7/regex.ts'
 import { checkPattern, readPattern, type Pattern } from '../match/pattern.ts'
 import { isSince, secretName, type Context } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field, type Report } from './field.ts'
@@ -19,10 +21,13 @@ export function parseL7(context: Context, field: Field): L7 | undefined {
   const given = kinds.filter((key) => !isAbsent(fields.get(key)))
   if (given.length === 0) report.error(field, '"rules" must validate one and only one schema (oneOf): http or dns')
   if (isSince(options, '1.20'))
-    for (const key of given.filter((k) => k in removed)) report.error(fields.get(key) ?? field, `Cilium 1.20 removed ${key} rules: ${removed[key] ?? ''}`) // prettier-ignore
+    for (const key of given.filter((k) => k in removed))
+      report.error(fields.get(key) ?? field, `Cilium 1.20 removed ${key} rules: ${removed[key] ?? ''}`)
   const generic = given.includes('l7proto')
-  if (given.includes('l7') && !generic) report.error(fields.get('l7') ?? field, "'l7' may only be specified when a 'l7proto' is also specified") // prettier-ignore
-  if (given.filter((key) => key !== 'l7').length > 1) report.error(field, 'multiple L7 protocol rule types specified in single rule') // prettier-ignore
+  if (given.includes('l7') && !generic)
+    report.error(fields.get('l7') ?? field, "'l7' may only be specified when a 'l7proto' is also specified")
+  if (given.filter((key) => key !== 'l7').length > 1)
+    report.error(field, 'multiple L7 protocol rule types specified in single rule')
 
   const items = (key: (typeof kinds)[number]): readonly Field[] => readList(report, fields.get(key))
   const http = items('http').map((item) => parseHttp(context, item))
@@ -33,10 +38,16 @@ export function parseL7(context: Context, field: Field): L7 | undefined {
   // With the default deny off, a rule of layer 7 shows what passes and stops none of it: Cilium adds one that allows everything.
   const everything = !context.defaultDeny && isSince(options, '1.18')
   const spot = spotOf(field)
-  if (http.length > 0) return { kind: 'http', rules: everything ? [...http, { ...spot, headers: [], headerMatches: [] }] : http } // prettier-ignore
+  if (http.length > 0)
+    return { kind: 'http', rules: everything ? [...http, { ...spot, headers: [], headerMatches: [] }] : http }
   if (kafka.length > 0) return { kind: 'kafka', rules: everything ? [...kafka, spot] : kafka }
   if (dns.length > 0) return { kind: 'dns', rules: everything ? [...dns, { ...spot, ...everyName }] : dns }
-  if (pairs.length > 0 || protocol !== '') return { kind: 'l7', protocol, rules: everything || pairs.length === 0 ? [...pairs, new Map<string, string>()] : pairs } // prettier-ignore
+  if (pairs.length > 0 || protocol !== '')
+    return {
+      kind: 'l7',
+      protocol,
+      rules: everything || pairs.length === 0 ? [...pairs, new Map<string, string>()] : pairs,
+    }
   return undefined
 }
 
@@ -49,7 +60,11 @@ export function parseNames(context: Context, field: Field): NameMatch[] {
   const fields = readMap(report, field, ['matchName', 'matchPattern'])
   const given = (['matchName', 'matchPattern'] as const).filter((key) => !isAbsent(fields.get(key)))
   const inDnsRule = field.path.includes('.rules.dns[')
-  if (given.length > 1) report.error(field, `only one of MatchName or MatchPattern is allowed in ${inDnsRule ? 'a DNS rule' : 'an FQDNSelector'}`) // prettier-ignore
+  if (given.length > 1)
+    report.error(
+      field,
+      `only one of MatchName or MatchPattern is allowed in ${inDnsRule ? 'a DNS rule' : 'an FQDNSelector'}`,
+    )
   if (given.length === 0) report.error(field, 'one of matchName or matchPattern is required')
   return given.flatMap((key): NameMatch[] => {
     const entry = fields.get(key)
@@ -57,7 +72,11 @@ export function parseNames(context: Context, field: Field): NameMatch[] {
     if (text === undefined || entry === undefined) return []
     const wrong = checkPattern(text, key)
     // The agent has two wordings for one check.
-    if (wrong !== undefined) report.error(entry, inDnsRule && key === 'matchName' ? wrong.replace('., -, _ characters', '. and - characters') : wrong) // prettier-ignore
+    if (wrong !== undefined)
+      report.error(
+        entry,
+        inDnsRule && key === 'matchName' ? wrong.replace('., -, _ characters', '. and - characters') : wrong,
+      )
     return wrong === undefined ? [{ field: key, text, pattern: patternOf(context, entry, text) }] : []
   })
 }
@@ -69,9 +88,6 @@ function patternOf({ report, options }: Context, at: Field, text: string): Patte
   return { kind: 'labels', deep: false, labels: [{ kind: 'glob', pieces: ['', ''] }, ...pattern.labels] }
 }
 
-/** A longer regular expression than this is refused: compiling takes time and memory with its length. */
-const regexCharactersMax = 10_000
-
 function parseHttp(context: Context, field: Field): HttpRule {
   const { report } = context
   const fields = readMap(report, field, ['path', 'method', 'host', 'headers', 'headerMatches'])
@@ -82,7 +98,9 @@ function parseHttp(context: Context, field: Field): HttpRule {
     ...(method === undefined ? {} : { methodRegex: method }),
     ...(host === undefined ? {} : { hostRegex: host }),
     headers: readList(report, fields.get('headers')).flatMap((item) => parseHeader(report, item) ?? []),
-    headerMatches: readList(report, fields.get('headerMatches')).flatMap((item) => parseHeaderMatch(context, item) ?? []), // prettier-ignore
+    headerMatches: readList(report, fields.get('headerMatches')).flatMap(
+      (item) => parseHeaderMatch(context, item) ?? [],
+    ),
   }
 }
 
@@ -90,33 +108,23 @@ function parseHttp(context: Context, field: Field): HttpRule {
 function readRegex(report: Report, field: Field | undefined): string | undefined {
   const text = readString(report, field)
   if (text === undefined || text === '' || field === undefined) return undefined
-  const wrong = regexComplaint(text)
+  const wrong = checkRegex(text)
   if (wrong !== undefined) report.error(field, wrong)
   return text
 }
 
-function regexComplaint(text: string): string | undefined {
-  if (text.length > regexCharactersMax) return `error parsing regexp: longer than ${regexCharactersMax} characters`
-  try {
-    RE2JS.compile(text)
-    return undefined
-  } catch (error) {
-    if (error instanceof RE2JSException) return error.message
-    throw error
-  }
-}
-
-/** `Name: value` must be equal, `Name` must be there. Cilium parts the two at the first space. */
-function parseHeader(report: Report, field: Field): { name: string; value?: string } | undefined {
+/** `Name: value` or `Name`. */
+function parseHeader(report: Report, field: Field): HttpRule['headers'][number] | undefined {
   const text = readString(report, field)
   if (text === undefined) return undefined
-  const space = text.indexOf(' ')
-  const name = space < 0 ? text : withoutColons(text.slice(0, space))
-  if (name === '' || name.includes(':')) report.warn(field, `no header is called "${name}": the rule matches no request; write "Name: value", with a space`) // prettier-ignore
-  return { name: name.toLowerCase(), ...(space < 0 ? {} : { value: text.slice(space + 1) }) }
+  const header = readHeader(text)
+  if (header.name === '' || header.name.includes(':'))
+    report.warn(
+      field,
+      `no header is called "${header.name}": the rule matches no request; write "Name: value", with a space`,
+    )
+  return header
 }
-
-const withoutColons = (text: string): string => (text.endsWith(':') ? withoutColons(text.slice(0, -1)) : text)
 
 const mismatches = ['LOG', 'ADD', 'DELETE', 'REPLACE'] as const
 
@@ -128,7 +136,8 @@ function parseHeaderMatch(context: Context, field: Field): HeaderMatch | undefin
   const value = readString(report, fields.get('value'))
   const action = readString(report, fields.get('mismatch'))
   const mismatch = mismatches.find((known) => known === action)
-  if (action !== undefined && mismatch === undefined) report.error(fields.get('mismatch') ?? field, `Invalid header action: ${action}${didYouMean(action, mismatches)}`) // prettier-ignore
+  if (action !== undefined && mismatch === undefined)
+    report.error(fields.get('mismatch') ?? field, `Invalid header action: ${action}${didYouMean(action, mismatches)}`)
   const secret = readSecret(context, fields.get('secret'))
   if (name === '') return undefined
   return {
@@ -149,43 +158,35 @@ export function readSecret(context: Context, field: Field | undefined): string |
   return secretName(context, readString(report, fields.get('namespace')), name)
 }
 
-/** Kafka's request types, as Cilium names them. */
-const apiKeys = [
-  ...['produce', 'fetch', 'offsets', 'metadata', 'leaderandisr', 'stopreplica', 'updatemetadata', 'controlledshutdown'],
-  ...['offsetcommit', 'offsetfetch', 'findcoordinator', 'joingroup', 'heartbeat', 'leavegroup', 'syncgroup'],
-  ...['describegroups', 'listgroups', 'saslhandshake', 'apiversions', 'createtopics', 'deletetopics', 'deleterecords'],
-  ...['initproducerid', 'offsetforleaderepoch', 'addpartitionstotxn', 'addoffsetstotxn', 'endtxn', 'writetxnmarkers'],
-  ...['txnoffsetcommit', 'describeacls', 'createacls', 'deleteacls', 'describeconfigs', 'alterconfigs'],
-]
-const topicCharactersMax = 255
-const apiVersionMax = 32767
+const roles = ['produce', 'consume'] as const
 
 function parseKafka(report: Report, field: Field): KafkaRule {
   const fields = readMap(report, field, ['role', 'apiKey', 'apiVersion', 'clientID', 'topic'])
   const read = (key: string): string => readString(report, fields.get(key)) ?? ''
-  const complain = (key: string, message: string): void => report.error(fields.get(key) ?? field, message)
-  const [role, apiKey, apiVersion, clientID, topic] = [read('role'), read('apiKey'), read('apiVersion'), read('clientID'), read('topic')] // prettier-ignore
-  if (role !== '' && apiKey !== '') complain('role', `cannot set both Role "${role}" and APIKey "${apiKey}" together`)
-  const knownKey = apiKeys.find((key) => key === apiKey.toLowerCase())
-  if (apiKey !== '' && knownKey === undefined) complain('apiKey', `invalid Kafka APIKey "${apiKey}"${didYouMean(apiKey, apiKeys)}`) // prettier-ignore
-  const knownRole = (['produce', 'consume'] as const).find((known) => known === role.toLowerCase())
-  if (role !== '' && knownRole === undefined) complain('role', `invalid Kafka Role "${role}"${didYouMean(role, ['produce', 'consume'])}`) // prettier-ignore
-  const digits = apiVersion !== '' && [...apiVersion].every((c) => c >= '0' && c <= '9')
-  if (apiVersion !== '' && (!digits || Number(apiVersion) > apiVersionMax)) complain('apiVersion', `invalid Kafka APIVersion "${apiVersion}"`) // prettier-ignore
-  if (topic.length > topicCharactersMax) complain('topic', `kafka topic exceeds maximum len of ${topicCharactersMax}`)
-  else if (![...topic].every(isTopicCharacter)) complain('topic', `invalid Kafka Topic name "${topic}"`)
+  const [role, apiKey, apiVersion, clientID, topic] = [
+    read('role'),
+    read('apiKey'),
+    read('apiVersion'),
+    read('clientID'),
+    read('topic'),
+  ]
+  const known: Readonly<Record<string, readonly string[]>> = { role: roles, apiKey: kafkaApiKeys }
+  for (const fault of checkKafka({ role, apiKey, apiVersion, topic }))
+    report.error(
+      fields.get(fault.field) ?? field,
+      fault.message + didYouMean(read(fault.field), known[fault.field] ?? []),
+    )
+  const knownRole = roles.find((r) => r === role.toLowerCase())
+  const version = apiVersion === '' ? undefined : readKafkaVersion(apiVersion)
   return {
     ...spotOf(field),
     ...(knownRole === undefined ? {} : { role: knownRole }),
-    ...(knownKey === undefined ? {} : { apiKey: knownKey }),
-    ...(digits ? { apiVersion: Number(apiVersion) } : {}),
+    ...(apiKey === '' ? {} : { apiKey: apiKey.toLowerCase() }),
+    ...(version === undefined ? {} : { apiVersion: version }),
     ...(clientID === '' ? {} : { clientID }),
     ...(topic === '' ? {} : { topic }),
   }
 }
-
-const isTopicCharacter = (c: string): boolean =>
-  (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || '._-\\'.includes(c)
 
 function parsePairs(report: Report, field: Field): ReadonlyMap<string, string> {
   const pairs = readStringMap(report, field)

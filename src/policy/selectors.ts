@@ -33,15 +33,19 @@ function readHalves(report: Report, field: Field, keyOf: (key: string) => string
   const labels: Requirement[] = []
   for (const [key, entry] of isAbsent(matchLabels) ? [] : readMap(report, matchLabels)) {
     // An empty value is written "": the API server takes `key:` out, and what is left selects more than was meant.
-    const value = isAbsent(entry) ? report.error(entry, 'must be a string, not nothing (an empty value is "")') : readString(report, entry)
+    const value = isAbsent(entry)
+      ? report.error(entry, 'must be a string, not nothing (an empty value is "")')
+      : readString(report, entry)
     checkKey(report, entry, key)
     if (typeof value !== 'string') continue
     checkValue(report, entry, value)
     labels.push({ operator: 'In', key: keyOf(key), values: [value] })
   }
-  const expressions = readList(report, fields.get('matchExpressions')).flatMap((item) => readExpression(report, item, keyOf) ?? [])
+  const expressions = readList(report, fields.get('matchExpressions')).flatMap(
+    (item) => readExpression(report, item, keyOf) ?? [],
+  )
   return { labels, expressions }
-} // prettier-ignore
+}
 
 function readExpression(report: Report, field: Field, keyOf: (key: string) => string): Requirement | undefined {
   const fields = readMap(report, field, ['key', 'operator', 'values'])
@@ -56,27 +60,45 @@ function readExpression(report: Report, field: Field, keyOf: (key: string) => st
   if (key === undefined) report.error(field, `${complaint}key: Required value`)
   else checkKey(report, fields.get('key') ?? field, key)
   if (operator === 'In' || operator === 'NotIn') {
-    if (isAbsent(list) || values.length === 0) report.error(list ?? field, `${complaint}values: Required value: must be specified when \`operator\` is 'In' or 'NotIn'`)
+    if (isAbsent(list) || values.length === 0)
+      report.error(
+        list ?? field,
+        `${complaint}values: Required value: must be specified when \`operator\` is 'In' or 'NotIn'`,
+      )
     return key === undefined ? undefined : { operator, key: keyOf(key), values }
   }
   if (operator === 'Exists' || operator === 'DoesNotExist') {
-    if (values.length > 0) report.error(list ?? field, `${complaint}values: Forbidden: may not be specified when \`operator\` is 'Exists' or 'DoesNotExist'`)
+    if (values.length > 0)
+      report.error(
+        list ?? field,
+        `${complaint}values: Forbidden: may not be specified when \`operator\` is 'Exists' or 'DoesNotExist'`,
+      )
     return key === undefined ? undefined : { operator, key: keyOf(key) }
   }
   const known = ['In', 'NotIn', 'Exists', 'DoesNotExist']
   if (operator === undefined) report.error(field, `${complaint}operator: Required value: one of ${known.join(', ')}`)
-  else report.error(fields.get('operator') ?? field, `${complaint}operator: Invalid value: "${operator}": not a valid selector operator${didYouMean(operator, known)}`)
+  else
+    report.error(
+      fields.get('operator') ?? field,
+      `${complaint}operator: Invalid value: "${operator}": not a valid selector operator${didYouMean(operator, known)}`,
+    )
   return undefined
-} // prettier-ignore
+}
 
 const isAlphanumeric = (c: string | undefined): boolean =>
   c !== undefined && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
 const isLabelText = (text: string): boolean =>
-  isAlphanumeric(text[0]) && isAlphanumeric(text.at(-1)) && [...text].every((c) => isAlphanumeric(c) || '-_.'.includes(c))
+  isAlphanumeric(text[0]) &&
+  isAlphanumeric(text.at(-1)) &&
+  [...text].every((c) => isAlphanumeric(c) || '-_.'.includes(c))
 
 /** A DNS-1123 subdomain, as names of objects and prefixes of label keys are. */
 export function isSubdomain(text: string): boolean {
-  return text.length <= 253 && text === text.toLowerCase() && text.split('.').every((label) => isLabelText(label) && !label.includes('_')) // prettier-ignore
+  return (
+    text.length <= 253 &&
+    text === text.toLowerCase() &&
+    text.split('.').every((label) => isLabelText(label) && !label.includes('_'))
+  )
 }
 
 /** Kubernetes' limit for the name part of a label key, and for a value; the prefix of a key may have 253. */
@@ -103,15 +125,20 @@ function keyComplaint(key: string): string | undefined {
   const [prefix, name] = [slash < 0 ? undefined : key.slice(0, slash), key.slice(slash + 1)]
   if (prefix === '') return 'prefix part must be non-empty'
   if (prefix !== undefined && !isSubdomain(prefix))
-    return "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character" // prettier-ignore
+    return "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character"
   if (name === '') return 'name part must be non-empty'
   if (name.length > labelCharactersMax) return `name part must be no more than ${labelCharactersMax} bytes`
   return isLabelText(name) ? undefined : `name part must ${alphanumericText}`
 }
 
 function checkValue(report: Report, at: Field, value: string): void {
-  if (value.length > labelCharactersMax) report.error(at, `${complaint}Invalid value: "${value}": must be no more than ${labelCharactersMax} bytes`) // prettier-ignore
-  else if (value !== '' && !isLabelText(value)) report.error(at, `${complaint}Invalid value: "${value}": a valid label must be an empty string or ${alphanumericText}`) // prettier-ignore
+  if (value.length > labelCharactersMax)
+    report.error(at, `${complaint}Invalid value: "${value}": must be no more than ${labelCharactersMax} bytes`)
+  else if (value !== '' && !isLabelText(value))
+    report.error(
+      at,
+      `${complaint}Invalid value: "${value}": a valid label must be an empty string or ${alphanumericText}`,
+    )
 }
 
 /**
@@ -124,13 +151,16 @@ export function readSubjectSelector(report: Report, field: Field, namespace: str
   const isElsewhere = (r: Requirement): boolean => r.operator === 'In' && !r.values.includes(namespace)
   const own: Requirement = { operator: 'In', key: namespaceKey, values: [namespace] }
   if (labels.some((r) => r.key === namespaceKey && isElsewhere(r)))
-    report.warn(field, `a policy selects in its own namespace only: the namespace that is named here is replaced by "${namespace}"`)
+    report.warn(
+      field,
+      `a policy selects in its own namespace only: the namespace that is named here is replaced by "${namespace}"`,
+    )
   const kept = [...labels.filter((r) => r.key !== namespaceKey), ...expressions]
   const anyKey = keyWithSource(namespaceKey.slice('k8s:'.length))
   if (kept.some((r) => [namespaceKey, anyKey].includes(r.key) && isElsewhere(r)))
     report.warn(field, `selects nothing: a policy selects in its own namespace, which is "${namespace}"`)
   return [...kept, own]
-} // prettier-ignore
+}
 
 export interface PeerScope {
   /** The policy's; undefined for a cluster-wide one. */
@@ -159,7 +189,10 @@ function namespaceDefault(selector: Selector, { namespace, matchesInit }: PeerSc
 }
 
 /** policy-default-local-cluster, on since 1.19: peers that name no cluster are of this one. Before, they are of every connected cluster. */
-export function clusterDefault(selector: Selector, { ciliumVersion: [major, minor], clusterName }: ParseOptions): Requirement[] { // prettier-ignore
+export function clusterDefault(
+  selector: Selector,
+  { ciliumVersion: [major, minor], clusterName }: ParseOptions,
+): Requirement[] {
   if (major < 1 || (major === 1 && minor < 19) || mentions(selector, clusterKey)) return []
   return [{ operator: 'In', key: clusterKey, values: [clusterName] }]
 }
