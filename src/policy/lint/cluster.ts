@@ -44,7 +44,9 @@ const dnsPorts: Check = (context, say) => {
 
 /** Whether all peers of the rule are pods by labels. */
 function reachesOnlyPods(spec: Spec, item: Field): boolean {
-  const rules = rulesOf(spec.policy, 'egress').filter(({ path }) => path === item.path || path.startsWith(`${item.path}.`))
+  const rules = rulesOf(spec.policy, 'egress').filter(
+    ({ path }) => path === item.path || path.startsWith(`${item.path}.`),
+  )
   const isPods = ({ peers }: Rule): boolean => peers !== 'everyone' && peers.every(({ kind }) => kind === 'endpoints')
   return rules.length > 0 && rules.every(isPods)
 }

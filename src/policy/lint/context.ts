@@ -1,8 +1,23 @@
 // What the checks look at: policies as they are written (fields, with their places) beside what they mean (rules), and the pods they select.
 import type { Labels } from '../../identity/labels.ts'
-import { namespaceKey, namespaceLabelsPrefix, selects, serviceAccountKey, type Selector } from '../../identity/selector.ts'
+import {
+  namespaceKey,
+  namespaceLabelsPrefix,
+  selects,
+  serviceAccountKey,
+  type Selector,
+} from '../../identity/selector.ts'
 import type { Field, Issue } from '../field.ts'
-import { policyKinds, type Direction, type ParseOptions, type Pod, type Policy, type PolicyKind, type Rule, type World } from '../rules.ts'
+import {
+  policyKinds,
+  type Direction,
+  type ParseOptions,
+  type Pod,
+  type Policy,
+  type PolicyKind,
+  type Rule,
+  type World,
+} from '../rules.ts'
 import type { Code, Finding, Fix, Severity } from './codes.ts'
 import { makeSources, type Sources } from './source.ts'
 
@@ -80,7 +95,10 @@ export function fixOf(title: string, edit: ReturnType<Sources['replaceScalar']>)
 
 /** A field of a mapping by its keys; undefined when there is none. */
 export function at(field: Field | undefined, ...keys: readonly string[]): Field | undefined {
-  return keys.reduce<Field | undefined>((here, key) => (here?.kind === 'map' ? here.entries.get(key) : undefined), field)
+  return keys.reduce<Field | undefined>(
+    (here, key) => (here?.kind === 'map' ? here.entries.get(key) : undefined),
+    field,
+  )
 }
 
 /** The items of a list; [] of anything else. */
@@ -111,7 +129,8 @@ export function isEmptyMap(field: Field | undefined): boolean {
 const isCiliumKind = (kind: PolicyKind): boolean => kind.startsWith('Cilium')
 export const isCilium = ({ kind }: Spec): boolean => isCiliumKind(kind)
 /** Kinds whose rules stand in an order. */
-export const isOrdered = ({ kind }: Spec): boolean => kind === 'ClusterNetworkPolicy' || kind.endsWith('AdminNetworkPolicy')
+export const isOrdered = ({ kind }: Spec): boolean =>
+  kind === 'ClusterNetworkPolicy' || kind.endsWith('AdminNetworkPolicy')
 
 /** The rules of a spec as they are written. */
 export function itemsOfSpec(spec: Spec): Item[] {
@@ -128,7 +147,8 @@ export function selectorsOf(spec: Spec): { readonly field: Field; readonly isSub
   const walk = (field: Field, key: string): void => {
     if (field.kind === 'map') {
       const isSelector = field.entries.has('matchLabels') || field.entries.has('matchExpressions')
-      if (isSelector) found.push({ field, isSubject: ['endpointSelector', 'nodeSelector'].includes(key) || field.path.startsWith(`${spec.field.path}.subject`) || field.path === `${spec.field.path}.podSelector` }) // prettier-ignore
+      if (isSelector)
+        found.push({ field, isSubject: ['endpointSelector', 'nodeSelector'].includes(key) || field.path.startsWith(`${spec.field.path}.subject`) || field.path === `${spec.field.path}.podSelector` }) // prettier-ignore
       else for (const [name, entry] of field.entries) walk(entry, name)
     } else if (field.kind === 'list') for (const item of field.items) walk(item, key)
   }
@@ -235,7 +255,12 @@ export function listed(names: readonly string[], most = 3): string {
 }
 
 /** The finding as the linter gives it. */
-export function findingOf(code: Code, spec: Spec | undefined, { file, line, column, path }: Field, said: Said): Finding {
+export function findingOf(
+  code: Code,
+  spec: Spec | undefined,
+  { file, line, column, path }: Field,
+  said: Said,
+): Finding {
   const { severity, message, hint, fix } = said
   return {
     code,

@@ -137,7 +137,11 @@ export function portsMeet(context: Context, a: readonly RulePorts[], b: readonly
 } // prettier-ignore
 
 /** Whether the rule opens or closes this port of TCP or UDP. */
-export function hasPort(rule: Rule, number: number, protocols: readonly Protocol[] = [Protocol.UDP, Protocol.TCP]): boolean {
+export function hasPort(
+  rule: Rule,
+  number: number,
+  protocols: readonly Protocol[] = [Protocol.UDP, Protocol.TCP],
+): boolean {
   return protocols.some((protocol) => rule.ports.some((port) => portCovers(port, { kind: 'ports', protocol, first: number, last: number }))) // prettier-ignore
 }
 
@@ -146,9 +150,12 @@ export function nameCovers(wide: NameMatch, narrow: NameMatch): boolean {
   if (wide.pattern.kind === 'any' || JSON.stringify(wide.pattern) === JSON.stringify(narrow.pattern)) return true
   if (narrow.pattern.kind === 'any') return false
   // A star is covered by a star: a label that stands for one, and one deeper for `**.`.
-  const labels = narrow.pattern.labels.map((label) => (label.kind === 'literal' ? label.text : label.pieces.join(sample)))
+  const labels = narrow.pattern.labels.map((label) =>
+    label.kind === 'literal' ? label.text : label.pieces.join(sample),
+  )
   const covers = (candidate: readonly string[]): boolean => makeTrie([{ pattern: wide.pattern, value: true }]).lookup(candidate).length > 0 // prettier-ignore
-  if (narrow.pattern.deep) return wide.pattern.deep && covers([sample, ...labels]) && covers([sample, sample, ...labels])
+  if (narrow.pattern.deep)
+    return wide.pattern.deep && covers([sample, ...labels]) && covers([sample, sample, ...labels])
   return covers(labels)
 }
 

@@ -24,7 +24,8 @@ const failsOpen: Check = (context, say) => {
     }
 } // prettier-ignore
 
-const opens = ({ isDeny }: Item): string => (isDeny ? 'denies these ports to everyone' : 'allows these ports to everyone')
+const opens = ({ isDeny }: Item): string =>
+  isDeny ? 'denies these ports to everyone' : 'allows these ports to everyone'
 
 function missingServices(context: Context, spec: Spec, item: Item, services: Field, isPorted: boolean, say: Parameters<Check>[1]): void {
   const missing = itemsOf(services).filter((entry) => !resolves(context, entry))

@@ -41,10 +41,16 @@ interface Placed {
 
 /** Whether the earlier rule decides all that the later one is about. */
 const covers = (earlier: Rule, later: Rule): boolean =>
-  earlier.direction === later.direction && peersCover(earlier.peers, later.peers) && portsCover(earlier.ports, later.ports)
+  earlier.direction === later.direction &&
+  peersCover(earlier.peers, later.peers) &&
+  portsCover(earlier.ports, later.ports)
 
 const before = (a: Rule, b: Rule): boolean =>
-  a.tier !== b.tier ? a.tier < b.tier : a.priority !== b.priority ? a.priority < b.priority : a.kind === 'deny' && b.kind === 'allow'
+  a.tier !== b.tier
+    ? a.tier < b.tier
+    : a.priority !== b.priority
+      ? a.priority < b.priority
+      : a.kind === 'deny' && b.kind === 'allow'
 
 /** What earlier rule leaves the later one nothing to decide: a denial or allow before it, or a pass before it in its own tier. */
 function endsBefore({ policy, rule }: Placed, later: Placed, context: Context): boolean {

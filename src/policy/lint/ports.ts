@@ -52,7 +52,9 @@ function targetsOf(context: Context, spec: Spec, rules: readonly Rule[]): readon
 const isDigits = (text: string): boolean => text !== '' && [...text].every((c) => c >= '0' && c <= '9')
 
 const selectsPod = ({ selector, namespace }: Service, { pod }: Workload): boolean =>
-  selector !== undefined && namespace === pod.namespace && [...selector].every(([key, value]) => pod.labels.get(key) === value)
+  selector !== undefined &&
+  namespace === pod.namespace &&
+  [...selector].every(([key, value]) => pod.labels.get(key) === value)
 
 const listensOn = ({ pod }: Workload, port: number): boolean => pod.containerPorts.some((declared) => declared.port === port) // prettier-ignore
 

@@ -1,6 +1,16 @@
 // Where fields stand in the text of their file, and edits of that text: what a fix is made of. Fields know where they begin; for where they
 // end, the file is read again, when the first fix needs it.
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, type Document, type Node, type Pair } from 'yaml'
+import {
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  parseAllDocuments,
+  type Document,
+  type Node,
+  type Pair,
+} from 'yaml'
 import type { Field } from '../field.ts'
 import type { Edit } from './codes.ts'
 
@@ -16,6 +26,9 @@ interface Found {
   readonly quote: '"' | "'" | ''
   readonly flow: boolean
   readonly list?: { readonly items: readonly Span[]; readonly flow: boolean }
+  /** Of an entry: where the next one begins, and where the one before it ends. */
+  readonly next?: number | undefined
+  readonly before?: number | undefined
 }
 
 export interface Sources {
@@ -30,6 +43,10 @@ export interface Sources {
   readonly insertItem: (list: Field, lines: readonly string[]) => Edit | undefined
   /** New entries in front of the first one of a mapping in block style. */
   readonly insertEntry: (map: Field, lines: readonly string[]) => Edit | undefined
+  /** A new entry at the end of a mapping in flow style that has some. */
+  readonly appendFlow: (map: Field, text: string) => Edit | undefined
+  /** Takes an entry out of a mapping; undefined when it is the only one. */
+  readonly removeEntry: (field: Field) => Edit | undefined
   /** Takes an item out of a list in block style; undefined when it is the only one. */
   readonly removeItem: (item: Field) => Edit | undefined
 }
@@ -85,6 +102,17 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       // The first key of a list item stands behind its dash: the new ones take its place.
       const indent = ' '.repeat(before.length)
       return edit(map, { start: found.key.start, end: found.key.start }, lines.map((line) => `${line}\n${indent}`).join(''))
+    },
+    appendFlow: (map, text) => {
+      const found = map.kind === 'map' && map.entries.size > 0 ? find(map) : undefined
+      if (found === undefined || !found.flow) return undefined
+      return edit(map, { start: found.value.end - 1, end: found.value.end - 1 }, `, ${text}`)
+    },
+    removeEntry: (field) => {
+      const found = find(field)
+      if (found?.key === undefined) return undefined
+      if (found.next !== undefined) return edit(field, { start: found.key.start, end: found.next }, '')
+      return found.before === undefined ? undefined : edit(field, { start: found.before, end: found.value.end }, '')
     },
     removeItem: (item) => {
       const found = find(item)
@@ -144,12 +172,16 @@ function indexText(text: string): ReadonlyMap<string, Found> {
         index.set(`value ${place(spanOf(item).start)}`, found(item, { list }))
         walk(item)
       }
-    } else if (isMap(node))
-      for (const { key, value } of node.items as Pair<Node, Node | null>[]) {
+    } else if (isMap(node)) {
+      for (const [i, { key, value }] of (node.items as Pair<Node, Node | null>[]).entries()) {
         if (value === null || isAlias(value)) continue
-        index.set(`key ${place(spanOf(key).start)}`, found(value, { key: spanOf(key) }))
+        const [previous, following] = [node.items[i - 1], node.items[i + 1]] as (Pair<Node, Node | null> | undefined)[]
+        const next = following && spanOf(following.key).start
+        const before = previous && spanOf(previous.value ?? previous.key).end
+        index.set(`key ${place(spanOf(key).start)}`, found(value, { key: spanOf(key), next, before }))
         walk(value)
       }
+    }
   }
   if (!Array.isArray(documents)) return index
   for (const { contents } of documents as Document.Parsed[]) {
