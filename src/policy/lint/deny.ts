@@ -1,7 +1,7 @@
 // Checks about what is denied by default (NG004, NG012).
 import { Protocol } from '../../net/ports.ts'
 import type { Direction, Policy, Rule } from '../rules.ts'
-import { at, fixOf, isCilium, isEmptyList, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
+import { at, fixOf, isCilium, isEmptyList, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context } from './context.ts' // prettier-ignore
 import { hasPort, subjectCovers } from './coverage.ts'
 
 const directions: readonly Direction[] = ['ingress', 'egress']
