@@ -94,7 +94,10 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
     switch (judgement.kind) {
       case 'met': {
         const { by, spot } = judgement
-        return { verdict: 'allowed', why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)] }
+        return {
+          verdict: 'allowed',
+          why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)],
+        }
       }
       case 'unknown':
         return { verdict: 'redirect', why: [{ ...judgement.by.why, text: `a proxy judges ${what(judgement.by)}` }, ...requirements(level, judgement.by)] } // prettier-ignore
