@@ -1,7 +1,15 @@
 // `namegate policy lint`: how findings look to people, programs, code hosts (SARIF) and `patch`.
 import type { Issue } from '../policy/field.ts'
 import { makeReport } from '../policy/field.ts'
-import { codes, isAtLeast, severities, type Code, type Edit, type Finding, type Severity } from '../policy/lint/codes.ts'
+import {
+  codes,
+  isAtLeast,
+  severities,
+  type Code,
+  type Edit,
+  type Finding,
+  type Severity,
+} from '../policy/lint/codes.ts'
 import { lint } from '../policy/lint/lint.ts'
 import { unifiedDiff, withoutOverlaps } from '../policy/lint/patch.ts'
 import { readDocuments } from '../sources/documents.ts'
