@@ -24,7 +24,7 @@ function findingOfIssue(context: Context, { file, line, column, path, message }:
 function codeOf(path: string, message: string): Code {
   if (message.includes('unsupported entity') || message.includes('reserved')) return 'NG020'
   if (path.includes('.http[') && message.includes('pars')) return 'NG013'
-  if (path === '' || message.startsWith('must be a') || message.startsWith('unknown field') || path.endsWith('.endPort')) return 'NG017' // prettier-ignore
+  if (path === '' || message.includes('must be unique') || message.startsWith('must be a') || message.startsWith('unknown field') || path.endsWith('.endPort')) return 'NG017' // prettier-ignore
   return 'NG000'
 }
 
@@ -34,7 +34,7 @@ function hintOf(path: string, message: string): string | undefined {
   const key = path.slice(path.lastIndexOf('.') + 1)
   if (message.startsWith('unknown field') && misplaced.includes(key) && !path.includes('toPorts['))
     return `${key} belongs into an item of toPorts: indent it below "- "`
-  return message.includes('unique') ? 'the second one would replace the first: put both into one list' : undefined
+  return message.includes('must be unique') ? 'the second one would replace the first: put both into one list' : undefined
 }
 
 function fixIssue(context: Context, field: Field, message: string): Fix | undefined {

@@ -68,7 +68,9 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
   return {
     replaceScalar: (field, text) => {
       const found = field.kind === 'scalar' ? find(field) : undefined
-      const written = found && quoted(text, found.quote)
+      // A number stays one.
+      const isNumber = field.kind === 'scalar' && typeof field.value === 'number' && !Number.isNaN(Number(text))
+      const written = found && (isNumber ? text : quoted(text, found.quote))
       return found && written !== undefined ? edit(field, found.value, written) : undefined
     },
     replaceValue: (field, text) => {
