@@ -261,9 +261,8 @@ function readListed(report: Report, field: Field): readonly Field[] {
 /** By the specification every node whose labels fit, this one too; in Cilium only others. */
 function parseNodes({ report, options }: Context, field: Field, spot: Spot): Peer[] {
   const selector = readNodeSelector(report, field)
-  const others: Peer = { ...spot, kind: 'nodes', selector: ofThisCluster(selector, options) }
-  if (options.semantics === 'cilium') return [others]
-  return [others, { ...spot, kind: 'endpoints', selector: [{ operator: 'Exists', key: 'reserved:host' }, ...selector] }]
+  const nodes = { ...spot, kind: 'nodes', selector: ofThisCluster(selector, options) } as const
+  return [options.semantics === 'spec' ? { ...nodes, self: true } : nodes]
 }
 
 function parseNetwork({ report, options }: Context, field: Field): Peer[] {

@@ -135,7 +135,7 @@ export function readStringMap(report: Report, field: Field | undefined): Readonl
 /** `; did you mean "web"?` where a known word is near, else ''. */
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = nearest(word, known)
-  return near === undefined ? '' : `; did you mean "${near}"?`
+  return near === undefined || near === word ? '' : `; did you mean "${near}"?`
 }
 
 /** The known word nearest to a misspelt one, where it is near enough to be meant. */

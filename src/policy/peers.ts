@@ -2,7 +2,7 @@
 import { keyWithSource, type Selector } from '../identity/selector.ts'
 import { rangeToText, subtractRanges } from '../net/prefix.ts'
 import { readCidr, readExcept, readPrefix } from './cidr.ts'
-import { notEnforced, type Context } from './context.ts'
+import type { Context } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field } from './field.ts'
 import { parseNames } from './l7rules.ts'
 import { entities, type Entity, type Peer, type Rule } from './rules.ts'
@@ -37,8 +37,8 @@ export function peerKeys(context: Context): string[] {
 }
 
 /**
- * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with which Cilium
- * takes a rule whose groups, services or names come to nothing for one about everyone.
+ * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with
+ * which Cilium takes a rule whose groups, services or names come to nothing for one about everyone.
  */
 export function parsePeers(
   context: Context,
@@ -165,7 +165,7 @@ function parseEntity({ report }: Context, item: Field): Peer[] {
 }
 
 function parseGroup(context: Context, item: Field): Peer[] {
-  const { report } = context
+  const { report, section, options } = context
   const aws = readMap(report, item, ['aws']).get('aws')
   if (!isAbsent(aws)) {
     const fields = readMap(report, aws, ['labels', 'region', 'securityGroupsIds', 'securityGroupsNames'])
@@ -175,10 +175,9 @@ function parseGroup(context: Context, item: Field): Peer[] {
       for (const id of readList(report, fields.get(key))) readString(report, id)
   }
   const key = `${prefixOf(context)}Groups`
-  report.warn(
-    item,
-    `not enforced yet: ${key}; nobody here can ask the provider who is in the group: it matches nothing`,
-  )
+  const denies = section.kind === 'deny' && options.semantics === 'spec'
+  const consequence = denies ? 'the rule denies everyone' : 'it matches nothing'
+  report.warn(item, `not enforced yet: ${key}; nobody here can ask the provider who is in the group: ${consequence}`)
   return [{ ...spotOf(item), kind: 'unresolved', field: key }]
 }
 
@@ -208,23 +207,5 @@ function parseService(context: Context, item: Field): Peer[] {
 }
 
 function parseFqdn(context: Context, item: Field): Peer[] {
-  return parseNames(context, item).map((name) => ({ ...spotOf(item), kind: 'name', ...name }))
-}
-
-/** What authentication demands, kept as it was said. */
-export function parseAuthentication(context: Context, field: Field | undefined): Rule['authentication'] {
-  if (isAbsent(field)) return undefined
-  const { report } = context
-  const mode = readMap(report, field, ['mode']).get('mode')
-  const modes = ['disabled', 'required', 'test-always-fail'] as const
-  const text = readString(report, mode)
-  const word = modes.find((known) => known === text)
-  if (text === undefined && isAbsent(mode)) report.error(field, 'mode: Required value')
-  else if (text !== undefined && word === undefined)
-    report.error(
-      mode ?? field,
-      `Unsupported value: "${text}": supported values: ${modes.map((m) => `"${m}"`).join(', ')}`,
-    )
-  if (word !== undefined && word !== 'disabled') notEnforced(context, field, 'authentication')
-  return word
+  return parseNames(context, item, 'toFQDNs').map((name) => ({ ...spotOf(item), kind: 'name', ...name }))
 }

@@ -26,41 +26,6 @@ const rows: { title: string; text: string; issues: string[] }[] = [
   { title: 'no spec', text: 'apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}', issues: ['p.yaml:1:1: spec or specs must be provided'] },
   { title: 'the same twice', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}', issues: ['p.yaml:5:1: Pod default/a is there twice; the other is at p.yaml:1'] },
   { title: 'nothing in a spec', text: cnp('  endpointSelector: {}'), issues: ['p.yaml:4:1: spec: rule must have at least one of Ingress, IngressDeny, Egress, EgressDeny'] },
-  {
-    title: 'many at once',
-    text: cnp(`  egres: []
-  egress:
-  - toFQDNs:
-    - matchName: "*.example.com"
-    - matchPattern: "a b"
-    - {matchName: a.com, matchPattern: b.com}
-    toPorts:
-    - ports: [{port: 443, protocol: TPC}, {port: "99999"}]
-      rules: {dns: [{matchName: a.com}], http: [{}]}
-  - toCIDR: [10.0.0.0/33]
-    toEntities: [wrld]
-  - toCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}, {}]
-  egressDeny:
-  - toFQDNs: [{matchName: a.com}]`),
-    issues: [
-      'p.yaml:5:3: spec.egres: unknown field "egres"; did you mean "egress"?',
-      'p.yaml:4:1: spec: rule must have one of EndpointSelector or NodeSelector',
-      'p.yaml:8:7: spec.egress[0].toFQDNs[0].matchName: Invalid characters in MatchName: "*.example.com". Only 0-9, a-z, A-Z and ., -, _ characters are allowed',
-      'p.yaml:9:7: spec.egress[0].toFQDNs[1].matchPattern: Invalid characters in MatchPattern: "a b". Only 0-9, a-z, A-Z and ., -, _ and * characters are allowed',
-      'p.yaml:10:7: spec.egress[0].toFQDNs[2]: only one of MatchName or MatchPattern is allowed in an FQDNSelector',
-      'p.yaml:12:16: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number',
-      'p.yaml:12:27: spec.egress[0].toPorts[0].ports[0].protocol: invalid protocol "TPC", must be { tcp | udp | sctp | any }',
-      'p.yaml:12:44: spec.egress[0].toPorts[0].ports[1].port: unable to parse port: 99999 is over 65535',
-      'p.yaml:12:7: spec.egress[0].toPorts[0]: multiple L7 protocol rule types specified in single rule',
-      'p.yaml:12:7: warning: spec.egress[0].toPorts[0]: not enforced yet: rules.http; the rule allows nothing on these ports',
-      'p.yaml:14:5: spec.egress[1]: combining ToCIDR and ToEntities is not supported yet',
-      'p.yaml:14:14: spec.egress[1].toCIDR[0]: unable to parse CIDR: "10.0.0.0/33" is not an address or a prefix',
-      'p.yaml:15:18: spec.egress[1].toEntities[0]: unsupported entity: wrld; did you mean "world"?',
-      'p.yaml:16:45: spec.egress[2].toCIDRSet[0].except[0]: allow CIDR prefix 10.0.0.0/8 does not contain exclude CIDR prefix 11.0.0.0/8',
-      'p.yaml:16:59: spec.egress[2].toCIDRSet[1]: one of cidr, cidrGroupRef, or cidrGroupSelector is required',
-      'p.yaml:18:5: spec.egressDeny[0].toFQDNs: toFQDNs is not allowed in egressDeny',
-    ],
-  },
   { title: 'a port without quotes', text: cnp('  endpointSelector: {}\n  egress: [{toPorts: [{ports: [{port: 443}]}]}]'), issues: ['p.yaml:6:33: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number'] },
   { title: 'aliases that multiply', text: `a: &a [1,1,1,1,1,1,1,1,1]\n${'bcdefgh'.split('').map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefg'[i]}`).join()}]`).join('\n')}`, issues: ['aliases stand for more than 100000 nodes'] },
 ] // prettier-ignore
@@ -71,20 +36,6 @@ for (const { title, text, issues } of rows)
     if (title === 'aliases that multiply') expect(found[0]).toContain(issues[0])
     else expect(found).toEqual(issues)
   })
-
-test('what is known but not enforced yet is said, and opens nothing', () => {
-  const found = issuesOf(
-    cnp(
-      '  endpointSelector: {}\n  ingress: [{}]\n  egress: [{toServices: [{}]}, {toEntities: [kube-apiserver]}, {toPorts: [{ports: [{port: http}]}]}]',
-    ),
-  )
-  expect(found).toEqual([
-    'p.yaml:6:13: warning: spec.ingress[0]: not enforced yet: ingress; this agent enforces egress',
-    'p.yaml:7:13: warning: spec.egress[0].toServices: not enforced yet: toServices; the rule allows nothing',
-    'p.yaml:7:46: warning: spec.egress[1].toEntities[0]: not enforced yet: entity kube-apiserver has no members here; it matches nothing',
-    'p.yaml:7:84: warning: spec.egress[2].toPorts[0].ports[0]: not enforced yet: named port "http"; it matches nothing',
-  ])
-})
 
 test('one error anywhere, and there is no world', () => {
   const good = { path: 'good.yaml', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}' }
