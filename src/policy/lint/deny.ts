@@ -57,18 +57,16 @@ const noDns: Check = (context, say) => {
   }
 } // prettier-ignore
 
-/** Whether a rule leads to a DNS server at hand on the port that it has. */
+/** Whether a rule opens the port that a DNS server at hand has instead of 53. */
 function reachesDns(context: Context, rules: readonly Rule[]): boolean {
-  const servers = context.workloads.filter(({ pod }) => pod.labels.get('k8s-app') === 'kube-dns')
-  const ports = servers.flatMap(({ pod }) => pod.containerPorts.filter(({ protocol }) => protocol === Protocol.UDP))
-  const names = servers.flatMap(({ pod }) => pod.ports.filter(({ protocol }) => protocol === Protocol.UDP).map(({ name }) => name)) // prettier-ignore
-  return rules.some(
-    (rule) =>
-      rule.kind === 'allow' &&
-      (ports.some(({ port }) => hasPort(rule, port, [Protocol.UDP])) ||
-        rule.ports.some((port) => port.kind === 'named' && names.includes(port.name))),
-  )
-}
+  const services = context.world?.services.flatMap(({ ports }) => ports) ?? []
+  const targets = services.filter(({ port, protocol }) => port === 53 && protocol === Protocol.UDP).map(({ targetPort }) => targetPort)
+  const pods = context.workloads.filter(({ pod }) => pod.labels.get('k8s-app') === 'kube-dns').flatMap(({ pod }) => pod.ports)
+  const own = pods.filter(({ protocol }) => protocol === Protocol.UDP).flatMap(({ name, port }) => [name, port])
+  const isOpen = (rule: Rule, port: number | string): boolean =>
+    typeof port === 'number' ? hasPort(rule, port, [Protocol.UDP]) : rule.ports.some((each) => each.kind === 'named' && each.name === port)
+  return rules.some((rule) => rule.kind === 'allow' && [...targets, ...own].some((port) => isOpen(rule, port)))
+} // prettier-ignore
 
 /** NG004: who is put into default deny, said by the first policy that does it. */
 const subjects: Check = (context, say) => {

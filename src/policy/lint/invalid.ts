@@ -34,7 +34,9 @@ function hintOf(path: string, message: string): string | undefined {
   const key = path.slice(path.lastIndexOf('.') + 1)
   if (message.startsWith('unknown field') && misplaced.includes(key) && !path.includes('toPorts['))
     return `${key} belongs into an item of toPorts: indent it below "- "`
-  return message.includes('must be unique') ? 'the second one would replace the first: put both into one list' : undefined
+  return message.includes('must be unique')
+    ? 'the second one would replace the first: put both into one list'
+    : undefined
 }
 
 function fixIssue(context: Context, field: Field, message: string): Fix | undefined {

@@ -43,7 +43,6 @@ const service = (name: string, spec: string, namespace = 'shop'): string => `api
 const webService = service('web', 'selector: {app: web}, clusterIP: 10.96.0.5, ports: [{port: 80, targetPort: 8080}]')
 const node = 'apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.0.1}]}\n' // prettier-ignore
 const apiServer = 'apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}\naddressType: IPv4\nendpoints: [{addresses: [192.168.0.1]}]\nports: [{port: 6443}]\n' // prettier-ignore
-const dnsPods = pod('coredns', { namespace: 'kube-system', labels: 'k8s-app: kube-dns', ip: '10.1.0.53', ports: '{name: dns, containerPort: 53, protocol: UDP}' }) // prettier-ignore
 
 const kubeDns = `
   - toEndpoints:
@@ -155,11 +154,15 @@ const rows: readonly Row[] = [
 ] // prettier-ignore
 
 function http(rule: string): string {
-  return cnp(`  ingress:\n  - toPorts:\n    - ports: [{port: "80", protocol: TCP}]\n      rules:\n        http:\n        - ${rule}\n`)
+  return cnp(
+    `  ingress:\n  - toPorts:\n    - ports: [{port: "80", protocol: TCP}]\n      rules:\n        http:\n        - ${rule}\n`,
+  )
 }
 
 function fqdnPattern(pattern: string): string {
-  return cnp(`  egress:\n  - toFQDNs:\n    - matchPattern: "${pattern}"\n    ${port(443)}${kubeDns} [{matchPattern: "*"}]`)
+  return cnp(
+    `  egress:\n  - toFQDNs:\n    - matchPattern: "${pattern}"\n    ${port(443)}${kubeDns} [{matchPattern: "*"}]`,
+  )
 }
 
 function admin(name: string, priority: number, rules: readonly string[] = ['    from: [{namespaces: {}}]']): string {
