@@ -7,7 +7,8 @@ import { makeCompiler } from '../../src/policy/compile.ts'
 import type { Pod, Policy, World } from '../../src/policy/rules.ts'
 import type { Snapshot } from '../../src/policy/snapshot.ts'
 import { makeDecider, type Flow } from '../../src/policy/verdict.ts'
-import { defaultParseOptions, readDocuments } from '../../src/sources/manifests.ts'
+import { readDocuments } from '../../src/sources/documents.ts'
+import { defaultParseOptions } from '../../src/sources/manifests.ts'
 
 const namespaces = 20
 const apps = 50
