@@ -23,8 +23,8 @@ export function editsOf(fixes: readonly Fix[]): Edit[] {
   const isFree = (edit: Edit): boolean => {
     const list = taken.get(edit.file) ?? []
     const slot = slotOf(edit, list)
-    // What is taken does not overlap itself: only neighbours can be in the way.
-    return !list.slice(Math.max(0, slot - 1), slot + 3).some((other) => overlaps(edit, other))
+    // What is taken does not overlap itself: only neighbours can be in the way, of which two may begin in one place.
+    return !list.slice(Math.max(0, slot - 2), slot + 3).some((other) => overlaps(edit, other))
   }
   for (const { edits } of fixes) {
     if (!edits.every(isFree)) continue
@@ -77,9 +77,8 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[], 
   const hunks: Hunk[] = []
   for (const edit of [...edits].sort((a, b) => a.start - b.start || a.end - b.end)) {
     const first = lineAt(edit.start)
-    // An edit that ends where a line begins leaves that line alone.
-    const whole = edit.start === offsetOf(first) && (edit.text === '' || edit.text.endsWith('\n'))
-    const last = whole && edit.end === offsetOf(lineAt(edit.end)) ? Math.max(lineAt(edit.end), first) : lineAt(edit.end) + 1
+    // The line where it ends is in, too: what is left of it may join the one where it begins.
+    const last = lineAt(edit.end) + 1
     const before = hunks.at(-1)
     if (before !== undefined && first <= before.last) {
       before.last = Math.max(before.last, last)
@@ -97,13 +96,14 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[], 
     let at = from
     let change = 0
     for (const { first, last, edits: own } of group) {
-      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first))).map((line) => ` ${line}`))
       const old = text.slice(offsetOf(first), offsetOf(last))
       const moved = own.map((edit) => ({ ...edit, start: edit.start - offsetOf(first), end: edit.end - offsetOf(first) }))
       const [gone, come] = [linesOf(old), linesOf(applyEdits(old, moved))]
-      body.push(...gone.map((line) => `-${line}`), ...come.map((line) => `+${line}`))
+      const [head, tail] = commonEnds(gone, come)
+      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first + head))).map((line) => ` ${line}`))
+      body.push(...gone.slice(head, gone.length - tail).map((line) => `-${line}`), ...come.slice(head, come.length - tail).map((line) => `+${line}`))
       change += come.length - gone.length
-      at = last
+      at = Math.min(last, total) - tail
     }
     body.push(...linesOf(text.slice(offsetOf(at), offsetOf(to))).map((line) => ` ${line}`))
     const size = to - from
@@ -112,6 +112,16 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[], 
   }
   return out
 } // prettier-ignore
+
+/** How many lines at the beginning and at the end of both are the same. */
+function commonEnds(a: readonly string[], b: readonly string[]): readonly [number, number] {
+  const most = Math.min(a.length, b.length)
+  let head = 0
+  while (head < most && a[head] === b[head]) head++
+  let tail = 0
+  while (tail < most - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++
+  return [head, tail]
+}
 
 /** Changes whose contexts would touch stand in one hunk. */
 function groupNear(hunks: readonly Hunk[]): Hunk[][] {
