@@ -5,6 +5,7 @@ import { everyAddress, type AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type Digest } from '../identity/identities.ts'
 import type { PeerEntry, Snapshot } from '../policy/egress.ts'
+import { setOf, type LeaseElement } from './element.ts'
 import { compileIntervals, type Intervals } from './intervals.ts'
 import { policySets, type PolicySet } from './structure.ts'
 
@@ -115,3 +116,16 @@ function renderElements(verb: 'add' | 'delete', table: string, elements: Element
   }
   return text
 }
+
+/** Adds learned addresses by text, for a table that takes over from another; all other commits go by netlink. */
+export function renderLearned(table: string, elements: readonly LeaseElement[]): string {
+  return elements
+    .filter(({ timeoutMillis }) => timeoutMillis > 0)
+    .map((element) => {
+      const { identity, address, ports, timeoutMillis } = element
+      const port = ports.kind === 'all' ? '' : ` . ${protocolName(ports.protocol)} . ${ports.first === ports.last ? ports.first : `${ports.first}-${ports.last}`}`
+      const time = `${Math.ceil(timeoutMillis / 1000)}s`
+      return `add element inet ${table} ${setOf(element)} { ${identityToText(identity)} . ${addressToText(address)}${port} timeout ${time} expires ${time} }\n`
+    })
+    .join('')
+} // prettier-ignore

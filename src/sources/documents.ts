@@ -14,13 +14,8 @@ export const manifestCharactersMax = 16_000_000
 /** Deeper than this no manifest is. */
 const depthMax = 64
 
-/** Aliases multiply: a few lines of them can stand for billions of nodes. This many in one load come from aliases; more is an error. */
+/** Aliases multiply: a few lines of them can stand for billions of nodes. This many of one file come from aliases; more is an error. */
 const borrowedNodesMax = 100_000
-
-/** How many nodes of one load came from aliases so far. */
-export interface Borrowed {
-  nodes: number
-}
 
 /** What the conversion of one document carries along. */
 interface Conversion {
@@ -28,7 +23,8 @@ interface Conversion {
   readonly file: string
   readonly lines: LineCounter
   readonly document: Document.Parsed
-  readonly borrowed: Borrowed
+  /** How many nodes of the file came from aliases so far. */
+  readonly borrowed: { nodes: number }
   /** What each alias of the document stands for; found when the first one is met. */
   targets: ReadonlyMap<Alias, Node> | undefined
   /** Something is wrong that makes the whole document unreadable; it was said. */
@@ -36,12 +32,13 @@ interface Conversion {
 }
 
 /** The documents of a file as fields; what does not parse is reported and left out. */
-export function readDocuments(report: Report, { path: file, text }: ManifestFile, borrowed: Borrowed): Field[] {
+export function readDocuments(report: Report, { path: file, text }: ManifestFile): Field[] {
   if (text.length > manifestCharactersMax) {
     report.error({ file, line: 1, column: 1, path: '' }, `larger than ${manifestCharactersMax} characters`)
     return []
   }
   const lines = new LineCounter()
+  const borrowed = { nodes: 0 }
   // YAML 1.2 core: `on` and `yes` are strings. Keys that are there twice are found here: the library's own search is quadratic.
   const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: false, version: '1.2' })
   if (!Array.isArray(documents)) return []

@@ -99,6 +99,11 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       prefixes: ['10.9.0.0/16', '10.8.0.0/16', '10.2.0.0/16'].map(range),
       proxy: { port: 53, address4: '10.1.0.1' },
     },
+    {
+      ...structure,
+      interfaces: ['eth0', 'eth10', 'eth2', 'docker0', 'veth*', 'br-1234567890ab', 'eth0'],
+      proxy: { port: 53, address4: '0.0.0.0', address6: 'FD01:0::0001' },
+    },
   ]
   for (const [i, options] of variants.entries())
     test(`the kernel lists the structure as it was rendered (${i})`, () => {

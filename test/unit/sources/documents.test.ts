@@ -5,7 +5,7 @@ import { readDocuments } from '../../../src/sources/documents.ts'
 
 const readText = (text: string): { readonly fields: readonly Field[]; readonly issues: readonly string[] } => {
   const report = makeReport()
-  return { fields: readDocuments(report, { path: 'p', text }, { nodes: 0 }), issues: report.issues.map(issueToText) }
+  return { fields: readDocuments(report, { path: 'p', text }), issues: report.issues.map(issueToText) }
 }
 /** The plain value of a field. */
 const valueOf = (field: Field): unknown => {
@@ -89,11 +89,11 @@ for (const { title, text, says } of wrong)
     expect(issues[0]).toContain(says)
   })
 
-test('the bound on aliases is for a whole load', () => {
+test('the bound on aliases is for a whole file', () => {
   const report = makeReport()
-  const borrowed = { nodes: 0 }
   const text = `a: &a [${Array(99).fill('1').join()}]\nb: [${Array(600).fill('*a').join()}]`
-  for (let i = 0; i < 2; i++) expect(readDocuments(report, { path: 'p', text }, borrowed)).toHaveLength(1 - i)
+  expect(readDocuments(report, { path: 'p', text })).toHaveLength(1)
+  expect(readDocuments(report, { path: 'q', text: `${text}\n---\n${text}` })).toHaveLength(1)
   expect(report.issues).toHaveLength(1)
 })
 
