@@ -142,6 +142,22 @@ export function didYouMean(word: string, known: readonly string[]): string {
   return near === undefined || near === word ? '' : `; did you mean "${near}"?`
 }
 
+/** The JSON of a field. */
+export function fieldToJson(field: Field): string {
+  return JSON.stringify(toValue(field))
+}
+
+function toValue(field: Field): unknown {
+  switch (field.kind) {
+    case 'scalar':
+      return field.value
+    case 'list':
+      return field.items.map(toValue)
+    case 'map':
+      return Object.fromEntries([...field.entries].map(([key, entry]) => [key, toValue(entry)]))
+  }
+}
+
 /** The known word nearest to a misspelt one, where it is near enough to be meant. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined

@@ -3,7 +3,17 @@ import { keyWithSource, type Selector } from '../identity/selector.ts'
 import { rangeToText, subtractRanges } from '../net/prefix.ts'
 import { readCidr, readExcept, readPrefix } from './cidr.ts'
 import type { Context } from './context.ts'
-import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field } from './field.ts'
+import {
+  didYouMean,
+  fieldToJson,
+  isAbsent,
+  readList,
+  readMap,
+  readString,
+  readStringMap,
+  type Field,
+  type Report,
+} from './field.ts'
 import { parseNames } from './l7rules.ts'
 import { entities, type Entity, type Peer, type Rule } from './rules.ts'
 import { isSubdomain, readNodesSelector, readPeerSelector, readSelector } from './selectors.ts'
@@ -59,7 +69,7 @@ export function parsePeers(
       return []
     }
     const items = readList(report, list)
-    return [{ ...kind, field: list, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
+    return [{ ...kind, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
   })
   if (lists.length === 0) return 'everyone'
   const [first, second] = lists
@@ -72,7 +82,7 @@ export function parsePeers(
   const unresolved = (word: string): boolean => cilium && word === 'Services' && section.kind === 'deny'
   const peers = lists.filter(({ word }) => !unresolved(word)).flatMap((list) => list.peers)
   if (lists.some(({ loose, count }) => !loose && count === 0)) return peers.filter((peer) => peer.kind === 'name')
-  return peers.length === 0 && cilium && ported && lists.every(({ loose }) => loose) ? 'everyone' : peers
+  return peers.length === 0 && cilium && ported ? 'everyone' : peers
 }
 
 const spotOf = ({ path, line }: Field): { readonly path: string; readonly line: number } => ({ path, line })
@@ -122,7 +132,7 @@ function parseCidrSet(context: Context, item: Field): Peer[] {
         },
       ]
     }
-    const group = key === 'cidrGroupRef' ? readGroupName(context, field) : readBareSelector(context, field, 'cidrgroup')
+    const group = key === 'cidrGroupRef' ? readGroupName(context, field) : readGroupSelector(context, field)
     const holes = readExcept(report, fields.get('except'))
     const ignored = options.semantics === 'cilium' && holes.length > 0
     if (ignored) report.warn(fields.get('except') ?? item, 'Cilium ignores except beside a group')
@@ -137,8 +147,18 @@ function readGroupName({ report }: Context, field: Field): string | undefined {
   return name
 }
 
+/** A cidrGroupSelector; the agent says of what its complaint is. */
+function readGroupSelector(context: Context, field: Field): Selector {
+  const { report } = context
+  const error: Report['error'] = (at, message) => {
+    const isAgents = message.startsWith('invalid label selector')
+    report.error(at, isAgents ? `failed to sanitize cidrGroupSelector ${fieldToJson(field)}: ${message}` : message)
+  }
+  return readBareSelector({ ...report, error }, field, 'cidrgroup')
+}
+
 /** A selector of objects by their own labels, whose keys have no source; `source` is what Cilium puts in front of them. */
-function readBareSelector({ report }: Context, field: Field, source: string): Selector {
+function readBareSelector(report: Report, field: Field, source: string): Selector {
   return readSelector(report, field, (key) => {
     const full = keyWithSource(key)
     return full.startsWith('any:') || full.startsWith(`${source}:`) ? full.slice(full.indexOf(':') + 1) : full
@@ -200,7 +220,7 @@ function parseService(context: Context, item: Field): Peer[] {
     const selector = service.get('selector')
     const namespace = readString(report, service.get('namespace'))
     if (isAbsent(selector)) report.error(selected, 'selector: Required value')
-    else add(readBareSelector(context, selector, 'k8s'), namespace)
+    else add(readBareSelector(report, selector, 'k8s'), namespace)
   }
   if (isAbsent(named) && isAbsent(selected)) report.warn(item, 'names no service: it matches nothing')
   return peers

@@ -15,6 +15,8 @@ export interface Surroundings {
   readonly world: Pick<World, 'services' | 'endpointSlices' | 'cidrGroups'>
   readonly semantics: Semantics
   readonly clusterName: string
+  /** Set when something depends on which endpoint has which address, not on labels alone. */
+  addressesUsed: boolean
 }
 
 const nobody: Exclude<Peers, 'everyone'> = { identities: new Set(), outside: [], everywhere: [] }
@@ -192,10 +194,12 @@ export function resolvePorts(
 }
 
 /** Those of the peers that have one of these endpoint identities. */
-function havingIdentity(peers: Peers, ids: ReadonlySet<IdentityId>, { places }: Surroundings): Peers {
+function havingIdentity(peers: Peers, ids: ReadonlySet<IdentityId>, around: Surroundings): Peers {
+  const { places } = around
   if (peers === 'everyone') return { ...nobody, identities: ids }
   const identities = new Set([...peers.identities].filter((id) => ids.has(id)))
   if (peers.everywhere.length === 0) return { ...nobody, identities }
+  around.addressesUsed = true
   const inside = [...places.addresses.keys()].filter(
     (address) => ids.has(identityOf(places, address)) && peers.everywhere.some((range) => rangeCovers(range, address)),
   )

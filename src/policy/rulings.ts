@@ -52,16 +52,16 @@ function settleLevel(covering: readonly Statement[], from: number, first: Statem
 const isOnePort = (ports: Ports): boolean => ports.kind === 'ports' && ports.first === ports.last
 
 /** Spans of ports (ICMP: of types) of one protocol, each with its ruling once it was asked for. */
-interface Spans {
+interface Spans<T> {
   readonly starts: readonly number[]
-  readonly rulings: (Ruling | undefined)[]
+  readonly rulings: (T | undefined)[]
 }
 
 /** What the entries say about one class of peers. */
-export interface Row {
+export interface Row<T> {
   /** Those about such peers, in their order. */
   readonly entries: readonly Entry[]
-  readonly byProtocol: (Spans | undefined)[]
+  readonly byProtocol: (Spans<T> | undefined)[]
 }
 
 /** Whom a flow goes to or comes from. */
@@ -73,9 +73,9 @@ export interface PeerOf {
   readonly isOutside: boolean
 }
 
-export interface Rulings {
-  readonly rowOf: (peer: PeerOf) => Row
-  readonly rulingOf: (peer: PeerOf, l4: L4) => Ruling
+export interface Rulings<T> {
+  readonly rowOf: (peer: PeerOf) => Row<T>
+  readonly rulingOf: (peer: PeerOf, l4: L4) => T
 }
 
 /** Rows (and peers known by their row) kept for one subject and direction; at the bound all of them go and are made again. */
@@ -83,12 +83,13 @@ const rowsMax = 4096
 /** Up to so many distinct sets of identities a class of peers is a number whose bits say in which of them it is. */
 const bitsMax = 8
 
-/** Rulings over entries in their order. */
-export function makeRulings(entries: readonly Entry[]): Rulings {
+/** Rulings over entries in their order, as what `present` makes of each: once for each span, not for each flow. */
+export function makeRulings<T>(entries: readonly Entry[], present: (ruling: Ruling) => T): Rulings<T> {
+  const none = present(fallback)
   const sets = distinctSets(entries)
   const cuts = { 4: cutsOf(entries, 4), 6: cutsOf(entries, 6) }
   const hasCuts = cuts[4].outside.length + cuts[6].outside.length > 0
-  const rows = new Map<number, Row>()
+  const rows = new Map<number, Row<T>>()
   const classes = new Map<IdentityId, number>()
   const classNumbers = new Map<string, number>()
 
@@ -120,7 +121,7 @@ export function makeRulings(entries: readonly Entry[]): Rulings {
     const at = isOutside ? cuts[family].outside : cuts[family].everywhere
     return at.length === 0 ? 0 : (lastAtMost(at, address) + 2) * 2 + (family === 4 ? 0 : 1)
   }
-  function rowOf(peer: PeerOf): Row {
+  function rowOf(peer: PeerOf): Row<T> {
     // Distinct for each class, each piece of address space and both kinds of addresses.
     const key = ((pieceOf(peer) * 2 + (peer.isOutside ? 1 : 0)) * rowsMax) + classOf(peer.identity)
     let row = rows.get(key)
@@ -130,7 +131,19 @@ export function makeRulings(entries: readonly Entry[]): Rulings {
     }
     return row
   } // prettier-ignore
-  return { rowOf, rulingOf: (peer, l4) => rulingIn(rowOf(peer), l4) }
+  function rulingOf(peer: PeerOf, l4: L4): T {
+    if (entries.length === 0) return none
+    const { entries: about, byProtocol } = rowOf(peer)
+    if (about.length === 0) return none
+    const { protocol } = l4
+    const spans = (byProtocol[protocol] ??= cutSpans(about, protocol))
+    const at = lastAtMost(spans.starts, cellOf(l4))
+    if (at < 0) return none
+    return (spans.rulings[at] ??= present(
+      settle(about.filter((entry) => coversCell(entry.ports, protocol, spans.starts[at] ?? -1))),
+    ))
+  }
+  return { rowOf, rulingOf }
 }
 
 /** Whether an entry is about a peer. */
@@ -182,16 +195,7 @@ function lastAtMost<T extends string | number>(items: readonly T[], value: T): n
 /** Port, or type of ICMP; -1 for a packet of which neither is known: then only what is about the whole protocol covers it. */
 const cellOf = ({ port, icmpType }: L4): number => port ?? icmpType ?? -1
 
-function rulingIn(row: Row, l4: L4): Ruling {
-  const { entries, byProtocol } = row
-  if (entries.length === 0) return fallback
-  const spans = (byProtocol[l4.protocol] ??= cutSpans(entries, l4.protocol))
-  const at = lastAtMost(spans.starts, cellOf(l4))
-  if (at < 0) return fallback
-  return (spans.rulings[at] ??= settle(entries.filter((entry) => coversCell(entry.ports, l4.protocol, spans.starts[at] ?? -1)))) // prettier-ignore
-}
-
-function cutSpans(entries: readonly Entry[], protocol: number): Spans {
+function cutSpans<T>(entries: readonly Entry[], protocol: number): Spans<T> {
   const starts = new Set<number>()
   for (const { ports } of entries) {
     const cells = cellsOf(ports, protocol)

@@ -9,6 +9,7 @@ import {
   type Requirement,
   type Selector,
 } from '../identity/selector.ts'
+import { isSince } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, type Field, type Report } from './field.ts'
 import type { ParseOptions } from './rules.ts'
 
@@ -114,7 +115,7 @@ function checkKey(report: Report, at: Field, key: string): void {
     return
   }
   const prefix = namespaceLabelsPrefix.slice(namespaceLabelsPrefix.indexOf(':') + 1)
-  const bare = key.slice(colon + 1)
+  const bare = key.slice(key.startsWith('$') ? 1 : colon + 1)
   // The key of a namespace's label stands behind a prefix, which does not count into its length.
   const wrong = keyComplaint(bare.startsWith(prefix) ? bare.slice(prefix.length) : bare)
   if (wrong !== undefined) report.error(at, `${complaint}key: Invalid value: "${key}": ${wrong}`)
@@ -189,12 +190,9 @@ function namespaceDefault(selector: Selector, { namespace, matchesInit }: PeerSc
 }
 
 /** policy-default-local-cluster, on since 1.19: peers that name no cluster are of this one. Before, they are of every connected cluster. */
-export function clusterDefault(
-  selector: Selector,
-  { ciliumVersion: [major, minor], clusterName }: ParseOptions,
-): Requirement[] {
-  if (major < 1 || (major === 1 && minor < 19) || mentions(selector, clusterKey)) return []
-  return [{ operator: 'In', key: clusterKey, values: [clusterName] }]
+function clusterDefault(selector: Selector, options: ParseOptions): Requirement[] {
+  if (!isSince(options, '1.19') || mentions(selector, clusterKey)) return []
+  return [{ operator: 'In', key: clusterKey, values: [options.clusterName] }]
 }
 
 /**

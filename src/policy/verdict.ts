@@ -1,13 +1,13 @@
 // The verdict on one flow, both directions, each with its why: pure, from a snapshot. What the kernel does at L3/L4, and what the proxies
 // say above it where the flow tells.
 import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
-import { hostId, unknownId } from '../identity/reserved.ts'
+import { hostId, unknownId, worldId } from '../identity/reserved.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { portsCover, portsToText, type L4 } from '../net/ports.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 import { makeJudges, type Above } from './above.ts'
 import { compareStatements } from './names.ts'
-import { makeRulings, settle, type PeerOf, type Ruling, type Rulings, type Statement } from './rulings.ts'
+import { isAbout, makeRulings, settle, type PeerOf, type Ruling, type Rulings, type Statement } from './rulings.ts'
 import type { Direction } from './rules.ts'
 import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
 
@@ -44,50 +44,68 @@ export function decide(snapshot: Snapshot, flow: Flow): Decision {
   return makeDecider(snapshot)(flow)
 }
 
-/** What is known of one identity as a subject. */
-interface Subject {
-  readonly policy: SubjectPolicy
-  readonly rulings: Readonly<Record<Direction, Rulings>>
+/** One direction of subjects that the same policies select, with the verdicts that no flow changes. */
+interface Lane {
+  readonly of: DirectionPolicy
+  readonly rulings: Rulings<Settled>
+  /** Where no entry decides: by default, for flows from this host, and for flows out of the cluster. */
+  readonly fallback: DirectionVerdict
+  readonly fallbackFromHost: DirectionVerdict
+  readonly fallbackOutside: DirectionVerdict
 }
+
+/** What is known of one identity. */
+interface Known {
+  readonly policy: SubjectPolicy
+  readonly ingress: Lane
+  readonly egress: Lane
+}
+
+/** A ruling with the verdict that it is, where nothing of the flow but addresses and ports counts. */
+type Settled =
+  { readonly kind: 'said'; readonly verdict: DirectionVerdict } | (Ruling & { readonly kind: 'judge' | 'fallback' })
+
+function settledAs(of: DirectionPolicy): (ruling: Ruling) => Settled {
+  return (ruling) => ruling.kind === 'judge' || ruling.kind === 'fallback' ? ruling : { kind: 'said', verdict: ruledVerdict(of, ruling) }
+} // prettier-ignore
 
 /** Decides flows under one snapshot. */
 export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
-  const subjects = new Map<IdentityId, Subject>()
-  const rulingsOf = new Map<DirectionPolicy, Rulings>()
-  const verdicts = new WeakMap<DirectionPolicy, WeakMap<Ruling, DirectionVerdict>>()
+  const known = new Map<IdentityId, Known>()
+  const lanes = new Map<DirectionPolicy, Lane>()
   const judges = makeJudges()
 
-  function rulingsFor(policy: DirectionPolicy): Rulings {
-    let rulings = rulingsOf.get(policy)
-    if (rulings === undefined) rulingsOf.set(policy, (rulings = makeRulings(policy.entries)))
-    return rulings
+  function laneOf(direction: Direction, policy: SubjectPolicy): Lane {
+    const of = policy.directions[direction]
+    let lane = lanes.get(of)
+    if (lane === undefined) lanes.set(of, (lane = { of, rulings: makeRulings(of.entries, settledAs(of)), ...fallbacksOf(direction, policy) })) // prettier-ignore
+    return lane
   }
-  function subjectOf(identity: IdentityId): Subject {
-    let subject = subjects.get(identity)
+  function knownOf(identity: IdentityId): Known {
+    let subject = known.get(identity)
     if (subject === undefined) {
       const policy = snapshot.policyOf(identity)
-      const { ingress, egress } = policy.directions
-      subjects.set(identity, (subject = { policy, rulings: { ingress: rulingsFor(ingress), egress: rulingsFor(egress) } })) // prettier-ignore
+      known.set(identity, (subject = { policy, ingress: laneOf('ingress', policy), egress: laneOf('egress', policy) }))
     }
     return subject
   }
 
-  function decideDirection(direction: Direction, subject: PeerOf, peer: PeerOf, flow: Flow): DirectionVerdict {
-    const { policy, rulings } = subjectOf(subject.identity)
-    const of = policy.directions[direction]
-    const named = direction === 'egress' && flow.names !== undefined && flow.names.length > 0 && peer.isOutside
-    const ruling = named ? namedRuling(policy, rulings[direction].rowOf(peer).entries, flow) : rulings[direction].rulingOf(peer, flow) // prettier-ignore
-    if (ruling.kind === 'judge') return judgedVerdict(of, ruling, flow)
-    if (ruling.kind === 'fallback') return fallbackVerdict(direction, policy, peer, flow)
-    return kept(of, ruling)
+  function decideEgressOf({ policy, egress }: Known, peer: PeerOf, flow: Flow): DirectionVerdict {
+    const { names } = flow
+    if (names === undefined || names.length === 0 || !peer.isOutside) return settledVerdict(egress, egress.rulings.rulingOf(peer, flow), peer, flow) // prettier-ignore
+    const ruling = namedRuling(policy, egress.rulings.rowOf(peer).entries, flow)
+    if (ruling.kind !== 'fallback' || egress.of.fallback === 'allow') return settledVerdict(egress, settledAs(egress.of)(ruling), peer, flow) // prettier-ignore
+    return { verdict: egress.of.audit ? 'audited' : 'denied', why: [namedWhy(policy, names) ?? egress.fallbackOutside.why[0]] } // prettier-ignore
   }
-  /** One verdict for each ruling: nothing is made for a flow. */
-  function kept(of: DirectionPolicy, ruling: Ruling & { kind: 'allow' | 'deny' }): DirectionVerdict {
-    let ofPolicy = verdicts.get(of)
-    if (ofPolicy === undefined) verdicts.set(of, (ofPolicy = new WeakMap()))
-    let verdict = ofPolicy.get(ruling)
-    if (verdict === undefined) ofPolicy.set(ruling, (verdict = ruledVerdict(of, ruling)))
-    return verdict
+  function settledVerdict(lane: Lane, settled: Settled, peer: PeerOf, flow: Flow): DirectionVerdict {
+    switch (settled.kind) {
+      case 'said':
+        return settled.verdict
+      case 'judge':
+        return judgedVerdict(lane.of, settled, flow)
+      case 'fallback':
+        return peer.identity === hostId ? lane.fallbackFromHost : peer.isOutside ? lane.fallbackOutside : lane.fallback
+    }
   }
   function judgedVerdict(of: DirectionPolicy, { level }: Ruling & { kind: 'judge' }, flow: Flow): DirectionVerdict {
     const judgement = judges.judge(level, flow)
@@ -112,9 +130,16 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
   return (flow) => {
     const from = resolveParty(snapshot, flow.from, flow.to)
     const to = resolveParty(snapshot, flow.to, flow.from)
-    if (from.address !== undefined && from.address === to.address && from.identity === to.identity && from.identity >= firstWorkload) return toItself
-    const egress = decideDirection('egress', from, to, flow)
-    const ingress = decideDirection('ingress', to, from, flow)
+    if (
+      from.address !== undefined &&
+      from.address === to.address &&
+      from.identity === to.identity &&
+      from.identity >= firstWorkload
+    )
+      return toItself
+    const egress = decideEgressOf(knownOf(from.identity), to, flow)
+    const { ingress: lane } = knownOf(to.identity)
+    const ingress = settledVerdict(lane, lane.rulings.rulingOf(from, flow), from, flow)
     return { verdict: worse(egress.verdict, ingress.verdict), egress, ingress }
   }
 }
@@ -134,7 +159,9 @@ export function resolveParty(snapshot: Snapshot, party: Party, other: Party): Pe
   switch (party.kind) {
     case 'address': {
       const { address } = party
-      return { identity: snapshot.identityOf(address), address, isOutside: !snapshot.isInCluster(address) }
+      const identity = snapshot.addresses.get(address)
+      if (identity === undefined) return { identity: worldId[familyOf(address)], address, isOutside: true }
+      return { identity, address, isOutside: identity < firstWorkload ? false : !snapshot.isInCluster(address) }
     }
     case 'endpoint': {
       const { endpoint, address } = party
@@ -185,34 +212,31 @@ function what({ l7, rule }: Statement): string {
   return { http: 'HTTP', kafka: 'Kafka', dns: 'DNS', l7: l7.kind === 'l7' ? l7.protocol : '' }[l7.kind]
 }
 
-/** What no entry decides. */
-function fallbackVerdict(direction: Direction, policy: SubjectPolicy, peer: PeerOf, flow: Flow): DirectionVerdict {
-  const of = policy.directions[direction]
-  const fallback = peer.identity === hostId ? of.fallbackFromHost : of.fallback
-  if (fallback === 'deny') {
-    const why = deniedWhy(direction, policy, peer, flow)
-    return { verdict: of.audit ? 'audited' : 'denied', why: [why] }
-  }
-  const text = of.fallback === 'allow' ? `no policy denies ${direction} by default` : 'this host reaches its workloads'
-  return { verdict: 'allowed', why: [{ text }] }
-}
-
-function deniedWhy(direction: Direction, policy: SubjectPolicy, peer: PeerOf, flow: Flow): Why {
-  const { selectedBy } = policy.directions[direction]
-  if (policy.identity === unknownId) return { text: 'nobody knows whose address this is' }
+/** What is said where no entry decides. */
+function fallbacksOf(direction: Direction, policy: SubjectPolicy): Pick<Lane, 'fallback' | 'fallbackFromHost' | 'fallbackOutside'> {
+  const { fallback, fallbackFromHost, selectedBy, audit } = policy.directions[direction]
   const selected = selectedBy.length === 0 ? '' : `; selected by ${selectedBy.join(', ')}`
-  if (direction === 'ingress') return { text: `no rule matched${selected}` }
-  for (const name of flow.names ?? []) {
-    const grants = policy.grantsFor(labelsOfName(name))
-    const [near] = grants
-    if (near !== undefined && peer.isOutside)
-      return { ...near.why, text: `${name} is allowed on ${[...new Set(grants.map(({ ports }) => portsToText(ports)))].join(', ')} only` } // prettier-ignore
+  const missing = policy.identity === unknownId ? 'nobody knows whose address this is' : 'no rule matched'
+  const say = (verdict: 'allow' | 'deny', text: string): DirectionVerdict => ({ verdict: verdict === 'allow' ? 'allowed' : audit ? 'audited' : 'denied', why: [{ text }] })
+  const free = `no policy denies ${direction} by default`
+  const denied = missing + selected
+  const wantsName = direction === 'egress' && policy.grantPorts.length > 0
+  return {
+    fallback: say(fallback, fallback === 'allow' ? free : denied),
+    fallbackFromHost: say(fallbackFromHost, fallback === 'allow' ? free : fallbackFromHost === 'allow' ? 'this host reaches its workloads' : denied),
+    fallbackOutside: say(fallback, fallback === 'allow' ? free : wantsName ? `${missing}, and no name that is allowed leads there${selected}` : denied),
   }
-  if (policy.grantPorts.length > 0 && peer.isOutside && peer.address !== undefined)
-    return {
-      text: `no rule matched, and no name leased to this identity has ${addressToText(peer.address)}${selected}`,
-    }
-  return { text: `no rule matched${selected}` }
+} // prettier-ignore
+
+/** What is near to allowing: a name that is granted, on other ports. */
+function namedWhy(policy: SubjectPolicy, names: readonly string[]): Why | undefined {
+  for (const name of names) {
+    const grants = policy.grantsFor(labelsOfName(name)).filter((grant) => grant.kind === 'allow')
+    const [near] = grants
+    if (near === undefined) continue
+    return { ...near.why, text: `${name} is allowed on ${[...new Set(grants.map(({ ports }) => portsToText(ports)))].join(', ')} only` } // prettier-ignore
+  }
+  return undefined
 }
 
 export interface EgressFlow extends L4 {
@@ -232,14 +256,12 @@ export function decideEgress(snapshot: Snapshot, flow: EgressFlow): EgressVerdic
   const { identity, address, leasedNames: names } = flow
   const policy = snapshot.policyOf(identity)
   const peer = { identity: snapshot.identityOf(address), address, isOutside: !snapshot.isInCluster(address) }
-  const about = makeRulings(policy.directions.egress.entries).rowOf(peer).entries
+  const about = policy.directions.egress.entries.filter((entry) => isAbout(entry, peer))
   const asked: Flow = { ...flow, from: { kind: 'identity', identity }, to: { kind: 'address', address }, names }
   const ruling = peer.isOutside ? namedRuling(policy, about, asked) : settle(about.filter((entry) => portsCover(entry.ports, flow))) // prettier-ignore
   switch (ruling.kind) {
-    case 'fallback': {
-      const { verdict, why } = fallbackVerdict('egress', policy, peer, asked)
-      return { kind: verdict === 'allowed' ? 'allow' : 'deny', why: why[0] }
-    }
+    case 'fallback':
+      return deniedEgress(policy, peer, names)
     case 'judge': {
       const [by] = ruling.level
       return { kind: 'deny', why: { ...by?.why, text: `not enforced yet: ${by === undefined ? '' : what(by)}` } }
@@ -251,6 +273,16 @@ export function decideEgress(snapshot: Snapshot, flow: EgressFlow): EgressVerdic
     }
   }
 }
+
+function deniedEgress(policy: SubjectPolicy, { address, isOutside, identity }: PeerOf, names: readonly string[]): EgressVerdict {
+  const { egress } = policy.directions
+  if ((identity === hostId ? egress.fallbackFromHost : egress.fallback) === 'allow') return { kind: 'allow', why: { text: 'no policy denies egress by default' } }
+  const near = isOutside ? namedWhy(policy, names) : undefined
+  if (near !== undefined) return { kind: 'deny', why: near }
+  const selected = egress.selectedBy.length === 0 ? '' : `; selected by ${egress.selectedBy.join(', ')}`
+  const missing = policy.grantPorts.length > 0 && isOutside && address !== undefined ? `no rule matched, and no name leased to this identity has ${addressToText(address)}` : 'no rule matched'
+  return { kind: 'deny', why: { text: missing + selected } }
+} // prettier-ignore
 
 export function labelsOfName(name: string): readonly string[] {
   const wire = wireFromText(name)

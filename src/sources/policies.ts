@@ -12,7 +12,18 @@ export function readPolicies(object: ManifestObject, kind: PolicyKind, options: 
   const { report, root, fields, name, namespace, annotations } = object
   checkName(object)
   const isCilium = kind === 'CiliumNetworkPolicy' || kind === 'CiliumClusterwideNetworkPolicy'
-  readMap(report, root, ['apiVersion', 'kind', 'metadata', 'spec', ...(isCilium ? ['specs'] : []), 'status'])
+  readMap(report, root, [
+    'apiVersion',
+    'kind',
+    'metadata',
+    'spec',
+    ...(isCilium ? ['specs', 'description'] : []),
+    'status',
+  ])
+  const remark = fields.get('description')
+  // Published examples of Cilium's have it there; kubectl drops or refuses it.
+  if (isCilium && remark !== undefined)
+    report.warn(remark, 'stands beside spec, where nobody keeps it: it belongs into spec')
   const meta: PolicyMeta = { kind, name, namespace, annotations }
   const spec = fields.get('spec')
   switch (kind) {

@@ -69,7 +69,8 @@ export function evaluate(world: World, switches: Switches, question: Question): 
 function isItself(a: Who, b: Who): boolean {
   if (a.kind !== 'pod' || b.kind !== 'pod' || a.address === undefined) return false
   const isOne = a.address.family === b.address?.family && a.address.number === b.address.number
-  return isOne && JSON.stringify([...a.labels].sort()) === JSON.stringify([...b.labels].sort())
+  const likeness = ({ labels, ports }: Who): string => JSON.stringify([[...labels].sort(), ports.map((port) => JSON.stringify(port)).sort()]) // prettier-ignore
+  return isOne && likeness(a) === likeness(b)
 }
 
 // Who is who.

@@ -66,6 +66,8 @@ const peersText = (rule: Rule): string => (rule.peers === 'everyone' ? 'everyone
 /** `allow egress cluster: tcp/443`. */
 const ruleText = (rule: Rule): string => `${rule.kind} ${rule.direction} ${peersText(rule)}: ${rule.ports.map(portText).join(' ')}` // prettier-ignore
 
+// Three of the agent's messages depend on its switches, which are always on here: "L7 policy is not supported since L7 proxy is not enabled",
+// and that ICMP rules and FromNodes/ToNodes rules can only be applied when their flag is set.
 describe('the agent’s messages, and what brings them about', () => {
   const ports = '[{port: "80", protocol: TCP}]'
   const rows: { spec?: string; rest?: string; wide?: boolean; options?: Options; says: string }[] = [
@@ -110,7 +112,7 @@ describe('the agent’s messages, and what brings them about', () => {
     { rest: '  egress: [{toCIDR: [10.0.0.0/33]}]', says: 'unable to parse CIDR: "10.0.0.0/33" is not an address or a prefix' },
     // A mask that is no length does not parse to begin with: the agent's "CIDR cannot specify non-contiguous mask" is never reached.
     { rest: '  egress: [{toCIDR: [10.0.0.0/255.0.255.0]}]', says: 'unable to parse CIDR: "10.0.0.0/255.0.255.0" is not an address or a prefix' },
-    { rest: '  egress: [{toCIDRSet: [{cidrGroupSelector: {matchExpressions: [{key: a, operator: In}]}}]}]', says: "invalid label selector: values: Required value: must be specified when `operator` is 'In' or 'NotIn'" },
+    { rest: '  egress: [{toCIDRSet: [{cidrGroupSelector: {matchExpressions: [{key: a, operator: In}]}}]}]', says: "failed to sanitize cidrGroupSelector {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\"}]}: invalid label selector: values: Required value: must be specified when `operator` is 'In' or 'NotIn'" },
     { rest: '  egress: [{toCIDRSet: [{}]}]', says: 'one of cidr, cidrGroupRef, or cidrGroupSelector is required' },
     { rest: '  egress: [{toCIDRSet: [{cidr: 1.0.0.0/8, cidrGroupRef: g}]}]', says: 'more than one of cidr, cidrGroupRef, or cidrGroupSelector may not be set' },
     { rest: '  egress: [{toCIDRSet: [{cidr: 1.1.1.1}]}]', says: `unable to parse CIDRRule "1.1.1.1": no '/'` },
@@ -243,6 +245,7 @@ describe('label selectors', () => {
     { title: 'labels of namespaces', selector: '{matchLabels: {"k8s:io.cilium.k8s.namespace.labels.team": red}}', becomes: `k8s:io.cilium.k8s.namespace.labels.team In red, ${home}` },
     { title: 'labels of namespaces by any source', selector: '{matchLabels: {io.cilium.k8s.namespace.labels.team: red}}', becomes: `any:io.cilium.k8s.namespace.labels.team In red, ${home}` },
     { title: 'reserved labels are left alone', selector: '{matchLabels: {"reserved:world": ""}}', becomes: 'reserved:world In ' },
+    { title: 'reserved labels in their other spellings', selector: '{matchLabels: {reserved.world: "", "$host": ""}}', becomes: 'reserved:world In , reserved:host In ' },
     { title: 'all pods, of a cluster-wide policy', selector: '{}', wide: true, becomes: `${ns} Exists, ${home}` },
     { title: 'labels of namespaces, of a cluster-wide policy', selector: '{matchLabels: {"k8s:io.cilium.k8s.namespace.labels.team": red}}', wide: true, becomes: `k8s:io.cilium.k8s.namespace.labels.team In red, ${ns} Exists, ${home}` },
     { title: 'where the subject may have no labels yet', selector: '{}', wide: true, of: '{matchLabels: {"reserved:init": ""}}', becomes: home },
@@ -261,6 +264,7 @@ describe('label selectors', () => {
     { selector: `{matchLabels: {${'k'.repeat(64)}: x}}`, says: `key: Invalid value: "${'k'.repeat(64)}": name part must be no more than 63 bytes` },
     { selector: '{matchLabels: {a: "x y"}}', says: `Invalid value: "x y": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character` },
     { selector: `{matchLabels: {a: ${'v'.repeat(64)}}}`, says: `Invalid value: "${'v'.repeat(64)}": must be no more than 63 bytes` },
+    { selector: '{matchExpressions: [{key: a, operator: In, values: ["x y"]}]}', says: `Invalid value: "x y": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character` },
     { selector: '{matchExpressions: [{operator: Exists}]}', says: 'key: Required value' },
     { selector: '{matchExpressions: [{key: a}]}', says: 'operator: Required value: one of In, NotIn, Exists, DoesNotExist' },
     { selector: '{matchExpressions: [{key: a, operator: in, values: [x]}]}', says: 'operator: Invalid value: "in": not a valid selector operator; did you mean "In"?' },
@@ -372,6 +376,20 @@ describe('ports', () => {
     expect(saidOf(rest)).toEqual(says === undefined ? [] : [`warning: egress[0].toPorts[0].ports[0].${says}`])
   })
 
+  test('as much as there may be', () => {
+    const name = 'fifteen-letters'
+    const ports = [`{port: ${name}, protocol: TCP}`, '{port: "65535", protocol: TCP}', '{port: "1", endPort: 65535, protocol: TCP}', '{port: "2", endPort: 1, protocol: TCP}', ...Array<string>(36).fill('{port: "1", protocol: UDP}')] // prettier-ignore
+    const [rule] = rulesOf(`  egress: [{toPorts: [{ports: [${ports.join()}]}]}]`)
+    expect(rule?.ports.slice(0, 4).map(portText)).toEqual([`tcp/${name}`, 'tcp/65535', 'tcp/1-65535', 'tcp/2'])
+    expect(saidOf('  egress: [{toPorts: [{ports: [{port: "2", endPort: 1}]}]}]')).toHaveLength(1)
+    const types = Array.from({ length: 40 }, (_, i) => `{type: ${i === 39 ? 255 : i}}`)
+    expect(rulesOf(`  egress: [{icmps: [{fields: [${types.join()}]}]}]`)[0]?.ports).toHaveLength(40)
+    expect(saidOf('  egress: [{icmps: [{fields: [{type: -1}, {type: 1.5}]}]}]')).toHaveLength(2)
+    expect(rulesOf(`  egress: [{toEndpoints: [{matchLabels: {${'k'.repeat(63)}: ${'v'.repeat(63)}}}]}]`)).toHaveLength(
+      1,
+    )
+  })
+
   test('types of ICMP, one rule for each item', () => {
     const rest = '  ingressDeny: [{icmps: [{fields: [{type: 8}, {type: EchoReply}, {family: IPv6, type: EchoRequest}]}, {fields: [{type: "3"}, {family: IPv4, type: ExtendedEchoReply}]}]}]' // prettier-ignore
     expect(rulesOf(rest).map(ruleText)).toEqual([
@@ -388,13 +406,14 @@ describe('above layer 4', () => {
     JSON.parse(JSON.stringify(l7, (key, value: unknown) => (key === 'path' || key === 'line' ? undefined : value)))
 
   test('HTTP', () => {
-    const text = `http: [{path: "/a/.*", method: GET|HEAD, host: ""}, {headers: ["X-Key: a b", "X-There"],
+    const text = `http: [{path: "/a/.*", method: GET|HEAD, host: ""}, {host: a.com, headers: ["X-Key: a b", "X-There"],
       headerMatches: [{name: Token, value: v, mismatch: REPLACE}, {name: T2, secret: {name: s}}, {name: T3, secret: {name: s, namespace: other}, value: ""}]}, {}]`
     expect(bare(l7Of(text))).toEqual({
       kind: 'http',
       rules: [
         { pathRegex: '/a/.*', methodRegex: 'GET|HEAD', headers: [], headerMatches: [] },
         {
+          hostRegex: 'a.com',
           headers: [{ name: 'x-key', value: 'a b' }, { name: 'x-there' }],
           headerMatches: [
             { name: 'token', value: 'v', mismatch: 'REPLACE' },
@@ -461,7 +480,9 @@ describe('above layer 4', () => {
     expect(listener?.listener).toEqual({ name: 'l', envoyConfig: 'CiliumClusterwideEnvoyConfig/c', priority: 7 })
     const fields = ['authentication', 'toPorts[0].rules', 'toPorts[0].terminatingTLS', 'toPorts[0].originatingTLS', 'toPorts[0].serverNames', 'toPorts[1].listener'] // prettier-ignore
     const names = ['authentication', 'rules.http', 'terminatingTLS', 'originatingTLS', 'serverNames', 'listener']
-    expect(saidOf(rest).sort()).toEqual(fields.map((field, i) => `warning: egress[0].${field}: not enforced yet: ${names[i]}; the agent opens nothing by this rule`).sort()) // prettier-ignore
+    const closed = (name = ''): boolean => ['rules.http', 'serverNames', 'listener'].includes(name)
+    const consequence = (name?: string): string => closed(name) ? 'the agent opens nothing by this rule' : 'verdicts state it, and no connection is held to it' // prettier-ignore
+    expect(saidOf(rest).sort()).toEqual(fields.map((field, i) => `warning: egress[0].${field}: not enforced yet: ${names[i]}; ${consequence(names[i])}`).sort()) // prettier-ignore
   })
 
   test('a listener of a namespace is not for a cluster-wide policy', () => {
@@ -512,6 +533,8 @@ describe('what is let through with a word about it', () => {
     { rest: 'egress: [{toGroups: [{aws: {}}]}]', says: 'warning: egress[0].toGroups[0]: not enforced yet: toGroups; nobody here can ask the provider who is in the group: it matches nothing' },
     { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: the rule denies everyone' },
     { rest: 'ingressDeny: [{fromGroups: [{aws: {}}]}]', options: { semantics: 'cilium' } as const, says: 'warning: ingressDeny[0].fromGroups[0]: not enforced yet: fromGroups; nobody here can ask the provider who is in the group: it matches nothing' },
+    { rest: 'egress: [{toServices: [{}]}]', says: 'warning: egress[0].toServices[0]: names no service: it matches nothing' },
+    { rest: 'egress: [{toCIDRSet: [{cidrGroupRef: a, except: [1.0.0.0/8]}]}]', options: { semantics: 'cilium' } as const, says: 'warning: egress[0].toCIDRSet[0].except: Cilium ignores except beside a group' },
     { rest: 'egress: [{toServices: [{k8sService: {}}]}]', says: 'warning: egress[0].toServices[0].k8sService: names no service: it matches nothing' },
     { rest: 'egress: [{toPorts: [{ports: [{port: "1", protocol: TCP}], rules: {http: [{headers: ["X:y"]}]}}]}]', says: 'warning: egress[0].toPorts[0].rules.http[0].headers[0]: no header is called "x:y": the rule matches no request; write "Name: value", with a space' },
     { rest: 'egress: [{toRequires: [{}]}]', options: old, says: 'warning: egress[0].toRequires: gone since Cilium 1.19, and read here as a deny of the endpoints that do not meet it: write an egressDeny rule about the endpoints that do not have these labels (operator NotIn)' },
@@ -528,6 +551,14 @@ describe('what is let through with a word about it', () => {
   ingress: [{fromEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: "80", protocol: TCP}]}]}]
   egress: [{toFQDNs: [{matchPattern: "*.a.com"}], toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]`
     expect(saidOf(rest)).toEqual([])
+  })
+
+  test('a description beside the spec, as in many examples', () => {
+    const text = manifest(`${subject}  egress: [{}]`).replace('spec:', 'description: d\nspec:')
+    expect(policyOf(text).rules).toEqual([])
+    expect(load(text).issues).toEqual([
+      'p.yaml:4:1: warning: description: stands beside spec, where nobody keeps it: it belongs into spec',
+    ])
   })
 
   test('an answer to a refused question, by annotation', () => {
