@@ -1,7 +1,7 @@
 // The verdict on one flow, both directions, each with its why: pure, from a snapshot. What the kernel does at L3/L4, and what the proxies
 // say above it where the flow tells.
-import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
-import { hostId, unknownId, worldId } from '../identity/reserved.ts'
+import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
+import { apiServerLabel, hostId, hostLabel, remoteNodeLabel, unknownId, worldId } from '../identity/reserved.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { portsCover, portsToText, type L4 } from '../net/ports.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
@@ -74,6 +74,7 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
   const known = new Map<IdentityId, Known>()
   const lanes = new Map<DirectionPolicy, Lane>()
   const judges = makeJudges()
+  const outsiders = outsidersOf(snapshot)
 
   function laneOf(direction: Direction, policy: SubjectPolicy): Lane {
     const of = policy.directions[direction]
@@ -128,8 +129,8 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
   }
 
   return (flow) => {
-    const from = resolveParty(snapshot, flow.from, flow.to)
-    const to = resolveParty(snapshot, flow.to, flow.from)
+    const from = resolveParty(snapshot, outsiders, flow.from, flow.to)
+    const to = resolveParty(snapshot, outsiders, flow.to, flow.from)
     if (
       from.address !== undefined &&
       from.address === to.address &&
@@ -154,14 +155,25 @@ function worse(a: VerdictKind, b: VerdictKind): VerdictKind {
   return severity[a] >= severity[b] ? a : b
 }
 
+/** Identities that CIDRs are about although they are not world's: API servers out there. */
+export function outsidersOf({ identities }: Pick<Snapshot, 'identities'>): ReadonlySet<IdentityId> {
+  const isApart = ({ labels }: Identity): boolean => labels.has(apiServerLabel) && !labels.has(remoteNodeLabel) && !labels.has(hostLabel)
+  return new Set([...identities.values()].flatMap((identity) => (isApart(identity) ? [identity.id] : [])))
+} // prettier-ignore
+
 /** Who a party is; an endpoint with several addresses uses the first of the other's family. */
-export function resolveParty(snapshot: Snapshot, party: Party, other: Party): PeerOf {
+export function resolveParty(
+  snapshot: Snapshot,
+  outsiders: ReadonlySet<IdentityId>,
+  party: Party,
+  other: Party,
+): PeerOf {
   switch (party.kind) {
     case 'address': {
       const { address } = party
       const identity = snapshot.addresses.get(address)
       if (identity === undefined) return { identity: worldId[familyOf(address)], address, isOutside: true }
-      return { identity, address, isOutside: identity < firstWorkload ? false : !snapshot.isInCluster(address) }
+      return { identity, address, isOutside: outsiders.has(identity) }
     }
     case 'endpoint': {
       const { endpoint, address } = party

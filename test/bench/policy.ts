@@ -7,7 +7,8 @@ import { makeCompiler } from '../../src/policy/compile.ts'
 import type { Pod, Policy, World } from '../../src/policy/rules.ts'
 import type { Snapshot } from '../../src/policy/snapshot.ts'
 import { makeDecider, type Flow } from '../../src/policy/verdict.ts'
-import { defaultParseOptions, readDocuments } from '../../src/sources/manifests.ts'
+import { readDocuments } from '../../src/sources/documents.ts'
+import { defaultParseOptions } from '../../src/sources/manifests.ts'
 
 const namespaces = 20
 const apps = 50
@@ -74,11 +75,18 @@ function worldOf(pods: readonly Pod[], list: readonly Policy[]): World {
   return { namespaces: new Map(), pods, nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: list }
 }
 
+/** Every fourth leaves the cluster, every other one stays in its namespace. */
 function randomFlows(pods: readonly Pod[], random: Random): readonly Flow[] {
-  const pick = (): Address => at(pods[random(pods.length)]?.addresses[0] ?? '')
+  const size = pods.length / namespaces
   return Array.from({ length: flows }, (_, i): Flow => {
-    const to = i % 4 === 3 ? at(`203.0.${random(256)}.${random(256)}`) : pick()
-    return { from: { kind: 'address', address: pick() }, to: { kind: 'address', address: to }, protocol: 6, port: [8080, 443, 8000 + random(90), 9000 + random(50)][i % 4] ?? 0 } // prettier-ignore
+    const from = random(pods.length)
+    const near = Math.floor(from / size) * size + random(size)
+    const to =
+      i % 4 === 3
+        ? `203.0.${random(256)}.${random(256)}`
+        : (pods[i % 4 === 0 ? random(pods.length) : near]?.addresses[0] ?? '')
+    const port = [8080, 8000 + random(90), 9000 + random(50), 443][i % 4] ?? 0
+    return { from: { kind: 'address', address: at(pods[from]?.addresses[0] ?? '') }, to: { kind: 'address', address: at(to) }, protocol: 6, port } // prettier-ignore
   })
 }
 

@@ -1,0 +1,92 @@
+// Edits applied to a text, and the same as a unified diff that `patch -p0` and `git apply -p0` take.
+import type { Edit } from './codes.ts'
+
+/** The edits that can be made together: of two that touch the same text, the first. */
+export function withoutOverlaps(edits: readonly Edit[]): Edit[] {
+  const kept: Edit[] = []
+  const overlaps = (a: Edit, b: Edit): boolean =>
+    a.file === b.file && (a.start === b.start ? a.end === b.end || a.end > a.start === b.end > b.start : a.start < b.end && b.start < a.end)
+  for (const edit of edits) if (!kept.some((other) => overlaps(edit, other))) kept.push(edit)
+  return kept
+} // prettier-ignore
+
+/** The text with the edits made; they must not overlap. */
+export function applyEdits(text: string, edits: readonly Edit[]): string {
+  let result = text
+  for (const { start, end, text: inserted } of [...edits].sort((a, b) => b.start - a.start || b.end - a.end))
+    result = result.slice(0, start) + inserted + result.slice(end)
+  return result
+}
+
+const contextLines = 3
+
+interface Hunk {
+  /** Lines of the old text, from 0, the last excluded. */
+  first: number
+  last: number
+  edits: Edit[]
+}
+
+/** A unified diff of one file; '' when nothing changes. */
+export function unifiedDiff(file: string, text: string, edits: readonly Edit[]): string {
+  const starts = [0, ...[...text.matchAll(/\n/g)].map((match) => match.index + 1)]
+  const lineAt = (offset: number): number => {
+    let [low, high] = [0, starts.length - 1]
+    while (low < high) {
+      const middle = (low + high + 1) >> 1
+      if ((starts[middle] ?? 0) <= offset) low = middle
+      else high = middle - 1
+    }
+    return low
+  }
+  const offsetOf = (line: number): number => starts[line] ?? text.length
+  const hunks: Hunk[] = []
+  for (const edit of [...edits].sort((a, b) => a.start - b.start || a.end - b.end)) {
+    const first = lineAt(edit.start)
+    // An edit that ends where a line begins leaves that line alone.
+    const whole = edit.start === offsetOf(first) && (edit.text === '' || edit.text.endsWith('\n'))
+    const last = whole && edit.end === offsetOf(lineAt(edit.end)) ? Math.max(lineAt(edit.end), first) : lineAt(edit.end) + 1
+    const before = hunks.at(-1)
+    if (before !== undefined && first <= before.last) {
+      before.last = Math.max(before.last, last)
+      before.edits.push(edit)
+    } else hunks.push({ first, last, edits: [edit] })
+  }
+  if (hunks.length === 0) return ''
+  const total = text.endsWith('\n') || text === '' ? starts.length - 1 : starts.length
+  const linesOf = (part: string): string[] => (part === '' ? [] : part.replace(/\n$/, '').split('\n'))
+  let shift = 0
+  let out = `--- ${file}\n+++ ${file}\n`
+  for (const group of groupNear(hunks)) {
+    const from = Math.max(0, (group[0]?.first ?? 0) - contextLines)
+    const to = Math.min(total, (group.at(-1)?.last ?? 0) + contextLines)
+    const body: string[] = []
+    let at = from
+    let change = 0
+    for (const { first, last, edits: own } of group) {
+      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first))).map((line) => ` ${line}`))
+      const old = text.slice(offsetOf(first), offsetOf(last))
+      const moved = own.map((edit) => ({ ...edit, start: edit.start - offsetOf(first), end: edit.end - offsetOf(first) }))
+      const [gone, come] = [linesOf(old), linesOf(applyEdits(old, moved))]
+      body.push(...gone.map((line) => `-${line}`), ...come.map((line) => `+${line}`))
+      change += come.length - gone.length
+      at = last
+    }
+    body.push(...linesOf(text.slice(offsetOf(at), offsetOf(to))).map((line) => ` ${line}`))
+    const size = to - from
+    out += `@@ -${size === 0 ? from : from + 1},${size} +${size + change === 0 ? from + shift : from + shift + 1},${size + change} @@\n${body.join('\n')}\n`
+    shift += change
+  }
+  return out
+} // prettier-ignore
+
+/** Changes whose contexts would touch stand in one hunk. */
+function groupNear(hunks: readonly Hunk[]): Hunk[][] {
+  const groups: Hunk[][] = []
+  for (const hunk of hunks) {
+    const before = groups.at(-1)?.at(-1)
+    if (before !== undefined && hunk.first - before.last <= 2 * contextLines) groups.at(-1)?.push(hunk)
+    else groups.push([hunk])
+  }
+  return groups
+}
