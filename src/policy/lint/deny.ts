@@ -2,7 +2,7 @@
 import { Protocol } from '../../net/ports.ts'
 import type { Direction, Policy, Rule } from '../rules.ts'
 import { at, fixOf, isCilium, isEmptyList, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context } from './context.ts' // prettier-ignore
-import { hasPort, subjectCovers } from './coverage.ts'
+import { hasPort } from './coverage.ts'
 
 const directions: readonly Direction[] = ['ingress', 'egress']
 
@@ -13,7 +13,7 @@ const denyOnly: Check = (context, say) => {
       const [allow, deny] = [at(spec.field, direction), at(spec.field, `${direction}Deny`)]
       if (deny === undefined || itemsOf(deny).length === 0 || itemsOf(allow).length > 0) continue
       if (at(spec.field, 'enableDefaultDeny', direction) !== undefined) continue
-      const others = (context.world?.policies ?? []).filter((other) => other !== spec.policy && other.defaultDeny[direction] && spec.policy !== undefined && subjectCovers(context, other, spec.policy))
+      const others = (spec.policy === undefined ? [] : context.covering(spec.policy)).filter((other) => other !== spec.policy && other.defaultDeny[direction])
       if (others.length > 0) continue
       const existing = at(spec.field, 'enableDefaultDeny')
       say('NG004', spec, deny, {
@@ -44,7 +44,7 @@ const noDns: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind === 'node' || !policy.defaultDeny.egress) continue
     const reaching = rulesOf(policy, 'egress').find((rule) => rule.kind === 'allow' && isNamed(rule))
     if (reaching === undefined) continue
-    const all = (context.world?.policies ?? []).filter((other) => subjectCovers(context, other, policy)).flatMap((other) => rulesOf(other, 'egress'))
+    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))
     if (all.some((rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]))) continue
     // NG001 says it for names.
     if (isCilium(spec) && all.some((rule) => rule.peers !== 'everyone' && rule.peers.some(({ kind }) => kind === 'name'))) continue

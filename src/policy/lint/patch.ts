@@ -1,14 +1,41 @@
 // Edits applied to a text, and the same as a unified diff that `patch -p0` and `git apply -p0` take.
-import type { Edit } from './codes.ts'
+import type { Edit, Fix } from './codes.ts'
 
-/** The edits that can be made together: of two that touch the same text, the first. */
-export function withoutOverlaps(edits: readonly Edit[]): Edit[] {
-  const kept: Edit[] = []
-  const overlaps = (a: Edit, b: Edit): boolean =>
-    a.file === b.file && (a.start === b.start ? a.end === b.end || a.end > a.start === b.end > b.start : a.start < b.end && b.start < a.end)
-  for (const edit of edits) if (!kept.some((other) => overlaps(edit, other))) kept.push(edit)
-  return kept
-} // prettier-ignore
+function overlaps(a: Edit, b: Edit): boolean {
+  // Something may be put in where something else is taken out, but not twice in one place.
+  if (a.start === b.start) return a.end > a.start === b.end > b.start
+  return a.start < b.end && b.start < a.end
+}
+
+/** The edits of all fixes that can be made together: of two that touch the same text, the first. A fix is made as a whole or not at all. */
+export function editsOf(fixes: readonly Fix[]): Edit[] {
+  const taken = new Map<string, Edit[]>()
+  /** Where an edit belongs among those of its file, which stand in the order of their places. */
+  const slotOf = (edit: Edit, list: readonly Edit[]): number => {
+    let [low, high] = [0, list.length]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((list[middle]?.start ?? 0) < edit.start) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+  const isFree = (edit: Edit): boolean => {
+    const list = taken.get(edit.file) ?? []
+    const slot = slotOf(edit, list)
+    // What is taken does not overlap itself: only neighbours can be in the way.
+    return !list.slice(Math.max(0, slot - 1), slot + 3).some((other) => overlaps(edit, other))
+  }
+  for (const { edits } of fixes) {
+    if (!edits.every(isFree)) continue
+    for (const edit of edits) {
+      const list = taken.get(edit.file) ?? []
+      list.splice(slotOf(edit, list), 0, edit)
+      taken.set(edit.file, list)
+    }
+  }
+  return [...taken.values()].flat()
+}
 
 /** The text with the edits made; they must not overlap. */
 export function applyEdits(text: string, edits: readonly Edit[]): string {
@@ -27,9 +54,16 @@ interface Hunk {
   edits: Edit[]
 }
 
-/** A unified diff of one file; '' when nothing changes. */
-export function unifiedDiff(file: string, text: string, edits: readonly Edit[]): string {
-  const starts = [0, ...[...text.matchAll(/\n/g)].map((match) => match.index + 1)]
+/** Where the lines of a text begin. */
+export function lineStarts(text: string): readonly number[] {
+  const starts = [0]
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) starts.push(at + 1)
+  return starts
+}
+
+/** A unified diff of one file; '' when nothing changes. @param starts of its lines, where many diffs of one text are made */
+export function unifiedDiff(file: string, text: string, edits: readonly Edit[], starts: readonly number[] = lineStarts(text)): string {
+  if (edits.length === 0) return ''
   const lineAt = (offset: number): number => {
     let [low, high] = [0, starts.length - 1]
     while (low < high) {
@@ -52,7 +86,6 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[]):
       before.edits.push(edit)
     } else hunks.push({ first, last, edits: [edit] })
   }
-  if (hunks.length === 0) return ''
   const total = text.endsWith('\n') || text === '' ? starts.length - 1 : starts.length
   const linesOf = (part: string): string[] => (part === '' ? [] : part.replace(/\n$/, '').split('\n'))
   let shift = 0

@@ -5,7 +5,6 @@ import type { Field } from '../field.ts'
 import { nearest } from '../field.ts'
 import type { Rule, RulePorts, Service } from '../rules.ts'
 import { at, fixOf, isCilium, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context, type Item, type Spec, type Workload } from './context.ts' // prettier-ignore
-import { subjectCovers } from './coverage.ts'
 
 /** The fields of an item that hold a port: `port` of toPorts and of NetworkPolicy ports, `number` of ClusterNetworkPolicy. */
 function portFields({ field }: Item): { readonly field: Field; readonly text: string; readonly item: Field }[] {
@@ -134,7 +133,7 @@ const icmp: Check = (context, say) => {
       const rules = rulesOf(policy, direction).filter(({ kind }) => kind === 'allow')
       const ported = rules.find((rule) => !letsIcmp(rule))
       if (ported === undefined) continue
-      const others = context.world?.policies.filter((other) => subjectCovers(context, other, policy)) ?? []
+      const others = context.covering(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
       const any = itemsOfSpec(spec).some((item) => itemsOf(at(item.field, 'toPorts')).some((entry) => itemsOf(at(entry, 'ports')).some((port) => textOf(at(port, 'protocol'))?.toUpperCase() === 'ANY')))
       say('NG022', spec, context.fieldAt(spec, ported.path), {
