@@ -15,7 +15,7 @@ import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
-import type { Policy } from './policy/rules.ts'
+import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
@@ -27,6 +27,16 @@ import { makeLoader, type ManifestFile } from './sources/manifests.ts'
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
 
+/** How policies are read and what becomes of what they deny; see CompileOptions and ParseOptions. */
+export interface PolicySettings extends ParseOptions {
+  readonly enforcement: 'default' | 'always' | 'never'
+  readonly allowLocalhost: boolean
+  readonly audit: boolean
+  readonly hostPolicies: boolean
+  /** The Node that this machine is. */
+  readonly localNode: string | undefined
+}
+
 /** What can be set, as in the configuration file. */
 export interface AgentSettings {
   readonly dns: {
@@ -37,6 +47,7 @@ export interface AgentSettings {
     readonly cache: { readonly entries: number; readonly octets: number }
   }
   readonly leases: LeaseLimits
+  readonly policy: PolicySettings
   readonly datapath: {
     readonly table: string
     readonly denied: 'drop' | 'reject'
@@ -113,11 +124,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const readWorld = makeLoader()
+  const readWorld = makeLoader(settings.policy)
   const first = readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
   const compile = makeCompiler({
+    ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,

@@ -205,7 +205,7 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings): Rul
   }
   function entriesOf(policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]): readonly Entry[] {
     let lists = made.get(policy)
-    if (lists === undefined) made.set(policy, (lists = new Map()))
+    if (lists === undefined) made.set(policy, (lists = new Map<string, readonly Entry[]>()))
     const key = direction === 'ingress' && usesSubjectPorts(policy) ? JSON.stringify(subjectPorts) : direction
     let entries = lists.get(key)
     if (entries === undefined) {

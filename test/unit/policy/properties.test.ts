@@ -28,7 +28,7 @@ function flowOf(snapshot: Snapshot, { from, to, method, ...rest }: Question): Fl
   return { ...rest, from: party(from), to: party(to), ...(method === undefined ? {} : { http: { method } }) }
 } // prettier-ignore
 
-const text = (value: unknown): string => JSON.stringify(value, (_, v: unknown) => (v instanceof Map ? Object.fromEntries(v) : typeof v === 'bigint' ? v.toString() : v)) // prettier-ignore
+const text = (value: unknown): string => JSON.stringify(value, (_, v: unknown): unknown => (v instanceof Map ? [...(v as Map<string, string>)] : typeof v === 'bigint' ? v.toString() : v)) // prettier-ignore
 
 let compared = 0
 function compare(of: World, by: Switches, snapshot: Snapshot, questions: readonly Question[]): void {
