@@ -34,8 +34,7 @@ export async function lintCommand(paths: readonly string[], options: LintOptions
   const texts = new Map(files.map(({ path, text }) => [path, text]))
   const loaded = loadWorld(files, parseOptionsOf(options))
   const issues: readonly Issue[] = loaded.ok ? loaded.warnings : loaded.issues
-  const borrowed = { nodes: 0 }
-  const documents = files.flatMap((file) => readDocuments(makeReport(), file, borrowed))
+  const documents = files.flatMap((file) => readDocuments(makeReport(), file))
   const world = loaded.ok ? loaded.world : undefined
   const all = lint({ world, issues, documents, texts, options: parseOptionsOf(options) })
   const { failOn } = options

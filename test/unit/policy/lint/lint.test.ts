@@ -14,7 +14,7 @@ function lintText(text: string, options: Partial<ParseOptions> = {}): readonly F
   return lint({
     world: loaded.ok ? loaded.world : undefined,
     issues: loaded.ok ? loaded.warnings : loaded.issues,
-    documents: files.flatMap((file) => readDocuments(makeReport(), file, { nodes: 0 })),
+    documents: files.flatMap((file) => readDocuments(makeReport(), file)),
     texts: new Map(files.map((file) => [file.path, file.text])),
     options: { ...defaultParseOptions, ...options },
   })
