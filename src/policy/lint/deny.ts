@@ -1,4 +1,5 @@
 // Checks about what is denied by default (NG004, NG012).
+import { namespaceKey } from '../../identity/selector.ts'
 import { Protocol } from '../../net/ports.ts'
 import type { Direction, Policy, Rule } from '../rules.ts'
 import { at, fixOf, isCilium, isEmptyList, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context } from './context.ts' // prettier-ignore
@@ -45,7 +46,7 @@ const noDns: Check = (context, say) => {
     const reaching = rulesOf(policy, 'egress').find((rule) => rule.kind === 'allow' && isNamed(rule))
     if (reaching === undefined) continue
     const all = context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))
-    if (all.some((rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]))) continue
+    if (all.some((rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]) && mayReachDns(context, rule, policy))) continue
     // NG001 says it for names.
     if (isCilium(spec) && all.some((rule) => rule.peers !== 'everyone' && rule.peers.some(({ kind }) => kind === 'name'))) continue
     if (reachesDns(context, all)) continue
@@ -56,6 +57,19 @@ const noDns: Check = (context, say) => {
     })
   }
 } // prettier-ignore
+
+/** Whether DNS servers may be among the peers: not where a rule is about the pods of the policy's own namespace, or about names. */
+function mayReachDns(context: Context, { peers }: Rule, { namespace }: Policy): boolean {
+  if (peers === 'everyone') return true
+  return peers.some((peer) => {
+    if (peer.kind !== 'endpoints') return peer.kind !== 'name'
+    if (context.selected(peer.selector).some(({ pod }) => pod.labels.get('k8s-app') === 'kube-dns')) return true
+    const own = peer.selector.some((r) => r.operator === 'In' && bareOf(r.key) === bareOf(namespaceKey) && r.values.length === 1 && r.values[0] === namespace)
+    return !own || namespace === 'kube-system'
+  })
+} // prettier-ignore
+
+const bareOf = (key: string): string => key.slice(key.indexOf(':') + 1)
 
 /** Whether a rule opens the port that a DNS server at hand has instead of 53. */
 function reachesDns(context: Context, rules: readonly Rule[]): boolean {

@@ -6,23 +6,24 @@ import { nearest } from '../field.ts'
 import type { Rule, RulePorts, Service } from '../rules.ts'
 import { at, fixOf, isCilium, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context, type Item, type Spec, type Workload } from './context.ts' // prettier-ignore
 
-/** The fields of an item that hold a port: `port` of toPorts and of NetworkPolicy ports, `number` of ClusterNetworkPolicy. */
+/** Where a port stands in an item of a list of ports, as the kinds of policy write it. */
+const portPaths: readonly (readonly string[])[] = [
+  ['port'],
+  ['portNumber', 'port'],
+  ['namedPort'],
+  ['destinationNamedPort'],
+  ...['tcp', 'udp', 'sctp'].map((protocol) => [protocol, 'destinationPort', 'number']),
+]
+
+/** The fields of an item that hold a port. */
 function portFields({ field }: Item): { readonly field: Field; readonly text: string; readonly item: Field }[] {
-  const lists = [...itemsOf(at(field, 'toPorts')).flatMap((entry) => itemsOf(at(entry, 'ports'))), ...itemsOf(at(field, 'ports'))]
-  const single = lists.flatMap((item) => {
-    const port = at(item, 'port')
-    const text = textOf(port)
-    return port === undefined || text === undefined ? [] : [{ field: port, text, item }]
-  })
-  const newer = itemsOf(at(field, 'protocols')).flatMap((item) =>
-    ['tcp', 'udp', 'sctp'].flatMap((protocol) => {
-      const entry = at(item, protocol)
-      return ['destinationNamedPort'].flatMap((key) => at(entry, key) ?? []).concat(at(entry, 'destinationPort', 'number') ?? []).flatMap((port) => {
-        const text = textOf(port)
-        return text === undefined ? [] : [{ field: port, text, item }]
-      })
+  const ofCilium = itemsOf(at(field, 'toPorts')).flatMap((entry) => itemsOf(at(entry, 'ports')))
+  return [...ofCilium, ...itemsOf(at(field, 'ports')), ...itemsOf(at(field, 'protocols'))].flatMap((item) =>
+    portPaths.flatMap((path) => {
+      const port = at(item, ...path)
+      const text = textOf(port)
+      return port === undefined || text === undefined ? [] : [{ field: port, text, item }]
     }))
-  return [...single, ...newer]
 } // prettier-ignore
 
 /** The rules that came of an item. */
