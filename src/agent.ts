@@ -22,7 +22,7 @@ import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
-import { loadWorld, type ManifestFile } from './sources/manifests.ts'
+import { makeLoader, type ManifestFile } from './sources/manifests.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -124,7 +124,8 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const first = loadWorld(files, settings.policy)
+  const readWorld = makeLoader(settings.policy)
+  const first = readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
   const compile = makeCompiler({
@@ -228,7 +229,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let changing: Promise<void> = Promise.resolve()
   let retry: NodeJS.Timeout | undefined
   function load(newFiles: readonly ManifestFile[]): void {
-    const loaded = loadWorld(newFiles, settings.policy)
+    const loaded = readWorld(newFiles)
     metrics.load(loaded.ok)
     if (!loaded.ok) {
       policySet = { ...policySet, refused: loaded.issues }
@@ -354,7 +355,7 @@ function dnatTarget(listeners: readonly Listener[]): { address4?: string; addres
 }
 
 function sayWarnings(log: Logger, set: PolicySet, snapshot: Snapshot): void {
-  for (const warning of set.warnings) log.warn(issueToText(warning))
+  for (const issue of set.warnings) log[issue.severity === 'note' ? 'info' : 'warn'](issueToText(issue))
   for (const note of snapshot.notes) log.warn(note)
 }
 

@@ -11,7 +11,7 @@ import {
   type Severity,
 } from '../policy/lint/codes.ts'
 import { lint } from '../policy/lint/lint.ts'
-import { unifiedDiff, withoutOverlaps } from '../policy/lint/patch.ts'
+import { editsOf, lineStarts, unifiedDiff } from '../policy/lint/patch.ts'
 import { readDocuments } from '../sources/documents.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { parseOptionsOf, readPaths, type Reading } from './manifests.ts'
@@ -34,13 +34,16 @@ export async function lintCommand(paths: readonly string[], options: LintOptions
   const texts = new Map(files.map(({ path, text }) => [path, text]))
   const loaded = loadWorld(files, parseOptionsOf(options))
   const issues: readonly Issue[] = loaded.ok ? loaded.warnings : loaded.issues
-  const borrowed = { nodes: 0 }
-  const documents = files.flatMap((file) => readDocuments(makeReport(), file, borrowed))
+  const documents = files.flatMap((file) => readDocuments(makeReport(), file))
   const world = loaded.ok ? loaded.world : undefined
   const all = lint({ world, issues, documents, texts, options: parseOptionsOf(options) })
   const { failOn } = options
   const findings = all.filter(({ severity }) => isAtLeast(severity, options.level))
-  await print(options.patch === true ? patchOf(findings, texts) : show(findings, options.output, texts, version))
+  await print(
+    options.patch === true
+      ? makeDiffer(texts)(editsOf(findings.flatMap(({ fix }) => fix ?? [])))
+      : show(findings, options.output, texts, version),
+  )
   return failOn !== 'never' && all.some(({ severity }) => isAtLeast(severity, failOn)) ? 1 : 0
 }
 
@@ -52,13 +55,18 @@ export function listCodes(output: Format): string {
 
 function show(findings: readonly Finding[], output: LintOptions['output'], texts: ReadonlyMap<string, string>, version: string): string {
   if (output === 'sarif') return `${JSON.stringify(sarifOf(findings, texts, version), null, 2)}\n`
-  const views = findings.map(({ fix, ...finding }) => ({
+  const text = (): string => findings.map(toText).join('') + `${summaryOf(findings)}\n`
+  return output === 'table' ? text() : render(output, viewsOf(findings, texts), text)
+} // prettier-ignore
+
+function viewsOf(findings: readonly Finding[], texts: ReadonlyMap<string, string>): unknown[] {
+  const diff = makeDiffer(texts)
+  return findings.map(({ fix, ...finding }) => ({
     ...finding,
     name: codes[finding.code].name,
-    ...(fix === undefined ? {} : { fix: { title: fix.title, patch: diff(fix.edits, texts) } }),
+    ...(fix === undefined ? {} : { fix: { title: fix.title, patch: diff(fix.edits) } }),
   }))
-  return render(output, views, () => findings.map(toText).join('') + `${summaryOf(findings)}\n`)
-} // prettier-ignore
+}
 
 function toText({ code, severity, file, line, column, message, hint, fix }: Finding): string {
   const lines = [`${file}:${line}:${column}: ${severity} ${code} ${codes[code].name}: ${message}`]
@@ -75,19 +83,18 @@ function summaryOf(findings: readonly Finding[]): string {
   return counts.length === 0 ? 'nothing to say' : counts.join(', ')
 }
 
-/** Every fix that can be made together with those before it, as one diff a file. */
-function patchOf(findings: readonly Finding[], texts: ReadonlyMap<string, string>): string {
-  const chosen: Edit[] = []
-  for (const { fix } of findings) {
-    const edits = fix?.edits ?? []
-    // A fix is made as a whole or not at all.
-    if (withoutOverlaps([...chosen, ...edits]).length === chosen.length + edits.length) chosen.push(...edits)
-  }
-  return diff(chosen, texts)
-}
-
-function diff(edits: readonly Edit[], texts: ReadonlyMap<string, string>): string {
-  return [...texts].map(([file, text]) => unifiedDiff(file, text, edits.filter((edit) => edit.file === file))).join('') // prettier-ignore
+/** Edits as a unified diff of every file that they touch. */
+function makeDiffer(texts: ReadonlyMap<string, string>): (edits: readonly Edit[]) => string {
+  const starts = new Map<string, readonly number[]>()
+  return (edits) =>
+    [...new Set(edits.map(({ file }) => file))]
+      .map((file) => {
+        const text = texts.get(file) ?? ''
+        const ofFile = starts.get(file) ?? lineStarts(text)
+        starts.set(file, ofFile)
+        return unifiedDiff(file, text, edits.filter((edit) => edit.file === file), ofFile) // prettier-ignore
+      })
+      .join('')
 }
 
 /** SARIF 2.1.0, which code hosts show beside the lines of a change. */

@@ -9,7 +9,9 @@ import { print } from './print.ts'
 export async function validateCommand(paths: readonly string[], options: Reading & { readonly output: Format }): Promise<number> {
   const files = await readPaths(paths, options)
   const loaded = loadWorld(files, parseOptionsOf(options))
-  const issues = loaded.ok ? loaded.warnings : loaded.issues
+  const order = new Map(files.map(({ path }, i) => [path, i]))
+  const rank = ({ file }: Issue): number => order.get(file) ?? 0
+  const issues = [...(loaded.ok ? loaded.warnings : loaded.issues)].sort((a, b) => rank(a) - rank(b) || a.line - b.line || a.column - b.column)
   const count = (severity: Issue['severity']): number => issues.filter((issue) => issue.severity === severity).length
   const policies = loaded.ok ? loaded.world.policies.length : undefined
   const view = { valid: loaded.ok, files: files.length, ...(policies === undefined ? {} : { policies }), errors: count('error'), warnings: count('warning'), notes: count('note'), issues }

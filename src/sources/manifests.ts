@@ -124,10 +124,10 @@ const into =
 
 const workload: Kind = { apiVersions: ['apps/v1'], isNamespaced: true, read: into('pods', readWorkload) }
 
-const policy = (kind: PolicyKind, apiVersion: string, isNamespaced: boolean): readonly [string, Kind] => [
+const policy = (kind: PolicyKind, apiVersions: readonly string[], isNamespaced: boolean): readonly [string, Kind] => [
   kind,
   {
-    apiVersions: [apiVersion],
+    apiVersions,
     isNamespaced,
     read: (object, { world, options }) => void world.policies.push(...readPolicies(object, kind, options)),
   },
@@ -148,12 +148,12 @@ const kinds: ReadonlyMap<string, Kind> = new Map<string, Kind>([
   ['Job', { ...workload, apiVersions: ['batch/v1'] }],
   ['CronJob', { ...workload, apiVersions: ['batch/v1', 'batch/v1beta1'] }],
   ['CiliumCIDRGroup', { apiVersions: ['cilium.io/v2', 'cilium.io/v2alpha1'], isNamespaced: false, read: readCidrGroup }],
-  policy('NetworkPolicy', 'networking.k8s.io/v1', true),
-  policy('CiliumNetworkPolicy', 'cilium.io/v2', true),
-  policy('CiliumClusterwideNetworkPolicy', 'cilium.io/v2', false),
-  policy('ClusterNetworkPolicy', 'policy.networking.k8s.io/v1alpha2', false),
-  policy('AdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
-  policy('BaselineAdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
+  policy('NetworkPolicy', ['networking.k8s.io/v1'], true),
+  policy('CiliumNetworkPolicy', ['cilium.io/v2'], true),
+  policy('CiliumClusterwideNetworkPolicy', ['cilium.io/v2'], false),
+  policy('ClusterNetworkPolicy', ['policy.networking.k8s.io/v1alpha2', 'policy.networking.k8s.io/v1beta1'], false),
+  policy('AdminNetworkPolicy', ['policy.networking.k8s.io/v1alpha1'], false),
+  policy('BaselineAdminNetworkPolicy', ['policy.networking.k8s.io/v1alpha1'], false),
 ]) // prettier-ignore
 
 function readCidrGroup({ report, root, fields, name, labels }: ManifestObject, { world }: Load): void {

@@ -46,8 +46,8 @@ export function readPolicies(object: ManifestObject, kind: PolicyKind, options: 
 
 const listOf = (policy: Policy | undefined): Policy[] => (policy === undefined ? [] : [policy])
 
-function emptySpec({ file, line, column }: Field): Field {
-  return { file, line, column, path: 'spec', kind: 'map', entries: new Map() }
+function emptySpec({ file, line, column, path }: Field): Field {
+  return { file, line, column, path: path === '' ? 'spec' : `${path}.spec`, kind: 'map', entries: new Map() }
 }
 
 /** The longest name of an object (RFC 1123 subdomain). */

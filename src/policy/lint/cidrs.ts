@@ -1,6 +1,6 @@
 // Checks about addresses: CIDRs for what is inside the cluster (NG002), entity cluster and traffic that comes in through a node (NG015).
-import { addressFromText } from '../../net/address.ts'
-import { everyAddress, rangeCovers, type AddressRange } from '../../net/prefix.ts'
+import { addressFromText, addressToNumber, familyOf, type Family } from '../../net/address.ts'
+import { everyAddress, type AddressRange } from '../../net/prefix.ts'
 import type { Peer, Rule } from '../rules.ts'
 import { at, fixOf, isCilium, itemsOf, nameOf, rulesOf, textOf, type Check, type Context, type Said, type Spec } from './context.ts' // prettier-ignore
 import { entriesOf } from './context.ts'
@@ -13,48 +13,65 @@ const cidrsOf = (rule: Rule): readonly CidrPeer[] =>
 const isEverything = (ranges: readonly AddressRange[]): boolean =>
   ranges.some((range) => range.first === 0n && range.last === everyAddress[range.family].last)
 
-function covers(ranges: readonly AddressRange[], text: string): boolean {
-  const address = addressFromText(text)
-  return address !== undefined && ranges.some((range) => rangeCovers(range, address))
+/** Who inside the cluster has an address, and how one names it in a policy. */
+interface Inhabitant {
+  readonly number: bigint
+  readonly what: string
+  readonly instead: string
+  readonly isNode: boolean
+  readonly isApiServer: boolean
 }
 
-/** What inside the cluster has an address in the ranges: what it is, and how one names it in a policy. */
-function inhabitantOf(context: Context, ranges: readonly AddressRange[]): { readonly what: string; readonly instead: string; readonly apiServer: boolean } | undefined {
-  const { world } = context
-  const inside = (addresses: readonly string[]): boolean => addresses.some((text) => covers(ranges, text))
-  const pod = context.workloads.find((workload) => inside(workload.pod.addresses))
-  if (pod !== undefined) return { what: `pod ${nameOf(pod)}`, instead: 'select pods by their labels (fromEndpoints/toEndpoints, podSelector)', apiServer: false }
-  const node = world?.nodes.find(({ addresses }) => inside(addresses))
-  const apiServers = world?.endpointSlices.filter(({ namespace, service }) => namespace === 'default' && service === 'kubernetes').flatMap(({ addresses }) => addresses) ?? []
-  if (node !== undefined) {
-    const apiServer = node.addresses.some((text) => covers(ranges, text) && apiServers.includes(text))
-    return { what: `node ${node.name}${apiServer ? ', where the API server is' : ''}`, instead: apiServer ? 'use the entity kube-apiserver' : 'use the entities host and remote-node', apiServer }
+/** Everybody with an address by family, in the order of addresses. */
+function inhabitantsOf(context: Context): Readonly<Record<Family, readonly Inhabitant[]>> {
+  const found: Record<Family, Inhabitant[]> = { 4: [], 6: [] }
+  const add = (texts: readonly string[], who: Omit<Inhabitant, 'number' | 'isApiServer'>): void => {
+    for (const text of texts) {
+      const address = addressFromText(text)
+      if (address !== undefined) found[familyOf(address)].push({ ...who, isApiServer: who.isNode && apiServers.has(text), number: addressToNumber(address) })
+    }
   }
-  const service = world?.services.find(({ clusterIPs }) => inside(clusterIPs))
-  if (service !== undefined) return { what: `the cluster address of Service ${service.namespace}/${service.name}`, instead: 'policy sees the pods behind a Service: select those', apiServer: false }
-  return undefined
+  const { world } = context
+  const slices = world?.endpointSlices.filter(({ namespace, service }) => namespace === 'default' && service === 'kubernetes') ?? []
+  const apiServers = new Set(slices.flatMap(({ addresses }) => addresses))
+  for (const workload of context.workloads) add(workload.pod.addresses, { what: `pod ${nameOf(workload)}`, instead: 'select pods by their labels (fromEndpoints/toEndpoints, podSelector)', isNode: false })
+  for (const { name, addresses } of world?.nodes ?? []) add(addresses, { what: `node ${name}`, instead: 'use the entities host and remote-node', isNode: true })
+  for (const { namespace, name, clusterIPs } of world?.services ?? []) add(clusterIPs, { what: `the cluster address of Service ${namespace}/${name}`, instead: 'policy sees the pods behind a Service: select those', isNode: false })
+  for (const list of Object.values(found)) list.sort((a, b) => (a.number < b.number ? -1 : a.number > b.number ? 1 : 0))
+  return found
+} // prettier-ignore
+
+/** The first of those in the range. */
+function firstIn(inhabitants: Readonly<Record<Family, readonly Inhabitant[]>>, range: AddressRange): Inhabitant | undefined {
+  const list = inhabitants[range.family]
+  let [low, high] = [0, list.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((list[middle]?.number ?? 0n) < range.first) low = middle + 1
+    else high = middle
+  }
+  const found = list[low]
+  return found !== undefined && found.number <= range.last ? found : undefined
 } // prettier-ignore
 
 /** NG002. */
 const inCluster: Check = (context, say) => {
-  const told = new Set<string>()
+  const inhabitants = inhabitantsOf(context)
   for (const spec of context.specs)
     for (const rule of spec.policy?.rules ?? [])
       for (const peer of cidrsOf(rule)) {
-        const field = context.fieldAt(spec, peer.path)
-        const id = `${field.file}:${field.line}:${field.column}`
         // Everything there is means the outside to whoever writes it.
-        if (told.has(id) || isEverything(peer.ranges)) continue
-        const found = inhabitantOf(context, peer.ranges)
+        if (isEverything(peer.ranges)) continue
+        const found = peer.ranges.map((range) => firstIn(inhabitants, range)).find((each) => each !== undefined)
         if (found === undefined) continue
-        told.add(id)
+        const { what, isNode, isApiServer } = found
         const effect = rule.kind === 'deny' ? 'is not denied by this' : 'is not meant by this'
         const who = isCilium(spec) ? 'a CIDR is about addresses outside the cluster' : 'on Cilium a CIDR is about addresses outside the cluster (elsewhere it may be otherwise)'
-        say('NG002', spec, field, {
+        say('NG002', spec, context.fieldAt(spec, peer.path), {
           severity: 'warning',
-          message: `${peer.text} covers ${found.what}, which ${effect}: ${who}`,
-          hint: `${found.instead}${found.what.startsWith('node') ? '; or set policy-cidr-match-mode: nodes in Cilium' : ''}`,
-          ...(found.apiServer ? apiServerFix(context, spec, peer) : {}),
+          message: `${peer.text} covers ${what}${isApiServer ? ', where the API server is' : ''}, which ${effect}: ${who}`,
+          hint: `${isApiServer ? 'use the entity kube-apiserver' : found.instead}${isNode ? '; or set policy-cidr-match-mode: nodes in Cilium' : ''}`,
+          ...(isApiServer ? apiServerFix(context, spec, peer) : {}),
         })
       }
 } // prettier-ignore

@@ -4,7 +4,7 @@ import type { Field } from '../field.ts'
 import type { Rule } from '../rules.ts'
 import { at, isCilium, itemsOf, listed, nameOf, rulesOf, textOf, type Check, type Spec } from './context.ts'
 import { fixOf, itemsOfSpec } from './context.ts'
-import { hasPort, peersCover, subjectCovers } from './coverage.ts'
+import { hasPort, peersCover } from './coverage.ts'
 
 /** NG014: the API server. */
 const apiServer: Check = (context, say) => {
@@ -61,7 +61,7 @@ const probes: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind === 'node' || !policy.defaultDeny.ingress) continue
     const subjects = context.selected(policy.subject.selector).filter((workload) => probed.has(`${workload.pod.kind} ${nameOf(workload)}`))
     if (subjects.length === 0) continue
-    const all = (context.world?.policies ?? []).filter((other) => subjectCovers(context, other, policy)).flatMap((other) => rulesOf(other, 'ingress'))
+    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'ingress'))
     if (all.some((rule) => rule.kind === 'allow' && meansHost(rule))) continue
     say('NG023', spec, at(spec.field, 'ingress') ?? spec.field, {
       severity: 'note',
@@ -98,7 +98,7 @@ const hostPolicies: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind !== 'node') continue
     for (const direction of ['ingress', 'egress'] as const) {
       if (!policy.defaultDeny[direction]) continue
-      const all = (context.world?.policies ?? []).filter((other) => subjectCovers(context, other, policy)).flatMap((other) => rulesOf(other, direction))
+      const all = context.covering(policy).flatMap((other) => rulesOf(other, direction))
       const missing = needs.filter((need) => need.direction === direction && !all.some((rule) => rule.kind === 'allow' && (need.port === 0 || hasPort(rule, need.port, [Protocol.TCP])) && peersCover(rule.peers, [{ kind: 'entity', entity: need.entity, path: rule.path, line: rule.line }])))
       if (missing.length > 0)
         say('NG023', spec, at(spec.field, direction) ?? spec.field, { severity: 'warning', message: `this host policy cuts off ${missing.map(({ what }) => what).join('; ')}`, hint: `allow ${[...new Set(missing.map(({ entity }) => entity))].join(' and ')} (or the entity cluster); answers to connections of the host itself pass by themselves` })

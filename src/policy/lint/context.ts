@@ -1,12 +1,8 @@
 // What the checks look at: policies as they are written (fields, with their places) beside what they mean (rules), and the pods they select.
 import type { Labels } from '../../identity/labels.ts'
-import {
-  namespaceKey,
-  namespaceLabelsPrefix,
-  selects,
-  serviceAccountKey,
-  type Selector,
-} from '../../identity/selector.ts'
+import { labelSetText } from '../../identity/identities.ts'
+import { clusterKey, namespaceKey, namespaceLabelsPrefix, serviceAccountKey, type Selector } from '../../identity/selector.ts' // prettier-ignore
+import { makeUniverse } from '../../identity/universe.ts'
 import type { Field, Issue } from '../field.ts'
 import {
   policyKinds,
@@ -19,6 +15,7 @@ import {
   type World,
 } from '../rules.ts'
 import type { Code, Finding, Fix, Severity } from './codes.ts'
+import { subjectCovers } from './coverage.ts'
 import { makeSources, type Sources } from './source.ts'
 
 export interface LintInput {
@@ -71,6 +68,12 @@ export interface Context extends LintInput {
   readonly isCilium: (major: number, minor: number) => boolean
   /** The workloads that a selector selects. */
   readonly selected: (selector: Selector) => readonly Workload[]
+  /** The same as numbers for their label sets. */
+  readonly identities: (selector: Selector) => ReadonlySet<number>
+  /** The specs of which one may select what this one does: those of its namespace and the cluster-wide ones, or all for a cluster-wide one. */
+  readonly near: (spec: Pick<Spec, 'namespace'>) => readonly Spec[]
+  /** The policies that are about all that this one is about; itself among them. */
+  readonly covering: (policy: Policy) => readonly Policy[]
   /** The field of a rule or peer of a policy, by its path. */
   readonly fieldAt: (spec: Spec, path: string) => Field
 }
@@ -169,10 +172,13 @@ export function keysOfSelector(field: Field): { readonly key: string; readonly f
 
 export function makeContext(input: LintInput): Context {
   const objects = input.documents.flatMap(objectsOf)
-  const specs = objects.flatMap((object) => specsOf(object, input.world))
+  const policies = new Map(input.world?.policies.map((policy) => [placeOf(policy.kind, policy.name, policy), policy]))
+  const specs = objects.flatMap((object) => specsOf(object, policies))
   const workloads = (input.world?.pods ?? []).filter((pod) => !pod.hostNetwork).map((pod) => ({ pod, labels: labelsOfPod(pod, input) })) // prettier-ignore
+  const { selected, identities } = makeSelection(workloads)
+  const near = makeNear(specs)
   const paths = new WeakMap<Field, ReadonlyMap<string, Field>>()
-  const selections = new WeakMap<Selector, readonly Workload[]>()
+  const coverings = new WeakMap<Policy, readonly Policy[]>()
   const { ciliumVersion } = input.options
   return {
     ...input,
@@ -181,9 +187,15 @@ export function makeContext(input: LintInput): Context {
     workloads,
     sources: makeSources(input.texts),
     isCilium: (major, minor) => ciliumVersion[0] > major || (ciliumVersion[0] === major && ciliumVersion[1] >= minor),
-    selected: (selector) => {
-      let found = selections.get(selector)
-      if (found === undefined) selections.set(selector, (found = workloads.filter(({ labels }) => selects(selector, labels)))) // prettier-ignore
+    selected,
+    identities,
+    near,
+    covering: (policy) => {
+      let found = coverings.get(policy)
+      if (found === undefined) {
+        const others = near(policy).flatMap((spec) => spec.policy ?? [])
+        coverings.set(policy, (found = others.filter((other) => subjectCovers({ identities }, other, policy))))
+      }
       return found
     },
     fieldAt: (spec, path) => {
@@ -197,6 +209,44 @@ export function makeContext(input: LintInput): Context {
       return spec.field
     },
   }
+}
+
+/** Selectors over workloads. Those with the same labels are one to a selector. */
+function makeSelection(workloads: readonly Workload[]): Pick<Context, 'selected' | 'identities'> {
+  const numbers = new Map<string, number>()
+  const groups: Workload[][] = []
+  for (const workload of workloads) {
+    const text = labelSetText(workload.labels)
+    const number = numbers.get(text) ?? groups.length
+    numbers.set(text, number)
+    if (groups[number] === undefined) groups[number] = [workload]
+    else groups[number].push(workload)
+  }
+  const universe = makeUniverse(new Map(groups.flatMap(([first], id) => (first === undefined ? [] : [[id, { id, labels: first.labels }] as const])))) // prettier-ignore
+  const lists = new WeakMap<ReadonlySet<number>, readonly Workload[]>()
+  return {
+    identities: universe.select,
+    selected: (selector) => {
+      const ids = universe.select(selector)
+      let found = lists.get(ids)
+      if (found === undefined) lists.set(ids, (found = [...ids].flatMap((id) => groups[id] ?? [])))
+      return found
+    },
+  }
+}
+
+function makeNear(specs: readonly Spec[]): Context['near'] {
+  const byNamespace = new Map<string | undefined, Spec[]>()
+  for (const spec of specs) {
+    const list = byNamespace.get(spec.namespace)
+    if (list === undefined) byNamespace.set(spec.namespace, [spec])
+    else list.push(spec)
+  }
+  const joined = new Map<string, readonly Spec[]>()
+  const clusterwide = byNamespace.get(undefined) ?? []
+  for (const [namespace, list] of byNamespace)
+    if (namespace !== undefined) joined.set(namespace, [...list, ...clusterwide])
+  return ({ namespace }) => (namespace === undefined ? specs : (joined.get(namespace) ?? clusterwide))
 }
 
 const parentOf = (path: string): string => path.slice(0, Math.max(path.lastIndexOf('.'), path.lastIndexOf('['), 0))
@@ -217,7 +267,9 @@ function objectsOf(document: Field): readonly Field[] {
   return textOf(at(document, 'kind'))?.endsWith('List') === true ? itemsOf(at(document, 'items')) : [document]
 }
 
-function specsOf(object: Field, world: World | undefined): Spec[] {
+const placeOf = (kind: string, name: string, { file, line }: { readonly file: string; readonly line: number }): string => `${kind} ${name} ${file}:${line}` // prettier-ignore
+
+function specsOf(object: Field, policies: ReadonlyMap<string, Policy>): Spec[] {
   const kind = policyKinds.find((known) => known === textOf(at(object, 'kind')))
   const bare = textOf(at(object, 'metadata', 'name'))
   if (kind === undefined || bare === undefined) return []
@@ -231,14 +283,14 @@ function specsOf(object: Field, world: World | undefined): Spec[] {
     namespace,
     object,
     field,
-    policy: world?.policies.find((p) => p.kind === kind && p.name === name && p.file === field.file && p.line === field.line),
+    policy: policies.get(placeOf(kind, name, field)),
   }))
 } // prettier-ignore
 
 function labelsOfPod({ namespace, labels, serviceAccount }: Pod, { world, options }: LintInput): Labels {
   const all = new Map<string, string>([...labels].map(([key, value]) => [`k8s:${key}`, value]))
   all.set(namespaceKey, namespace)
-  all.set('k8s:io.cilium.k8s.policy.cluster', options.clusterName)
+  all.set(clusterKey, options.clusterName)
   all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
   for (const [key, value] of world?.namespaces.get(namespace) ?? []) all.set(namespaceLabelsPrefix + key, value)
   if (serviceAccount !== undefined) all.set(serviceAccountKey, serviceAccount)

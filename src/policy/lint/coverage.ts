@@ -7,6 +7,9 @@ import { subtractRanges, type AddressRange } from '../../net/prefix.ts'
 import type { NameMatch, Peer, Policy, Rule, RulePorts } from '../rules.ts'
 import type { Context } from './context.ts'
 
+/** Which workloads at hand a selector selects. */
+type Selecting = Pick<Context, 'identities'>
+
 const bare = (key: string): string => key.slice(key.indexOf(':') + 1)
 const isSameKey = (a: string, b: string): boolean => a === b || (a.startsWith('any:') && bare(a) === bare(b))
 
@@ -32,22 +35,22 @@ export function selectorCovers(wide: Selector, narrow: Selector): boolean {
 }
 
 /** Whether both select some workload at hand, or one covers the other. */
-function selectorsMeet(context: Context, a: Selector, b: Selector): boolean {
+function selectorsMeet(context: Selecting, a: Selector, b: Selector): boolean {
   if (selectorCovers(a, b) || selectorCovers(b, a)) return true
-  const others = context.selected(b)
-  return context.selected(a).some((workload) => others.includes(workload))
+  const others = context.identities(b)
+  return [...context.identities(a)].some((id) => others.has(id))
 }
 
 /** Whether the policy is about all that the other is about. */
-export function subjectCovers(context: Context, wide: Policy, narrow: Policy): boolean {
+export function subjectCovers(context: Selecting, wide: Policy, narrow: Policy): boolean {
   if (wide.subject.kind !== narrow.subject.kind) return false
   if (selectorCovers(wide.subject.selector, narrow.subject.selector)) return true
-  const [ours, theirs] = [context.selected(wide.subject.selector), context.selected(narrow.subject.selector)]
-  return theirs.length > 0 && theirs.every((workload) => ours.includes(workload))
+  const [ours, theirs] = [context.identities(wide.subject.selector), context.identities(narrow.subject.selector)]
+  return theirs.size > 0 && theirs.size <= ours.size && [...theirs].every((id) => ours.has(id))
 }
 
 /** Whether some workload, or what one of them covers, is subject to both. */
-export function subjectsMeet(context: Context, a: Policy, b: Policy): boolean {
+export function subjectsMeet(context: Selecting, a: Policy, b: Policy): boolean {
   return a.subject.kind === b.subject.kind && selectorsMeet(context, a.subject.selector, b.subject.selector)
 }
 
@@ -90,7 +93,7 @@ export function peersCover(wide: Rule['peers'], narrow: Rule['peers']): boolean 
   return narrow.length > 0 && narrow.every((peer) => wide.some((other) => peerCovers(other, peer)))
 }
 
-function peersMeetEach(context: Context, a: Peer, b: Peer): boolean {
+function peersMeetEach(context: Selecting, a: Peer, b: Peer): boolean {
   if (peerCovers(a, b) || peerCovers(b, a)) return true
   if (a.kind === 'endpoints' && b.kind === 'endpoints') return selectorsMeet(context, a.selector, b.selector)
   if (a.kind === 'cidr' && b.kind === 'cidr') return meet(a.ranges, b.ranges)
@@ -102,7 +105,7 @@ function peersMeetEach(context: Context, a: Peer, b: Peer): boolean {
 }
 
 /** Whether somebody may be whom both are about. */
-export function peersMeet(context: Context, a: Rule['peers'], b: Rule['peers']): boolean {
+export function peersMeet(context: Selecting, a: Rule['peers'], b: Rule['peers']): boolean {
   if (a === 'everyone') return b === 'everyone' || b.length > 0
   if (b === 'everyone') return a.length > 0
   return a.some((x) => b.some((y) => peersMeetEach(context, x, y)))

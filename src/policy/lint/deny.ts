@@ -1,8 +1,9 @@
 // Checks about what is denied by default (NG004, NG012).
+import { namespaceKey } from '../../identity/selector.ts'
 import { Protocol } from '../../net/ports.ts'
 import type { Direction, Policy, Rule } from '../rules.ts'
 import { at, fixOf, isCilium, isEmptyList, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context } from './context.ts' // prettier-ignore
-import { hasPort, subjectCovers } from './coverage.ts'
+import { hasPort } from './coverage.ts'
 
 const directions: readonly Direction[] = ['ingress', 'egress']
 
@@ -13,7 +14,7 @@ const denyOnly: Check = (context, say) => {
       const [allow, deny] = [at(spec.field, direction), at(spec.field, `${direction}Deny`)]
       if (deny === undefined || itemsOf(deny).length === 0 || itemsOf(allow).length > 0) continue
       if (at(spec.field, 'enableDefaultDeny', direction) !== undefined) continue
-      const others = (context.world?.policies ?? []).filter((other) => other !== spec.policy && other.defaultDeny[direction] && spec.policy !== undefined && subjectCovers(context, other, spec.policy))
+      const others = (spec.policy === undefined ? [] : context.covering(spec.policy)).filter((other) => other !== spec.policy && other.defaultDeny[direction])
       if (others.length > 0) continue
       const existing = at(spec.field, 'enableDefaultDeny')
       say('NG004', spec, deny, {
@@ -44,8 +45,8 @@ const noDns: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind === 'node' || !policy.defaultDeny.egress) continue
     const reaching = rulesOf(policy, 'egress').find((rule) => rule.kind === 'allow' && isNamed(rule))
     if (reaching === undefined) continue
-    const all = (context.world?.policies ?? []).filter((other) => subjectCovers(context, other, policy)).flatMap((other) => rulesOf(other, 'egress'))
-    if (all.some((rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]))) continue
+    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))
+    if (all.some((rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]) && mayReachDns(context, rule, policy))) continue
     // NG001 says it for names.
     if (isCilium(spec) && all.some((rule) => rule.peers !== 'everyone' && rule.peers.some(({ kind }) => kind === 'name'))) continue
     if (reachesDns(context, all)) continue
@@ -56,6 +57,19 @@ const noDns: Check = (context, say) => {
     })
   }
 } // prettier-ignore
+
+/** Whether DNS servers may be among the peers: not where a rule is about the pods of the policy's own namespace, or about names. */
+function mayReachDns(context: Context, { peers }: Rule, { namespace }: Policy): boolean {
+  if (peers === 'everyone') return true
+  return peers.some((peer) => {
+    if (peer.kind !== 'endpoints') return peer.kind !== 'name'
+    if (context.selected(peer.selector).some(({ pod }) => pod.labels.get('k8s-app') === 'kube-dns')) return true
+    const own = peer.selector.some((r) => r.operator === 'In' && bareOf(r.key) === bareOf(namespaceKey) && r.values.length === 1 && r.values[0] === namespace)
+    return !own || namespace === 'kube-system'
+  })
+} // prettier-ignore
+
+const bareOf = (key: string): string => key.slice(key.indexOf(':') + 1)
 
 /** Whether a rule opens the port that a DNS server at hand has instead of 53. */
 function reachesDns(context: Context, rules: readonly Rule[]): boolean {

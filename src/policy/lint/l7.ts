@@ -1,6 +1,6 @@
 // Checks about rules above L4: shadowed by an allow without them (NG006), HTTP patterns (NG013), what releases removed (NG019).
 import type { Field } from '../field.ts'
-import type { Policy, Rule } from '../rules.ts'
+import type { Rule } from '../rules.ts'
 import { at, entriesOf, fixOf, isCilium, isEmptyList, isOrdered, itemsOf, itemsOfSpec, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
 import { peersMeet, portsMeet, subjectsMeet } from './coverage.ts'
 
@@ -16,28 +16,25 @@ function shadows(context: Context, plain: Rule, rule: Rule): boolean {
 
 /** NG006. */
 const shadowed: Check = (context, say) => {
-  const all: { policy: Policy; spec: Spec; rule: Rule }[] = context.specs.flatMap((spec) =>
-    isOrdered(spec) ? [] : (spec.policy?.rules ?? []).map((rule) => ({ policy: spec.policy as Policy, spec, rule })),
-  )
-  for (const { policy, spec, rule } of all) {
-    if (rule.kind !== 'allow' || !hasL7(rule)) continue
-    const other = all.find(
-      (each) =>
-        each.rule !== rule &&
-        each.rule.direction === rule.direction &&
-        (each.policy === policy || subjectsMeet(context, each.policy, policy)) &&
-        shadows(context, each.rule, rule),
-    )
-    if (other === undefined) continue
-    const first = rule.l7 === undefined || rule.l7.kind === 'l7' ? undefined : rule.l7.rules[0]
-    const where = other.spec === spec ? `line ${other.rule.line}` : `${other.spec.name} (${other.policy.file}:${other.rule.line})` // prettier-ignore
-    say('NG006', spec, context.fieldAt(spec, first?.path ?? rule.path), {
-      severity: 'warning',
-      message: `these ${rule.l7?.kind.toUpperCase() ?? 'server name'} rules restrict nothing for some peers: the rule at ${where} allows the same peers and ports without any`,
-      hint: 'rules add up: take the peers or ports out of the other rule, or give it the same L7 rules',
-    })
+  for (const spec of context.specs) {
+    const { policy } = spec
+    const restricted = policy?.rules.filter((rule) => rule.kind === 'allow' && hasL7(rule)) ?? []
+    if (policy === undefined || restricted.length === 0) continue
+    const others = context.near(spec).filter((other) => !isOrdered(other) && other.policy !== undefined && (other === spec || subjectsMeet(context, other.policy, policy)))
+    const plain = others.flatMap((other) => (other.policy?.rules ?? []).map((rule) => ({ spec: other, rule })))
+    for (const rule of restricted) {
+      const other = plain.find((each) => each.rule !== rule && each.rule.direction === rule.direction && shadows(context, each.rule, rule))
+      if (other === undefined) continue
+      const first = rule.l7 === undefined || rule.l7.kind === 'l7' ? undefined : rule.l7.rules[0]
+      const where = other.spec === spec ? `line ${other.rule.line}` : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
+      say('NG006', spec, context.fieldAt(spec, first?.path ?? rule.path), {
+        severity: 'warning',
+        message: `these ${rule.l7?.kind.toUpperCase() ?? 'server name'} rules restrict nothing for some peers: the rule at ${where} allows the same peers and ports without any`,
+        hint: 'rules add up: take the peers or ports out of the other rule, or give it the same L7 rules',
+      })
+    }
   }
-}
+} // prettier-ignore
 
 const metacharacters = '.*+?()[]{}|^$\\'
 const isLiteral = (text: string): boolean => ![...text].some((c) => metacharacters.includes(c))

@@ -1,6 +1,6 @@
 // Checks about labels: peers confined to a namespace or cluster (NG009), labels that are not in identities (NG011), reserved labels (NG020).
 import { isIdentityRelevant } from '../../identity/relevant.ts'
-import { clusterKey, keyWithSource, labelSources, mentions, namespaceKey, selects, type Selector } from '../../identity/selector.ts' // prettier-ignore
+import { clusterKey, keyWithSource, labelSources, mentions, namespaceKey, type Selector } from '../../identity/selector.ts' // prettier-ignore
 import type { Field } from '../field.ts'
 import { at, fixOf, isCilium, isEmptyMap, keysOfSelector, listed, selectorsOf, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
 
@@ -32,10 +32,10 @@ const bareOf = (key: string): string => key.slice(key.indexOf(':') + 1)
 function confined(context: Context, spec: Spec, field: Field, selector: Selector, say: Parameters<Check>[1]): void {
   if (context.workloads.length === 0 || context.selected(selector).length > 0) return
   const anywhere = selector.filter(({ key }) => key !== namespaceKey)
-  const namespaces = [...new Set(context.workloads.filter(({ labels }) => selects(anywhere, labels)).map(({ pod }) => pod.namespace))]
+  const namespaces = [...new Set(context.selected(anywhere).map(({ pod }) => pod.namespace))]
   const [only] = namespaces
   if (only === undefined) {
-    const own = context.workloads.filter(({ pod }) => pod.namespace === spec.namespace)
+    const own = context.selected([{ operator: 'In', key: namespaceKey, values: [spec.namespace ?? ''] }])
     if (own.length > 0) say('NG009', spec, field, { severity: 'note', message: `no workload of these manifests has these labels in namespace ${spec.namespace ?? ''}` })
     return
   }

@@ -1,9 +1,9 @@
 // Checks about names: toFQDNs and their DNS rules (NG001), what stars stand for (NG010), refused names and search domains (NG016).
 import { Protocol } from '../../net/ports.ts'
 import type { Field } from '../field.ts'
-import type { DnsRule, NameMatch, Peer, Rule } from '../rules.ts'
+import type { DnsRule, NameMatch, Peer, Policy, Rule } from '../rules.ts'
 import { at, entriesOf, fixOf, isCilium, isOrdered, itemsOf, itemsOfSpec, listed, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
-import { hasPort, nameCovers, subjectCovers } from './coverage.ts'
+import { hasPort, nameCovers } from './coverage.ts'
 import { rulesOf } from './context.ts'
 
 type NamePeer = Peer & { readonly kind: 'name' }
@@ -12,16 +12,16 @@ const namesOf = (rule: Rule): readonly NamePeer[] =>
   rule.peers === 'everyone' ? [] : rule.peers.filter((peer): peer is NamePeer => peer.kind === 'name')
 
 /** The DNS rules that hold for all that the policy is about. */
-function dnsRulesFor(context: Context, spec: Spec): { readonly names: readonly DnsRule[]; readonly plain: boolean } {
+function dnsRulesFor(
+  context: Context,
+  policy: Policy,
+): { readonly names: readonly DnsRule[]; readonly plain: boolean } {
   const names: DnsRule[] = []
   let plain = false
-  for (const other of context.world?.policies ?? []) {
-    if (spec.policy === undefined || !subjectCovers(context, other, spec.policy)) continue
-    for (const rule of rulesOf(other, 'egress')) {
-      if (rule.kind !== 'allow' || namesOf(rule).length > 0) continue
-      if (rule.l7?.kind === 'dns') names.push(...rule.l7.rules)
-      else if (hasPort(rule, 53, [Protocol.UDP])) plain = true
-    }
+  for (const rule of context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))) {
+    if (rule.kind !== 'allow' || namesOf(rule).length > 0) continue
+    if (rule.l7?.kind === 'dns') names.push(...rule.l7.rules)
+    else if (hasPort(rule, 53, [Protocol.UDP])) plain = true
   }
   return { names, plain }
 }
@@ -46,8 +46,8 @@ const missingDns: Check = (context, say) => {
   for (const spec of context.specs) {
     const granted = rulesOf(spec.policy, 'egress').filter((rule) => rule.kind === 'allow')
     const names = isCilium(spec) ? granted.flatMap(namesOf) : []
-    if (names.length === 0) continue
-    const { names: asked, plain } = dnsRulesFor(context, spec)
+    if (names.length === 0 || spec.policy === undefined) continue
+    const { names: asked, plain } = dnsRulesFor(context, spec.policy)
     const missing = distinct(names.filter((name) => !asked.some((rule) => nameCovers(rule, name))))
     const [first] = missing
     if (first === undefined) continue

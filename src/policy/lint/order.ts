@@ -1,7 +1,7 @@
 // Checks about the order of rules (NG021): rules that never decide, exceptions in denials, equal priorities.
 import type { Policy, Rule } from '../rules.ts'
-import { at, fixOf, isCilium, isOrdered, itemsOf, itemsOfSpec, type Check, type Context, type Spec } from './context.ts'
-import { peersCover, portsCover, subjectCovers, subjectsMeet } from './coverage.ts'
+import { at, fixOf, isCilium, isOrdered, itemsOf, itemsOfSpec, type Check, type Spec } from './context.ts'
+import { peersCover, portsCover, subjectsMeet } from './coverage.ts'
 
 /** A denial with exceptions: what it leaves out is not allowed by that. */
 const exceptions: Check = (context, say) => {
@@ -53,12 +53,11 @@ const before = (a: Rule, b: Rule): boolean =>
       : a.kind === 'deny' && b.kind === 'allow'
 
 /** What earlier rule leaves the later one nothing to decide: a denial or allow before it, or a pass before it in its own tier. */
-function endsBefore({ policy, rule }: Placed, later: Placed, context: Context): boolean {
-  if (rule === later.rule || !before(rule, later.rule) || !covers(rule, later.rule)) return false
+function endsBefore({ rule }: Placed, later: Rule): boolean {
+  if (rule === later || !before(rule, later) || !covers(rule, later)) return false
   // An allow with conditions above L4 decides only some.
   if (rule.kind === 'allow' && (rule.l7 !== undefined || rule.serverNames !== undefined)) return false
-  if (rule.kind === 'pass' && rule.tier !== later.rule.tier) return false
-  return policy === later.policy || subjectCovers(context, policy, later.policy)
+  return rule.kind !== 'pass' || rule.tier === later.tier
 }
 
 /** Rules that never decide. */
@@ -68,13 +67,18 @@ const unreachable: Check = (context, say) => {
     return policy === undefined ? [] : policy.rules.map((rule) => ({ spec, policy, rule }))
   })
   // Only what can end others is compared with all: in a set without denials and tiers there is nothing to compare.
-  const ending = all.filter(({ spec, rule }) => rule.kind !== 'allow' || isOrdered(spec))
+  const ending = new Map<Policy, Placed[]>()
+  for (const placed of all) {
+    if (placed.rule.kind === 'allow' && !isOrdered(placed.spec)) continue
+    ending.set(placed.policy, [...(ending.get(placed.policy) ?? []), placed])
+  }
   const told = new Set<unknown>()
   for (const later of all) {
     const field = context.fieldAt(later.spec, later.rule.path)
     if (told.has(field) || later.rule.peers !== 'everyone' && later.rule.peers.length === 0) continue
     const siblings = later.policy.rules.filter(({ path }) => path === later.rule.path)
-    const earlier = ending.find((each) => siblings.every((rule) => endsBefore(each, { ...later, rule }, context)))
+    const candidates = ending.size === 0 ? [] : context.covering(later.policy).flatMap((policy) => ending.get(policy) ?? [])
+    const earlier = candidates.find((each) => siblings.every((rule) => endsBefore(each, rule)))
     if (earlier === undefined) continue
     told.add(field)
     const where = earlier.spec === later.spec ? `line ${earlier.rule.line}` : `${earlier.spec.name} (${earlier.policy.file}:${earlier.rule.line})`

@@ -1,14 +1,41 @@
 // Edits applied to a text, and the same as a unified diff that `patch -p0` and `git apply -p0` take.
-import type { Edit } from './codes.ts'
+import type { Edit, Fix } from './codes.ts'
 
-/** The edits that can be made together: of two that touch the same text, the first. */
-export function withoutOverlaps(edits: readonly Edit[]): Edit[] {
-  const kept: Edit[] = []
-  const overlaps = (a: Edit, b: Edit): boolean =>
-    a.file === b.file && (a.start === b.start ? a.end === b.end || a.end > a.start === b.end > b.start : a.start < b.end && b.start < a.end)
-  for (const edit of edits) if (!kept.some((other) => overlaps(edit, other))) kept.push(edit)
-  return kept
-} // prettier-ignore
+function overlaps(a: Edit, b: Edit): boolean {
+  // Something may be put in where something else is taken out, but not twice in one place.
+  if (a.start === b.start) return a.end > a.start === b.end > b.start
+  return a.start < b.end && b.start < a.end
+}
+
+/** The edits of all fixes that can be made together: of two that touch the same text, the first. A fix is made as a whole or not at all. */
+export function editsOf(fixes: readonly Fix[]): Edit[] {
+  const taken = new Map<string, Edit[]>()
+  /** Where an edit belongs among those of its file, which stand in the order of their places. */
+  const slotOf = (edit: Edit, list: readonly Edit[]): number => {
+    let [low, high] = [0, list.length]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((list[middle]?.start ?? 0) < edit.start) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+  const isFree = (edit: Edit): boolean => {
+    const list = taken.get(edit.file) ?? []
+    const slot = slotOf(edit, list)
+    // What is taken does not overlap itself: only neighbours can be in the way, of which two may begin in one place.
+    return !list.slice(Math.max(0, slot - 2), slot + 3).some((other) => overlaps(edit, other))
+  }
+  for (const { edits } of fixes) {
+    if (!edits.every(isFree)) continue
+    for (const edit of edits) {
+      const list = taken.get(edit.file) ?? []
+      list.splice(slotOf(edit, list), 0, edit)
+      taken.set(edit.file, list)
+    }
+  }
+  return [...taken.values()].flat()
+}
 
 /** The text with the edits made; they must not overlap. */
 export function applyEdits(text: string, edits: readonly Edit[]): string {
@@ -27,9 +54,16 @@ interface Hunk {
   edits: Edit[]
 }
 
-/** A unified diff of one file; '' when nothing changes. */
-export function unifiedDiff(file: string, text: string, edits: readonly Edit[]): string {
-  const starts = [0, ...[...text.matchAll(/\n/g)].map((match) => match.index + 1)]
+/** Where the lines of a text begin. */
+export function lineStarts(text: string): readonly number[] {
+  const starts = [0]
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) starts.push(at + 1)
+  return starts
+}
+
+/** A unified diff of one file; '' when nothing changes. @param starts of its lines, where many diffs of one text are made */
+export function unifiedDiff(file: string, text: string, edits: readonly Edit[], starts: readonly number[] = lineStarts(text)): string {
+  if (edits.length === 0) return ''
   const lineAt = (offset: number): number => {
     let [low, high] = [0, starts.length - 1]
     while (low < high) {
@@ -43,16 +77,14 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[]):
   const hunks: Hunk[] = []
   for (const edit of [...edits].sort((a, b) => a.start - b.start || a.end - b.end)) {
     const first = lineAt(edit.start)
-    // An edit that ends where a line begins leaves that line alone.
-    const whole = edit.start === offsetOf(first) && (edit.text === '' || edit.text.endsWith('\n'))
-    const last = whole && edit.end === offsetOf(lineAt(edit.end)) ? Math.max(lineAt(edit.end), first) : lineAt(edit.end) + 1
+    // The line where it ends is in, too: what is left of it may join the one where it begins.
+    const last = lineAt(edit.end) + 1
     const before = hunks.at(-1)
     if (before !== undefined && first <= before.last) {
       before.last = Math.max(before.last, last)
       before.edits.push(edit)
     } else hunks.push({ first, last, edits: [edit] })
   }
-  if (hunks.length === 0) return ''
   const total = text.endsWith('\n') || text === '' ? starts.length - 1 : starts.length
   const linesOf = (part: string): string[] => (part === '' ? [] : part.replace(/\n$/, '').split('\n'))
   let shift = 0
@@ -64,13 +96,14 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[]):
     let at = from
     let change = 0
     for (const { first, last, edits: own } of group) {
-      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first))).map((line) => ` ${line}`))
       const old = text.slice(offsetOf(first), offsetOf(last))
       const moved = own.map((edit) => ({ ...edit, start: edit.start - offsetOf(first), end: edit.end - offsetOf(first) }))
       const [gone, come] = [linesOf(old), linesOf(applyEdits(old, moved))]
-      body.push(...gone.map((line) => `-${line}`), ...come.map((line) => `+${line}`))
+      const [head, tail] = commonEnds(gone, come)
+      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first + head))).map((line) => ` ${line}`))
+      body.push(...gone.slice(head, gone.length - tail).map((line) => `-${line}`), ...come.slice(head, come.length - tail).map((line) => `+${line}`))
       change += come.length - gone.length
-      at = last
+      at = Math.min(last, total) - tail
     }
     body.push(...linesOf(text.slice(offsetOf(at), offsetOf(to))).map((line) => ` ${line}`))
     const size = to - from
@@ -79,6 +112,16 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[]):
   }
   return out
 } // prettier-ignore
+
+/** How many lines at the beginning and at the end of both are the same. */
+function commonEnds(a: readonly string[], b: readonly string[]): readonly [number, number] {
+  const most = Math.min(a.length, b.length)
+  let head = 0
+  while (head < most && a[head] === b[head]) head++
+  let tail = 0
+  while (tail < most - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++
+  return [head, tail]
+}
 
 /** Changes whose contexts would touch stand in one hunk. */
 function groupNear(hunks: readonly Hunk[]): Hunk[][] {

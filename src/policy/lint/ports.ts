@@ -5,25 +5,25 @@ import type { Field } from '../field.ts'
 import { nearest } from '../field.ts'
 import type { Rule, RulePorts, Service } from '../rules.ts'
 import { at, fixOf, isCilium, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context, type Item, type Spec, type Workload } from './context.ts' // prettier-ignore
-import { subjectCovers } from './coverage.ts'
 
-/** The fields of an item that hold a port: `port` of toPorts and of NetworkPolicy ports, `number` of ClusterNetworkPolicy. */
+/** Where a port stands in an item of a list of ports, as the kinds of policy write it. */
+const portPaths: readonly (readonly string[])[] = [
+  ['port'],
+  ['portNumber', 'port'],
+  ['namedPort'],
+  ['destinationNamedPort'],
+  ...['tcp', 'udp', 'sctp'].map((protocol) => [protocol, 'destinationPort', 'number']),
+]
+
+/** The fields of an item that hold a port. */
 function portFields({ field }: Item): { readonly field: Field; readonly text: string; readonly item: Field }[] {
-  const lists = [...itemsOf(at(field, 'toPorts')).flatMap((entry) => itemsOf(at(entry, 'ports'))), ...itemsOf(at(field, 'ports'))]
-  const single = lists.flatMap((item) => {
-    const port = at(item, 'port')
-    const text = textOf(port)
-    return port === undefined || text === undefined ? [] : [{ field: port, text, item }]
-  })
-  const newer = itemsOf(at(field, 'protocols')).flatMap((item) =>
-    ['tcp', 'udp', 'sctp'].flatMap((protocol) => {
-      const entry = at(item, protocol)
-      return ['destinationNamedPort'].flatMap((key) => at(entry, key) ?? []).concat(at(entry, 'destinationPort', 'number') ?? []).flatMap((port) => {
-        const text = textOf(port)
-        return text === undefined ? [] : [{ field: port, text, item }]
-      })
+  const ofCilium = itemsOf(at(field, 'toPorts')).flatMap((entry) => itemsOf(at(entry, 'ports')))
+  return [...ofCilium, ...itemsOf(at(field, 'ports')), ...itemsOf(at(field, 'protocols'))].flatMap((item) =>
+    portPaths.flatMap((path) => {
+      const port = at(item, ...path)
+      const text = textOf(port)
+      return port === undefined || text === undefined ? [] : [{ field: port, text, item }]
     }))
-  return [...single, ...newer]
 } // prettier-ignore
 
 /** The rules that came of an item. */
@@ -134,7 +134,7 @@ const icmp: Check = (context, say) => {
       const rules = rulesOf(policy, direction).filter(({ kind }) => kind === 'allow')
       const ported = rules.find((rule) => !letsIcmp(rule))
       if (ported === undefined) continue
-      const others = context.world?.policies.filter((other) => subjectCovers(context, other, policy)) ?? []
+      const others = context.covering(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
       const any = itemsOfSpec(spec).some((item) => itemsOf(at(item.field, 'toPorts')).some((entry) => itemsOf(at(entry, 'ports')).some((port) => textOf(at(port, 'protocol'))?.toUpperCase() === 'ANY')))
       say('NG022', spec, context.fieldAt(spec, ported.path), {

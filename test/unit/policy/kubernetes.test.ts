@@ -90,6 +90,8 @@ test('a namespace peer that only excludes: pods by the specification, the world 
 })
 
 const warned: readonly { text: string; semantics: 'spec' | 'cilium'; issues: readonly string[] }[] = [
+  { text: np('spec: {}'), semantics: 'spec', issues: ['p:4:1: warning: spec: podSelector is not there: the policy selects every pod of namespace shop'] },
+  { text: np(''), semantics: 'spec', issues: ['p:1:1: warning: spec: podSelector is not there: the policy selects every pod of namespace shop'] },
   { text: inSpec('egress: []'), semantics: 'spec', issues: ['p:4:25: warning: spec.egress: empty, without policyTypes: the text of the API isolates egress here, the API server does not; say policyTypes'] },
   { text: inSpec('policyTypes: [Ingress], egress: [{}]'), semantics: 'spec', issues: ['p:4:49: warning: spec.egress: has no effect: policyTypes does not name Egress'] },
   { text: inSpec('policyTypes: [Ingress], egress: [{}]'), semantics: 'cilium', issues: [] },
@@ -127,8 +129,8 @@ const refused: readonly { text: string; says: string }[] = [
   { text: inSpec('ingress: [{ports: [{port: 1, protocol: GRE}]}]'), says: 'p:4:54: spec.ingress[0].ports[0].protocol: Unsupported value: "GRE": supported values: "SCTP", "TCP", "UDP"' },
   { text: inSpec('ingress: [{from: [{podSelector: {matchLabels: {"k8s:app": a}}}]}]'), says: "p:4:72: spec.ingress[0].from[0].podSelector.matchLabels.k8s:app: invalid label selector: key: Invalid value: name part must consist of alphanumeric characters, '-', '_' or '.' (sources such as `k8s:` are of Cilium's policies)" },
   { text: inSpec('ingress: [{from: [{podSelector: {matchExpressions: [{key: a, operator: Is}]}}]}]'), says: 'p:4:86: spec.ingress[0].from[0].podSelector.matchExpressions[0].operator: invalid label selector: operator: Invalid value: "Is": not a valid selector operator; did you mean "In"?' },
-  { text: np('spec: {}\nspecs: []'), says: 'p:5:1: specs: unknown field "specs"; did you mean "spec"?' },
-  { text: np('spec: {}').replace('name: a', 'name: A_b'), says: `p:3:1: metadata: metadata.name: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character` },
+  { text: np('spec: {podSelector: {}}\nspecs: []'), says: 'p:5:1: specs: unknown field "specs"; did you mean "spec"?' },
+  { text: np('spec: {podSelector: {}}').replace('name: a', 'name: A_b'), says: `p:3:1: metadata: metadata.name: Invalid value: "A_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character` },
 ] // prettier-ignore
 
 for (const { text, says } of refused)

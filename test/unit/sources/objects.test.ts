@@ -41,7 +41,7 @@ const read: readonly { title: string; text: string; world: Partial<Record<keyof 
     { title: `CiliumCIDRGroup ${version}`, text: object(`cilium.io/${version}`, 'CiliumCIDRGroup', 'spec: {externalCIDRs: [10.0.0.0/8]}', '{name: g, labels: {a: b}}'), world: { cidrGroups: [{ name: 'g', labels: new Map([['a', 'b']]), ranges: [{ family: 4 }] }] } })),
   { title: 'a list of anything', text: `apiVersion: v1\nkind: List\nitems:\n- ${pod('').replaceAll('\n', '\n  ')}`, world: { pods: [{ name: 'a', line: 4, path: 'items[0]' }] } },
   { title: 'a list of one kind, whose items do not say it', text: 'apiVersion: v1\nkind: PodList\nitems:\n- metadata: {name: a}', world: { pods: [{ kind: 'Pod', name: 'a' }] } },
-  { title: 'a list of policies', text: 'apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nitems:\n- {metadata: {name: a}, spec: {}}', world: { policies: [{ name: 'default/a' }] } },
+  { title: 'a list of policies', text: 'apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nitems:\n- {metadata: {name: a}, spec: {podSelector: {}}}', world: { policies: [{ name: 'default/a' }] } },
   { title: 'a name that the cluster completes, twice', text: `${pod('', '{generateName: a-}')}---\n${pod('', '{generateName: a-}')}`, world: { pods: [{ name: 'a-' }, { name: 'a-' }] } },
   { title: 'the same name in two namespaces and kinds', text: [pod(''), pod('', '{name: a, namespace: b}'), object('v1', 'Service'), object('v1', 'Namespace')].join('---\n'), world: { pods: [{ namespace: 'default' }, { namespace: 'b' }] } },
 ] // prettier-ignore

@@ -14,7 +14,7 @@ function lintText(text: string, options: Partial<ParseOptions> = {}): readonly F
   return lint({
     world: loaded.ok ? loaded.world : undefined,
     issues: loaded.ok ? loaded.warnings : loaded.issues,
-    documents: files.flatMap((file) => readDocuments(makeReport(), file, { nodes: 0 })),
+    documents: files.flatMap((file) => readDocuments(makeReport(), file)),
     texts: new Map(files.map((file) => [file.path, file.text])),
     options: { ...defaultParseOptions, ...options },
   })
@@ -103,6 +103,7 @@ const rows: readonly Row[] = [
   row('NG003', 'towards the pods', 'warning', all(web, webService, cnp(`  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    ${port(80)}\n  - toPorts: [{ports: [{port: "53"}]}]`)), all(web, webService, cnp(`  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    ${port(8080)}\n  - toPorts: [{ports: [{port: "53"}]}]`)), 'port: "80"', /is 8080/, { fixed: true }),
   row('NG004', 'denials alone', 'warning', cnp('  egressDeny:\n  - toCIDR: [203.0.113.0/24]'), cnp('  enableDefaultDeny: {egress: false}\n  egressDeny:\n  - toCIDR: [203.0.113.0/24]'), 'egressDeny', /egressDeny alone puts its subject into default deny/, { fixed: true }),
   row('NG004', 'egress without DNS', 'warning', all(web, db, cnp(`  egress:\n  - toEndpoints: [{matchLabels: {app: db}}]\n    ${port(5432)}`)), all(web, db, cnp(`  egress:\n  - toEndpoints: [{matchLabels: {app: db}}]\n    ${port(5432)}\n  - ${port(53, 'ANY')}`)), 'egress:', /1 workload \(shop\/web\).*names cannot be looked up/),
+  row('NG004', 'egress to pods of the own namespace, on every port', 'warning', all(web, db, knp(`  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Egress]\n  egress:\n  - to: [{podSelector: {matchLabels: {app: db}}}]`)), all(web, db, knp(`  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Egress]\n  egress:\n  - to: [{namespaceSelector: {}}]`)), 'egress:', /names cannot be looked up/),
   row('NG005', 'a service that is not there', 'error', all(web, cnp(`  egress:\n  - toServices: [{k8sService: {serviceName: gone, namespace: shop}}]\n    ${port(80)}`)), all(web, webService, cnp(`  egress:\n  - toServices: [{k8sService: {serviceName: web, namespace: shop}}]\n    ${port(8080)}\n  - ${port(53, 'ANY')}`)), '{k8sService', /service shop\/gone is not in these manifests; .* allows these ports to everyone/),
   row('NG005', 'an empty list', 'error', cnp(`  egress:\n  - toFQDNs: []\n    ${port(443)}`), cnp(`  egress:\n  - toEntities: [world]\n    ${port(443)}`), 'toFQDNs', /an empty list stands for every peer there/),
   row('NG005', 'toServices in a denial', 'error', all(webService, web, cnp(`  enableDefaultDeny: {egress: false}\n  egressDeny:\n  - toServices: [{k8sService: {serviceName: web, namespace: shop}}]\n    ${port(80)}`)), all(web, cnp(`  enableDefaultDeny: {egress: false}\n  egressDeny:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    ${port(80)}`)), 'toServices', /denies these ports to everyone/),
@@ -140,6 +141,7 @@ const rows: readonly Row[] = [
   row('NG017', 'a range the wrong way round', 'warning', cnp(`  ingress:\n  - toPorts: [{ports: [{port: "443", endPort: 80, protocol: TCP}]}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", endPort: 443, protocol: TCP}]}]`), 'endPort', /endPort 80 is not above port 443/),
   row('NG018', 'a misspelt named port', 'error', all(web, cnp(`  ingress:\n  - ${port('htpp')}`)), all(web, cnp(`  ingress:\n  - ${port('http')}`)), 'port: "htpp"', /no pod that this is about \(shop\/web\) names a port "htpp"/, { fixed: true }),
   row('NG018', 'of the other protocol', 'error', all(web, knp('  podSelector: {}\n  ingress:\n  - ports: [{port: http, protocol: UDP}]')), all(web, knp('  podSelector: {}\n  ingress:\n  - ports: [{port: http}]')), 'port: http', /is a port of TCP/),
+  row('NG018', 'in a ClusterNetworkPolicy', 'error', all(web, admin('a', 10, ['    from: [{namespaces: {}}]\n    protocols: [{destinationNamedPort: htpp}]'])), all(web, admin('a', 10, ['    from: [{namespaces: {}}]\n    protocols: [{destinationNamedPort: http}]'])), 'destinationNamedPort', /names a port "htpp"/, { fixed: true }),
   row('NG019', 'fromRequires', 'error', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: db}}]\n    fromRequires: [{matchLabels: {team: a}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: db, team: a}}]`), 'fromRequires', /removed in Cilium 1\.19/, { fixed: true }),
   row('NG019', 'Kafka', 'error', cnp(`  ingress:\n  - toPorts: [{ports: [{port: "9092", protocol: TCP}], rules: {kafka: [{topic: a}]}}]`), cnp(`  ingress:\n  - ${port(9092)}`), 'kafka', /removed in Cilium 1\.20/),
   row('NG020', 'an entity in capitals', 'error', cnp(`  ingress:\n  - fromEntities: [Host]`), cnp(`  ingress:\n  - fromEntities: [host]`), 'Host]', /unsupported entity: Host/, { fixed: true }),
