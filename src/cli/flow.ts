@@ -160,7 +160,12 @@ function readProtocol(value: unknown, parties: readonly Party[]): number {
   const number = protocols[word] ?? (Number.isNaN(Number(word)) ? undefined : readNumber(Number(word), 'protocol', 255))
   if (number === undefined)
     throw new FlowError(`protocol: "${word}" is none of ${Object.keys(protocols).join(', ')}, nor a number`)
-  const isSix = parties.some((party) => party.kind === 'address' && familyOf(party.address) === 6)
+  const addresses = parties.flatMap((party) =>
+    party.kind === 'address' ? [party.address] : party.kind === 'endpoint' ? party.endpoint.addresses.slice(0, 1) : [],
+  )
+  const isSix =
+    parties.some((party) => party.kind === 'address' && familyOf(party.address) === 6) ||
+    (addresses.length > 0 && addresses.every((address) => familyOf(address) === 6))
   return word === 'ICMP' && isSix ? 58 : number
 }
 

@@ -33,7 +33,9 @@ export async function readWorld(paths: readonly string[], options: Reading & Enf
   const { semantics, clusterName, localNode, enforcement = 'default', allowLocalhost = true, audit = false, hostPolicies = false } = options
   if (localNode !== undefined && !world.nodes.some(({ name }) => name === localNode)) throw new Error(`--local-node: there is no Node ${localNode}`)
   const compile = makeCompiler({ hostAddresses: [], upstreams: dnsAddresses(world), denyReply: 'refused', semantics, clusterName, localNode, enforcement, allowLocalhost, audit, hostPolicies })
-  return { world, snapshot: compile(world) }
+  const snapshot = compile(world)
+  for (const note of snapshot.notes) process.stderr.write(`note: ${note}\n`)
+  return { world, snapshot }
 } // prettier-ignore
 
 /** Where names are asked: what a rule for port 53 has to reach for every name to be askable. */

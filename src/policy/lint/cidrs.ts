@@ -1,6 +1,6 @@
 // Checks about addresses: CIDRs for what is inside the cluster (NG002), entity cluster and traffic that comes in through a node (NG015).
 import { addressFromText, addressToNumber, familyOf, type Family } from '../../net/address.ts'
-import { everyAddress, type AddressRange } from '../../net/prefix.ts'
+import { everyAddress, prefixFromText, type AddressRange } from '../../net/prefix.ts'
 import type { Peer, Rule } from '../rules.ts'
 import { at, fixOf, isCilium, itemsOf, nameOf, rulesOf, textOf, type Check, type Context, type Said, type Spec } from './context.ts' // prettier-ignore
 import { entriesOf } from './context.ts'
@@ -54,15 +54,31 @@ function firstIn(inhabitants: Readonly<Record<Family, readonly Inhabitant[]>>, r
   return found !== undefined && found.number <= range.last ? found : undefined
 } // prettier-ignore
 
+/** The ranges from which pods and services get their addresses, as Nodes and ServiceCIDRs say. */
+function rangesOf(context: Context): readonly (Omit<Inhabitant, 'number'> & { readonly range: AddressRange })[] {
+  return context.others.flatMap((object) => {
+    const [kind, name] = [textOf(at(object, 'kind')), textOf(at(object, 'metadata', 'name')) ?? '']
+    const texts = kind === 'Node' ? [at(object, 'spec', 'podCIDR'), ...itemsOf(at(object, 'spec', 'podCIDRs'))] : kind === 'ServiceCIDR' ? itemsOf(at(object, 'spec', 'cidrs')) : []
+    const who = kind === 'Node' ? { what: `the pod addresses of node ${name}`, instead: 'select pods by their labels (fromEndpoints/toEndpoints, podSelector)' } : { what: 'the cluster addresses of Services', instead: 'policy sees the pods behind a Service: select those' }
+    return texts.flatMap((field) => {
+      const range = prefixFromText(textOf(field) ?? '')
+      return range === undefined ? [] : [{ ...who, isNode: false, isApiServer: false, range }]
+    })
+  })
+} // prettier-ignore
+
+const meets = (a: AddressRange, b: AddressRange): boolean => a.family === b.family && a.first <= b.last && b.first <= a.last // prettier-ignore
+
 /** NG002. */
 const inCluster: Check = (context, say) => {
   const inhabitants = inhabitantsOf(context)
+  const known = rangesOf(context)
   for (const spec of context.specs)
     for (const rule of spec.policy?.rules ?? [])
       for (const peer of cidrsOf(rule)) {
         // Everything there is means the outside to whoever writes it.
         if (isEverything(peer.ranges)) continue
-        const found = peer.ranges.map((range) => firstIn(inhabitants, range)).find((each) => each !== undefined)
+        const found = peer.ranges.map((range) => firstIn(inhabitants, range) ?? known.find((each) => meets(each.range, range))).find((each) => each !== undefined)
         if (found === undefined) continue
         const { what, isNode, isApiServer } = found
         const effect = rule.kind === 'deny' ? 'is not denied by this' : 'is not meant by this'

@@ -1,7 +1,7 @@
 // Checks about the cluster around a policy: API server and DNS as they are reached (NG014), probes and host policies (NG023).
 import { Protocol } from '../../net/ports.ts'
 import type { Field } from '../field.ts'
-import type { Rule } from '../rules.ts'
+import type { Entity, Rule } from '../rules.ts'
 import { at, isCilium, itemsOf, listed, nameOf, rulesOf, textOf, type Check, type Spec } from './context.ts'
 import { fixOf, itemsOfSpec } from './context.ts'
 import { hasPort, peersCover } from './coverage.ts'
@@ -51,6 +51,18 @@ function reachesOnlyPods(spec: Spec, item: Field): boolean {
   return rules.length > 0 && rules.every(isPods)
 }
 
+/** NG014: the agent's proxy is asked on port 53. */
+const dnsRulePorts: Check = (context, say) => {
+  for (const spec of context.specs)
+    for (const { field, direction } of isCilium(spec) ? itemsOfSpec(spec) : [])
+      for (const item of direction === 'egress' ? itemsOf(at(field, 'toPorts')) : []) {
+        const [dns, ports] = [at(item, 'rules', 'dns'), itemsOf(at(item, 'ports')).map((port) => at(port, 'port'))]
+        const [first] = ports
+        if (itemsOf(dns).length === 0 || first === undefined || ports.some((port) => textOf(port) === '53')) continue
+        say('NG014', spec, first, { severity: 'note', message: `these DNS rules are for port ${textOf(first) ?? ''}: questions to port 53 do not meet them, and namegate's proxy answers port 53 only`, hint: 'pods ask port 53 of the cluster DNS unless its pods listen elsewhere: then add that port beside 53' })
+      }
+} // prettier-ignore
+
 const probeKeys = ['livenessProbe', 'readinessProbe', 'startupProbe']
 
 /** NG023: probes come from the node; Cilium lets them in only while allow-localhost is not `policy`. */
@@ -71,8 +83,12 @@ const probes: Check = (context, say) => {
   }
 } // prettier-ignore
 
-const meansHost = (rule: Rule): boolean =>
-  peersCover(rule.peers, [{ kind: 'entity', entity: 'host', path: rule.path, line: rule.line }])
+const meansEntity = (rule: Rule, entity: Entity): boolean =>
+  peersCover(rule.peers, [{ kind: 'entity', entity, path: rule.path, line: rule.line }])
+const meansHost = (rule: Rule): boolean => meansEntity(rule, 'host')
+/** An API server on a node is a remote node as well. */
+const means = (rule: Rule, entity: Entity): boolean =>
+  meansEntity(rule, entity) || (entity === 'kube-apiserver' && meansEntity(rule, 'remote-node'))
 
 /** `Deployment shop/web`, when a container of it has a probe over the network. */
 function probedNames(object: Field): readonly string[] {
@@ -99,11 +115,11 @@ const hostPolicies: Check = (context, say) => {
     for (const direction of ['ingress', 'egress'] as const) {
       if (!policy.defaultDeny[direction]) continue
       const all = context.covering(policy).flatMap((other) => rulesOf(other, direction))
-      const missing = needs.filter((need) => need.direction === direction && !all.some((rule) => rule.kind === 'allow' && (need.port === 0 || hasPort(rule, need.port, [Protocol.TCP])) && peersCover(rule.peers, [{ kind: 'entity', entity: need.entity, path: rule.path, line: rule.line }])))
+      const missing = needs.filter((need) => need.direction === direction && !all.some((rule) => rule.kind === 'allow' && (need.port === 0 || hasPort(rule, need.port, [Protocol.TCP])) && means(rule, need.entity)))
       if (missing.length > 0)
         say('NG023', spec, at(spec.field, direction) ?? spec.field, { severity: 'warning', message: `this host policy cuts off ${missing.map(({ what }) => what).join('; ')}`, hint: `allow ${[...new Set(missing.map(({ entity }) => entity))].join(' and ')} (or the entity cluster); answers to connections of the host itself pass by themselves` })
     }
   }
 } // prettier-ignore
 
-export const clusterChecks: readonly Check[] = [apiServer, dnsPorts, probes, hostPolicies]
+export const clusterChecks: readonly Check[] = [apiServer, dnsPorts, dnsRulePorts, probes, hostPolicies]

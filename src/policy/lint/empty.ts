@@ -1,7 +1,7 @@
 // Checks about what is empty: lists that open everything (NG005), the three ways to write nothing (NG007), selectors of everything (NG008).
 import type { Field } from '../field.ts'
 import type { Service } from '../rules.ts'
-import { at, entriesOf, fixOf, isCilium, isEmptyList, isEmptyMap, itemsOf, itemsOfSpec, rulesOf, textOf, type Check, type Context, type Item, type Spec } from './context.ts' // prettier-ignore
+import { at, entriesOf, fixOf, isCilium, isEmptyList, isEmptyMap, itemsOf, itemsOfSpec, keysOfSelector, rulesOf, textOf, type Check, type Context, type Item, type Spec } from './context.ts' // prettier-ignore
 
 const failingOpen = ['toServices', 'toGroups', 'toFQDNs', 'fromGroups']
 
@@ -123,11 +123,14 @@ const ownNamespace = [
   '{key: "k8s:io.kubernetes.pod.namespace", operator: NotIn, values: [kube-system]}',
 ]
 
+/** A selector without any requirement. */
+const selectsAll = (selector: Field): boolean => selector.kind === 'map' && keysOfSelector(selector).length === 0
+
 /** NG008. */
 const clusterwide: Check = (context, say) => {
   for (const spec of context.specs) {
     const selector = at(spec.field, 'endpointSelector')
-    if (spec.kind !== 'CiliumClusterwideNetworkPolicy' || selector === undefined || !isEmptyMap(selector)) continue
+    if (spec.kind !== 'CiliumClusterwideNetworkPolicy' || selector === undefined || !selectsAll(selector)) continue
     if (spec.policy !== undefined && !spec.policy.defaultDeny.ingress && !spec.policy.defaultDeny.egress && !rulesOf(spec.policy, 'ingress').concat(rulesOf(spec.policy, 'egress')).some(({ kind }) => kind === 'deny')) continue
     say('NG008', spec, selector, {
       severity: 'warning',

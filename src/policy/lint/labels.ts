@@ -1,7 +1,7 @@
 // Checks about labels: peers confined to a namespace or cluster (NG009), labels that are not in identities (NG011), reserved labels (NG020).
 import { isIdentityRelevant } from '../../identity/relevant.ts'
 import { clusterKey, keyWithSource, labelSources, mentions, namespaceKey, type Selector } from '../../identity/selector.ts' // prettier-ignore
-import type { Field } from '../field.ts'
+import { nearest, type Field } from '../field.ts'
 import { at, fixOf, isCilium, isEmptyMap, keysOfSelector, listed, selectorsOf, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
 
 const isOnNamespace = (key: string): boolean => key === namespaceKey || key === 'any:io.kubernetes.pod.namespace'
@@ -30,7 +30,12 @@ const isKnown = (context: Context): readonly Spec[] => context.specs.filter(isCi
 const bareOf = (key: string): string => key.slice(key.indexOf(':') + 1)
 
 function confined(context: Context, spec: Spec, field: Field, selector: Selector, say: Parameters<Check>[1]): void {
-  if (context.workloads.length === 0 || context.selected(selector).length > 0) return
+  if (context.workloads.length === 0) {
+    // Nobody is at hand to tell whether it matters.
+    say('NG009', spec, field, { severity: 'note', message: `this peer means pods of namespace ${spec.namespace ?? ''}, the policy's own`, hint: 'for pods of another: k8s:io.kubernetes.pod.namespace: NAME among its labels' })
+    return
+  }
+  if (context.selected(selector).length > 0) return
   const anywhere = selector.filter(({ key }) => key !== namespaceKey)
   const namespaces = [...new Set(context.selected(anywhere).map(({ pod }) => pod.namespace))]
   const [only] = namespaces
@@ -74,8 +79,11 @@ const reservedLabels: Check = (context, say) => {
         const word = bare === 'reserved' ? value : /^reserved[./](.+)$/.exec(bare)?.[1]
         if (word !== undefined && reserved.includes(word.toLowerCase()))
           say('NG020', spec, place, { severity: 'warning', message: `"${key}${bare === 'reserved' ? `: ${word}` : ''}" is an ordinary label, which nothing has; the reserved one is "reserved:${word.toLowerCase()}"`, hint: `write "reserved:${word.toLowerCase()}": ""`, fix: place.path.includes('matchExpressions') ? undefined : fixOf('the reserved label', context.sources.replaceEntry(place, `"reserved:${word.toLowerCase()}": ""`)) })
-        else if (key.startsWith('reserved:') && !reserved.includes(key.slice('reserved:'.length)))
-          say('NG020', spec, place, { severity: 'warning', message: `there is no reserved label "${key.slice('reserved:'.length)}"`, hint: `there are ${reserved.join(', ')}` })
+        else if (key.startsWith('reserved:') && !reserved.includes(key.slice('reserved:'.length))) {
+          const wrong = key.slice('reserved:'.length)
+          const near = nearest(wrong, reserved)
+          say('NG020', spec, place, { severity: 'warning', message: `there is no reserved label "${wrong}"`, hint: near === undefined ? `there are ${reserved.join(', ')}` : `did you mean "reserved:${near}"?`, fix: near === undefined || place.path.includes('matchExpressions') ? undefined : fixOf(`reserved:${near}`, context.sources.renameKey(place, `"reserved:${near}"`)) })
+        }
         else if (key.includes(':') && !labelSources.includes(key.slice(0, key.indexOf(':'))))
           say('NG020', spec, place, { severity: 'warning', message: `"${key.slice(0, key.indexOf(':'))}" is no source of labels: nothing has this key`, hint: `sources are ${labelSources.join(', ')}` })
       }
