@@ -90,9 +90,12 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
 
   const tables = makeTables(peers, snapshot)
   for (const { address, policy } of subjects)
-    for (const direction of ['egress', 'ingress'] as const)
+    for (const direction of ['egress', 'ingress'] as const) {
       for (const { number, cell } of tables(policy, direction, familyOf(address)))
         putCell(put, direction, address, number, cell)
+      if (policy.directions[direction].audit)
+        put(`${direction}_audited${familyOf(address)}`, addressToText(address), '')
+    }
   return sets
 }
 
@@ -157,7 +160,7 @@ function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Ce
 
 /** Finds the cell of a kind of peer; cells that say the same are the same object. */
 function makeCells(
-  { entries, fallback }: DirectionPolicy,
+  { entries, fallback, fallbackFromHost }: DirectionPolicy,
   names: SubjectPolicy['grantRanks'],
 ): (kind: Pick<PeerKind, 'identity' | 'isOutside' | 'ranges'>) => Cell {
   const everyone: number[] = []
@@ -184,12 +187,13 @@ function makeCells(
     for (const range of ranges)
       covering.push(...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : []))
     const order = [...new Set(covering)].sort((a, b) => a - b)
-    const key = order.join()
+    const tail = { fallback: identity === hostNumber ? fallbackFromHost : fallback, names }
+    const key = `${tail.fallback} ${order.join()}`
     let cell = byEntries.get(key)
     if (cell !== undefined) return cell
     const fresh = compileCell(
       order.flatMap((at) => entries[at] ?? []),
-      { fallback, names },
+      tail,
     )
     const text = JSON.stringify([fresh.rest, [...fresh.protocols], fresh.ports, fresh.icmp])
     cell = byText.get(text) ?? fresh
@@ -253,9 +257,11 @@ export function renderFlush(table: string): string {
   return policySets.map((set) => `flush ${isMap(set) ? 'map' : 'set'} inet ${table} ${set}\n`).join('')
 }
 
-/** Sets hold addresses or numbers alone; everything else is a map. */
+const plainSets: readonly string[] = ['host', 'cluster', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
+
+/** Some hold addresses or numbers alone; everything else is a map. */
 function isMap(set: PolicySet): boolean {
-  return set !== 'identities' && !['host', 'cluster', 'audited'].some((name) => set === `${name}4` || set === `${name}6`)
+  return set !== 'identities' && !plainSets.includes(set)
 }
 
 function renderElements(verb: 'add' | 'delete', table: string, elements: Elements): string {

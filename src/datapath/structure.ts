@@ -34,20 +34,21 @@ const directions = ['egress', 'ingress'] as const
 const lookups = ['port', 'ports', 'icmp', 'protocol', 'any'] as const
 
 type F = 4 | 6
-type Lookup = `${'egress' | 'ingress'}_${'port' | 'ports' | 'icmp' | 'protocol' | 'any'}${F}`
+type OfDirection = `${'egress' | 'ingress'}_${(typeof lookups)[number] | 'audited'}${F}`
 
 /**
  * The maps and sets that policy fills, as text elements; the learned ones are written by netlink.
  * `identity`: local endpoints. `peer`, `range`: numbers of peers (peers.ts). `cluster`: addresses with an identity. `host`: this machine's.
+ * `audited`: subjects whose denials are noted and let through.
  */
 export const policySets: readonly PolicySet[] = [
-  ...(['identity', 'peer', 'range', 'cluster', 'host', 'audited'] as const).flatMap((name) =>
+  ...(['identity', 'peer', 'range', 'cluster', 'host'] as const).flatMap((name) =>
     families.map((f) => `${name}${f}` as const),
   ),
-  ...directions.flatMap((d) => lookups.flatMap((lookup) => families.map((f) => `${d}_${lookup}${f}` as const))),
+  ...directions.flatMap((d) => [...lookups, 'audited' as const].flatMap((name) => families.map((f) => `${d}_${name}${f}` as const))),
   'identities',
 ]
-export type PolicySet = `${'identity' | 'peer' | 'range' | 'cluster' | 'host' | 'audited'}${F}` | Lookup | 'identities'
+export type PolicySet = `${'identity' | 'peer' | 'range' | 'cluster' | 'host'}${F}` | OfDirection | 'identities'
 
 /** What the maps of policy hold: numbers that no peer has. */
 export const verdictNumbers = { allow: 0xfff0_0001, deny: 0xfff0_0002, lease: 0xfff0_0003 } as const
@@ -77,6 +78,7 @@ function sets(options: StructureOptions): string[] {
     ...both(`${d}_icmp`, (address, f) => `classid . ${address} . ${f === 4 ? 'icmp_type' : 'icmpv6_type'} : classid`, [], 'map'),
     ...both(`${d}_protocol`, (address) => `classid . ${address} . inet_proto : classid`, [], 'map'),
     ...both(`${d}_any`, (address) => `classid . ${address} : classid`, [], 'map'),
+    ...both(`${d}_audited`, (address) => address, []),
     ...both(`denied_${d}`, flow, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
     ...both(`denied_${d}_any`, (address) => `classid . ${address} . inet_proto`, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
   ]
@@ -86,7 +88,6 @@ function sets(options: StructureOptions): string[] {
     ...both('range', (address) => `${address} : classid`, ['flags interval'], 'map'),
     ...both('cluster', (address) => address, []),
     ...both('host', (address) => address, []),
-    ...both('audited', (address) => address, []),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
     ...directions.flatMap(ofDirection),
@@ -177,7 +178,7 @@ function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[]
       `${PORTED} update @denied_${direction}${f} { ${flow} counter }`,
       // Without the protocols named, an ICMP packet's checksum would be its port.
       `meta l4proto != { tcp, udp, sctp } update @denied_${direction}_any${f} { meta priority . ${peer} . meta l4proto counter }`,
-      `${subject} @audited${f} goto ${allowed}`,
+      `${subject} @${direction}_audited${f} goto ${allowed}`,
       'goto refuse',
     ]),
     ...(direction === 'egress'

@@ -79,6 +79,10 @@ export interface DirectionPolicy {
   readonly entries: readonly Entry[]
   /** What happens to a flow that no entry decides. */
   readonly fallback: 'allow' | 'deny'
+  /** The same for a flow that comes from this host (identity 1): on ingress it passes a default deny, so that probes reach their pods. */
+  readonly fallbackFromHost: 'allow' | 'deny'
+  /** Audit mode: what is denied here, by an entry or by the fallback, passes all the same and is noted; the verdict says `audited`. */
+  readonly audit: boolean
 }
 
 export interface SubjectPolicy {
