@@ -13,10 +13,10 @@ import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
-import type { Snapshot, Why } from './policy/egress.ts'
+import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { Policy } from './policy/rules.ts'
-import { decide } from './policy/verdict.ts'
+import { decideEgress } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Listener, type Listening } from './proxy/listen.ts'
@@ -299,7 +299,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const flows = (await datapath?.denied()) ?? []
     return flows.map((flow) => ({
       ...flow,
-      why: decide(snapshot, { ...flow, leasedNames: leases.namesOf(flow.identity, flow.address) }).why,
+      why: decideEgress(snapshot, { ...flow, leasedNames: leases.namesOf(flow.identity, flow.address) }).why,
     }))
   }
   async function close(): Promise<void> {

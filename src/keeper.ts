@@ -8,7 +8,8 @@ import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
 import { makeLeases, type Lease, type LeaseLimits, type LeaseTable, type Learned } from './leases/leases.ts'
 import { portsToText, type Ports } from './net/ports.ts'
-import type { EgressPolicy, Snapshot } from './policy/egress.ts'
+import { openedPorts } from './policy/names.ts'
+import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
 import type { Fact } from './proxy/handle.ts'
 import { labelsOf, wireFromText } from './wire/name.ts'
 
@@ -17,7 +18,7 @@ export interface Keeper {
   /** From here on commits go to this kernel; before, and without one, leases are kept and nothing is enforced. */
   readonly enforce: (datapath: Datapath) => void
   /** Records what an answer taught; the elements must be committed before it leaves. */
-  readonly learn: (fact: Fact, policy: EgressPolicy) => Learned
+  readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
   /** Resolves when the kernel has acknowledged; rejects with its error. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
   /** Before the kernel learns of new identities: leases follow workloads whose labels changed, as far as their new policy grants them. */
@@ -43,27 +44,21 @@ export function makeKeeper(
     leases.expire()
     return leases.nextDeadline()
   })
-  const cells = new WeakMap<EgressPolicy['grantPorts'], Cells>()
+  const cells = new WeakMap<SubjectPolicy['grantPorts'], Cells>()
 
-  function cellsOf(policy: EgressPolicy, ports: readonly Ports[]): readonly Ports[] {
+  function cellsOf(policy: SubjectPolicy, ports: readonly Ports[]): readonly Ports[] {
     let cut = cells.get(policy.grantPorts)
     if (cut === undefined) cells.set(policy.grantPorts, (cut = makeCells(policy.grantPorts)))
     return cut(ports)
   }
-  function portsOf(lease: Lease, policy: EgressPolicy): readonly Ports[] {
+  function portsOf(lease: Lease, policy: SubjectPolicy): readonly Ports[] {
     const wire = wireFromText(lease.name)
     const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
-    return cellsOf(
-      policy,
-      grants.map((grant) => grant.ports),
-    )
+    return cellsOf(policy, openedPorts(grants))
   }
 
-  function learn({ grants, ...fact }: Fact, policy: EgressPolicy): Learned {
-    const ports = cellsOf(
-      policy,
-      grants.map((grant) => grant.ports),
-    )
+  function learn({ grants, ...fact }: Fact, policy: SubjectPolicy): Learned {
+    const ports = cellsOf(policy, openedPorts(grants))
     const learned = leases.learn({ ...fact, ports })
     alarm.arm(leases.nextDeadline())
     return learned

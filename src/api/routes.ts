@@ -4,6 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { PolicySet } from '../agent.ts'
 import { wallTime, type Clock } from '../clock.ts'
+import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
 import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
@@ -11,7 +12,7 @@ import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
-import type { Snapshot } from '../policy/egress.ts'
+import type { Snapshot } from '../policy/snapshot.ts'
 import { issueToText } from '../policy/field.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 
@@ -49,6 +50,7 @@ export interface EndpointRow {
   readonly addresses: readonly string[]
   readonly policies: readonly string[]
   readonly 'egress-default-deny': boolean
+  readonly 'ingress-default-deny': boolean
 }
 
 export interface IdentityRow {
@@ -62,6 +64,7 @@ export interface PolicyView {
     readonly name: string
     readonly file: string
     readonly 'egress-rules': number
+    readonly 'ingress-rules': number
     readonly endpoints: readonly string[]
   }[]
   readonly warnings: readonly string[]
@@ -199,21 +202,23 @@ async function* cacheText(view: ApiView, matches: (lease: Lease) => boolean): As
 export function endpointRows(agent: ApiView): EndpointRow[] {
   const snapshot = agent.snapshot()
   return snapshot.endpoints.map(({ id, namespace, name, identity, addresses }) => {
-    const { selectedBy, defaultDeny } = snapshot.policyOf(identity)
+    const { ingress, egress } = snapshot.policyOf(identity).directions
     return {
       id,
       namespace,
       name,
       identity,
       addresses: addresses.map(addressToText),
-      policies: selectedBy,
-      'egress-default-deny': defaultDeny,
+      policies: [...new Set([...egress.selectedBy, ...ingress.selectedBy])],
+      'egress-default-deny': egress.fallback === 'deny',
+      'ingress-default-deny': ingress.fallback === 'deny',
     }
   })
 }
 
 export function identityRows(agent: ApiView): IdentityRow[] {
   return [...agent.snapshot().identities.values()]
+    .filter(({ id }) => id >= firstIdentity)
     .map(({ id, labels }) => ({ id, labels: labelsToText(labels) }))
     .sort((a, b) => a.id - b.id)
 }
@@ -223,10 +228,11 @@ function policyView(agent: ApiView): PolicyView {
   const endpoints = endpointRows(agent)
   return {
     revision,
-    policies: policies.map(({ name, file, egress }) => ({
+    policies: policies.map(({ name, file, rules }) => ({
       name,
       file,
-      'egress-rules': egress.length,
+      'egress-rules': rules.filter((rule) => rule.direction === 'egress').length,
+      'ingress-rules': rules.filter((rule) => rule.direction === 'ingress').length,
       endpoints: endpoints
         .filter((endpoint) => endpoint.policies.includes(name))
         .map((endpoint) => `${endpoint.namespace}/${endpoint.name}`),

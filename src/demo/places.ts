@@ -5,7 +5,7 @@ import type { Worker } from 'node:worker_threads'
 import type { Agent, AgentParts } from '../agent.ts'
 import { addressFromText } from '../net/address.ts'
 import { Protocol } from '../net/ports.ts'
-import { decide } from '../policy/verdict.ts'
+import { decideEgress, type EgressVerdict } from '../policy/verdict.ts'
 import { attachWorkload, makeGate, type Gate, type Link } from '../run/gate.ts'
 import { createNamespace, shell, workerIn, type Namespace } from '../run/namespace.ts'
 import { lookUpFrom, type LookedUp, type Wish } from './workload.ts'
@@ -148,12 +148,12 @@ export function judgedPlaces(): Places {
 }
 
 /** The verdict on a TCP connection, and why. */
-export function judge(agent: Agent, who: WorkloadName, text: string, port: number): ReturnType<typeof decide> {
+export function judge(agent: Agent, who: WorkloadName, text: string, port: number): EgressVerdict {
   const snapshot = agent.snapshot()
   const identity = snapshot.endpoints.find((endpoint) => endpoint.name === who)?.identity ?? 0
   const address = addressFromText(text)
   if (address === undefined) throw new Error(`${text} is not an address`)
-  return decide(snapshot, {
+  return decideEgress(snapshot, {
     identity,
     address,
     protocol: Protocol.TCP,

@@ -11,8 +11,13 @@ export type Selector = readonly Requirement[]
 export const namespaceKey = 'k8s:io.kubernetes.pod.namespace'
 export const namespaceLabelsPrefix = 'k8s:io.cilium.k8s.namespace.labels.'
 export const serviceAccountKey = 'k8s:io.cilium.k8s.policy.serviceaccount'
+/** On every identity of a cluster's own: peers that name no cluster are confined to this one (Cilium 1.19 and later). */
+export const clusterKey = 'k8s:io.cilium.k8s.policy.cluster'
+/** Tells identities apart whose pods have equal labels and unequal named ports. */
+export const namedPortsKey = 'gen:io.cilium.k8s.named-ports'
 
-const sources = [
+/** What may stand in front of a key's first colon. */
+export const labelSources = [
   'k8s',
   'reserved',
   'any',
@@ -31,7 +36,7 @@ const sources = [
 export function keyWithSource(key: string): string {
   const colon = key.indexOf(':')
   const source = colon < 0 ? '' : key.slice(0, colon)
-  if (!sources.includes(source)) return `any:${key}`
+  if (!labelSources.includes(source)) return `any:${key}`
   return source === 'unspec' ? `any:${key.slice(colon + 1)}` : key
 }
 

@@ -45,6 +45,19 @@ export function portsCover(ports: Ports, { protocol, port, icmpType }: L4): bool
   }
 }
 
+/** Whether some packet is covered by both. */
+export function portsOverlap(a: Ports, b: Ports): boolean {
+  if (a.kind === 'all' || b.kind === 'all') return true
+  if (a.kind === 'protocol') return protocolOf(b) === a.protocol
+  if (b.kind === 'protocol') return protocolOf(a) === b.protocol
+  if (a.kind === 'icmp') return b.kind === 'icmp' && a.family === b.family && a.type === b.type
+  return b.kind === 'ports' && a.protocol === b.protocol && a.first <= b.last && b.first <= a.last
+}
+
+function protocolOf(ports: Exclude<Ports, { kind: 'all' }>): number {
+  return ports.kind === 'icmp' ? icmpProtocol[ports.family] : ports.protocol
+}
+
 /** `any`, `tcp/443`, `udp/1000-2000`, `icmp type 8`, `protocol 47`. */
 export function portsToText(ports: Ports): string {
   switch (ports.kind) {

@@ -1,15 +1,16 @@
 // World -> snapshot: labels become identities, policies become what each identity may ask and reach. Identities that the same policies
-// select share one compiled policy. Compiled anew as a whole; only numbers live on from one snapshot to the next.
-import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
+// select share one compiled policy. Numbers live on from one snapshot to the next, and so does what a change does not touch.
+import type { IdentityId } from '../identity/endpoints.ts'
 import { makeIdentities, type IdentityTable } from '../identity/identities.ts'
+import { hostId, unknownId, worldId } from '../identity/reserved.ts'
+import { selects } from '../identity/selector.ts'
 import type { Labels } from '../identity/labels.ts'
-import { namespaceKey, namespaceLabelsPrefix, selects, serviceAccountKey } from '../identity/selector.ts'
-import { makeTrie } from '../match/trie.ts'
-import { addressFromText, addressToText, type Address } from '../net/address.ts'
-import { portsCover, Protocol, type Ports } from '../net/ports.ts'
-import { everyAddress, joinRanges, rangeCovers, rangeOf, subtractRanges, type AddressRange } from '../net/prefix.ts'
-import type { EgressPolicy, Grant, NameVerdict, PeerEntry, Snapshot, Why } from './egress.ts'
-import type { EgressRule, Peer, Pod, Policy, World } from './rules.ts'
+import type { Address } from '../net/address.ts'
+import { compareStatements, compileNames, whyOf, type PolicyRule } from './names.ts'
+import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
+import { identityOf, makePlaces, type Places } from './places.ts'
+import { Tier, type Direction, type NamedPort, type Policy, type Semantics, type World } from './rules.ts'
+import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
 export interface CompileOptions {
   /** Addresses of this host: entity `host`, in-cluster. */
@@ -17,226 +18,153 @@ export interface CompileOptions {
   /** The resolvers behind the proxy: a rule that allows port 53 to one of them allows every name. */
   readonly upstreams: readonly Address[]
   readonly denyReply: 'refused' | 'nxdomain'
+  readonly semantics?: Semantics
+  readonly clusterName?: string
+  /** The node whose addresses are this host's too. */
+  readonly localNode?: string | undefined
+  /** As Cilium's enable-policy. `always`: who is selected by nothing is denied everything; `never`: policies do nothing. */
+  readonly enforcement?: 'default' | 'always' | 'never'
+  /** This host may always reach its pods, where no rule says otherwise (on unless false). */
+  readonly allowLocalhost?: boolean
+  /** Denials at L3/L4 are noted, and let through. */
+  readonly audit?: boolean
+  /** Whether policies with a nodeSelector hold for this host's own traffic. */
+  readonly hostPolicies?: boolean
   /** Numbers for label sets; a fresh table when absent. */
   readonly identities?: IdentityTable
 }
 
+type Settings = Required<Omit<CompileOptions, 'localNode' | 'identities'>>
+
 /** Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. */
 export function makeCompiler(options: CompileOptions): (world: World) => Snapshot {
+  const settings: Settings = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } // prettier-ignore
   const identities = options.identities ?? makeIdentities()
-  const endpointIds = new Map<string, number>()
+  const place = makePlaces({ ...settings, localNode: options.localNode, identities })
   let revision = 0
 
   return (world) => {
-    const notes: string[] = []
-    const endpoints = world.pods
-      .filter((pod) => pod.addresses.length > 0)
-      .map((pod) => endpointOf(pod, world, identities.idOf, endpointIds, notes))
-    const byAddress = addressTable(endpoints, notes)
-    const places = placesOf(endpoints, options.hostAddresses)
-    const compiled = new Map<string, Omit<EgressPolicy, 'identity'>>()
-    const policies = new Map<IdentityId, EgressPolicy>()
-    const used = new Map<IdentityId, Identity>()
-    for (const { identity, labels } of endpoints) {
-      if (policies.has(identity)) continue
-      used.set(identity, { id: identity, labels })
-      const selecting = world.policies.filter((policy) => selects(policy.subject, labels))
-      const key = selecting.map((policy) => world.policies.indexOf(policy)).join()
-      let shared = compiled.get(key)
-      if (shared === undefined) compiled.set(key, (shared = compilePolicies(selecting, places, options)))
-      policies.set(identity, { identity, ...shared })
+    const places = place(world)
+    const around: Surroundings = { places, world, semantics: settings.semantics, clusterName: settings.clusterName }
+    const compiled = new Map<string, Omit<SubjectPolicy, 'identity'>>()
+    const policies = new Map<IdentityId, SubjectPolicy>()
+    const unknown = compileSubject(unknownId, [], [], around, { ...settings, enforcement: 'always', audit: false })
+    const free = compileSubject(unknownId, [], [], around, { ...settings, enforcement: 'never' })
+
+    function policyOf(identity: IdentityId): SubjectPolicy {
+      let policy = policies.get(identity)
+      if (policy === undefined) policies.set(identity, (policy = computePolicy(identity)))
+      return policy
     }
-    const unknown: EgressPolicy = { identity: 0, ...compilePolicies([], places, options), defaultDeny: true, mayAsk: () => deny('no endpoint has this identity') } // prettier-ignore
+    function computePolicy(identity: IdentityId): SubjectPolicy {
+      const labels = places.universe.identities.get(identity)?.labels
+      if (labels === undefined) return { ...unknown, identity, mayAsk: () => ({ kind: 'deny', why: { text: 'no endpoint has this identity' } }) } // prettier-ignore
+      if (!isSubject(identity, places, settings)) return { ...free, identity }
+      const selecting = world.policies.filter((policy) => isSelected(policy, identity, labels, places))
+      const ports = places.namedPorts.get(identity) ?? []
+      const key = `${identity === hostId} ${selecting.map((policy) => world.policies.indexOf(policy)).join()} ${JSON.stringify(ports)}` // prettier-ignore
+      let shared = compiled.get(key)
+      if (shared === undefined) compiled.set(key, (shared = compileSubject(identity, selecting, ports, around, settings))) // prettier-ignore
+      return { ...shared, identity }
+    }
     return {
       revision: ++revision,
-      endpoints,
-      endpointOf: (address) => byAddress.get(address),
-      identities: used,
-      policyOf: (identity) => policies.get(identity) ?? unknown,
-      isInCluster: (address) => byAddress.has(address) || options.hostAddresses.includes(address),
-      notes,
+      endpoints: places.endpoints,
+      endpointOf: (address) => places.endpointsByAddress.get(address),
+      identities: places.universe.identities,
+      policyOf,
+      identityOf: (address) => identityOf(places, address),
+      addresses: places.addresses,
+      isInCluster: (address) => places.inCluster.has(address),
+      notes: places.notes,
     }
   }
 }
 
-const deny = (text: string): NameVerdict => ({ kind: 'deny', why: { text } })
-
-function endpointOf(pod: Pod, world: World, idOf: (labels: Labels) => IdentityId, ids: Map<string, number>, notes: string[]): Endpoint {
-  const { namespace, name } = pod
-  const labels = new Map<string, string>([...pod.labels].map(([key, value]) => [`k8s:${key}`, value]))
-  labels.set(namespaceKey, namespace)
-  const ofNamespace = new Map([['kubernetes.io/metadata.name', namespace], ...(world.namespaces.get(namespace) ?? [])])
-  for (const [key, value] of ofNamespace) labels.set(namespaceLabelsPrefix + key, value)
-  if (pod.serviceAccount !== undefined) labels.set(serviceAccountKey, pod.serviceAccount)
-  const key = `${namespace}/${name}`
-  if (!ids.has(key)) ids.set(key, ids.size + 1)
-  const addresses = pod.addresses.flatMap((text) => {
-    const address = addressFromText(text)
-    if (address === undefined) notes.push(`pod ${key}: "${text}" is not an address`)
-    return address === undefined ? [] : [address]
-  })
-  const sorted = new Map([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
-  return { id: ids.get(key) ?? 0, namespace, name, identity: idOf(sorted), labels: sorted, addresses }
-} // prettier-ignore
-
-/** Addresses that two endpoints claim belong to neither: whose policy would hold is not to be guessed. */
-function addressTable(endpoints: readonly Endpoint[], notes: string[]): ReadonlyMap<Address, Endpoint> {
-  const table = new Map<Address, Endpoint>()
-  const claimedTwice = new Set<Address>()
-  for (const endpoint of endpoints)
-    for (const address of endpoint.addresses) {
-      const other = table.get(address)
-      if (other !== undefined && other !== endpoint) {
-        claimedTwice.add(address)
-        notes.push(`${addressToText(address)} is claimed by ${other.namespace}/${other.name} and ${endpoint.namespace}/${endpoint.name}: it is denied`)
-      } else table.set(address, endpoint)
-    }
-  for (const address of claimedTwice) table.delete(address)
-  return table
-} // prettier-ignore
-
-/** Who is where: what peers select from. */
-interface Places {
-  readonly endpoints: readonly Endpoint[]
-  readonly host: readonly AddressRange[]
-  readonly inCluster: readonly AddressRange[]
-  readonly world: readonly AddressRange[]
+/** World, other nodes and API servers have no policy of their own here; this host has one behind a switch. */
+function isSubject(identity: IdentityId, { nodeIds, universe }: Places, { hostPolicies }: Settings): boolean {
+  if (identity === hostId) return hostPolicies
+  if (identity === worldId[4] || identity === worldId[6] || nodeIds.has(identity)) return false
+  return universe.identities.get(identity)?.labels.has('reserved:kube-apiserver') !== true
 }
 
-function placesOf(endpoints: readonly Endpoint[], hostAddresses: readonly Address[]): Places {
-  const host = joinRanges(hostAddresses.map(rangeOf))
-  const inCluster = joinRanges([...host, ...endpoints.flatMap((endpoint) => endpoint.addresses.map(rangeOf))])
-  return { endpoints, host, inCluster, world: subtractRanges(Object.values(everyAddress), inCluster) }
+function isSelected(policy: Policy, identity: IdentityId, labels: Labels, { hostNodeLabels }: Places): boolean {
+  if (policy.subject.kind === 'node') return identity === hostId && selects(policy.subject.selector, hostNodeLabels)
+  return identity !== hostId && selects(policy.subject.selector, labels)
 }
 
-function rangesOf(peers: EgressRule['peers'], places: Places): AddressRange[] {
-  if (peers === 'everyone') return Object.values(everyAddress)
-  return joinRanges(peers.flatMap((peer) => peerRanges(peer, places)))
-}
-
-function peerRanges(peer: Peer, places: Places): readonly AddressRange[] {
-  switch (peer.kind) {
-    case 'cidr':
-      // CIDRs never select what has an identity of its own: labels decide about that.
-      return subtractRanges(peer.ranges, places.inCluster)
-    case 'endpoints':
-      return [
-        ...places.endpoints.filter((e) => selects(peer.selector, e.labels)).flatMap((e) => e.addresses.map(rangeOf)),
-        ...(selects(peer.selector, new Map([['reserved:host', '']])) ? places.host : []),
-        ...(selects(peer.selector, new Map([['reserved:world', '']])) ? places.world : []),
-      ]
-    case 'entity':
-      switch (peer.entity) {
-        case 'all':
-          return Object.values(everyAddress)
-        case 'world':
-          return places.world
-        case 'world-ipv4':
-          return places.world.filter((range) => range.family === 4)
-        case 'world-ipv6':
-          return places.world.filter((range) => range.family === 6)
-        case 'cluster':
-          return places.inCluster
-        case 'host':
-          return places.host
-        default:
-          return []
-      }
-    case 'name':
-      return []
-  }
-}
-
-function whyOf(
-  policy: Policy,
-  rule: { readonly path: string; readonly line: number },
-  text: string,
-  path = rule.path,
-): Why {
-  return { text, policy: policy.name, rule: path, source: `${policy.file}:${rule.line}` }
-}
-
-function compilePolicies(selecting: readonly Policy[], places: Places, options: CompileOptions): Omit<EgressPolicy, 'identity'> {
-  const selectedBy = selecting.map((policy) => policy.name)
-  const defaultDeny = selecting.some((policy) => policy.defaultDeny)
-  const entries: PeerEntry[] = []
-  const grants: { pattern: Peer & { kind: 'name' }; value: readonly Grant[] }[] = []
-  for (const policy of selecting)
-    for (const rule of policy.egress) {
-      const ranges = rangesOf(rule.peers, places)
-      for (const ports of rule.dns === undefined && ranges.length > 0 ? rule.ports : [])
-        entries.push({ kind: rule.kind, ranges, ports, why: whyOf(policy, rule, rule.kind === 'allow' ? 'allowed by rule' : 'denied by rule') })
-      if (rule.peers === 'everyone') continue
-      for (const peer of rule.peers)
-        if (peer.kind === 'name' && rule.dns === undefined) {
-          const why = whyOf(policy, rule, `toFQDNs ${peer.field} "${peer.text}"`, peer.path)
-          grants.push({ pattern: peer, value: rule.ports.map((ports) => ({ ports, why })) })
-        }
-    }
-  const trie = makeTrie(grants.map(({ pattern: { pattern }, value }) => ({ pattern, value })))
+function compileSubject(
+  identity: IdentityId,
+  selecting: readonly Policy[],
+  ports: readonly NamedPort[],
+  around: Surroundings,
+  settings: Settings,
+): SubjectPolicy {
+  const { places } = around
+  const direction = (of: Direction): DirectionPolicy => compileDirection(of, identity, selecting, ports, around, settings) // prettier-ignore
+  const directions = { ingress: direction('ingress'), egress: direction('egress') }
+  const rules = settings.enforcement === 'never' ? [] : rulesOf(selecting, 'egress', settings)
   return {
-    defaultDeny,
-    selectedBy,
+    identity,
+    directions,
     denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
       ? 'nxdomain'
-      : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? options.denyReply),
-    mayAsk: compileNames(selecting, entries, trie.lookup, options, defaultDeny, selectedBy),
-    grantsFor: (labels) => trie.lookup(labels).flat(),
-    grantsText: JSON.stringify(grants.map(({ pattern: { field, text }, value }) => [field, text, value.map((grant) => grant.ports)])),
-    grantPorts: distinctPorts(grants.flatMap(({ value }) => value.map((grant) => grant.ports))),
-    entries,
+      : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
+    ...compileNames(rules, directions.egress, {
+      upstreams: settings.upstreams,
+      identityOf: (address) => identityOf(places, address),
+      isOutside: (address) => !places.inCluster.has(address),
+    }),
   }
-} // prettier-ignore
-
-function distinctPorts(ports: readonly Ports[]): readonly Ports[] {
-  return [...new Map(ports.map((one) => [JSON.stringify(one), one])).values()]
 }
 
-const isDns = (ports: Ports): boolean => portsCover(ports, Protocol.UDP, 53) || portsCover(ports, Protocol.TCP, 53)
-const isExactlyDns = (ports: Ports): boolean => ports.kind === 'ports' && ports.first === 53 && ports.last === 53
+/** The rules of one direction. By the specification a NetworkPolicy's verdict is final: the Baseline tier is not reached where one isolates. */
+function rulesOf(selecting: readonly Policy[], direction: Direction, { semantics }: Settings): readonly PolicyRule[] {
+  const isIsolated = semantics === 'spec' && selecting.some((policy) => policy.kind === 'NetworkPolicy' && policy.defaultDeny[direction]) // prettier-ignore
+  return selecting.flatMap((policy) =>
+    policy.rules
+      .filter((rule) => rule.direction === direction && !(isIsolated && rule.tier === Tier.Baseline))
+      .map((rule) => ({ policy, rule })),
+  )
+}
 
-/**
- * May a name be asked? Yes if a toFQDNs rule names it, a DNS rule on port 53 does, or a rule without names allows port 53 to the resolver
- * (as in Cilium, next to DNS rules only one on exactly that port counts). A deny rule on the resolver's port 53 ends it all.
- */
-function compileNames(
+function compileDirection(
+  direction: Direction,
+  identity: IdentityId,
   selecting: readonly Policy[],
-  entries: readonly PeerEntry[],
-  granted: (labels: readonly string[]) => readonly (readonly Grant[])[],
-  options: CompileOptions,
-  defaultDeny: boolean,
-  selectedBy: readonly string[],
-): EgressPolicy['mayAsk'] {
-  const reachesResolver = (entry: PeerEntry): boolean =>
-    isDns(entry.ports) &&
-    options.upstreams.some((upstream) => entry.ranges.some((range) => rangeCovers(range, upstream)))
-  const denied = entries.find((entry) => entry.kind === 'deny' && reachesResolver(entry))
-  if (denied !== undefined)
-    return () => ({ kind: 'deny', why: { ...denied.why, text: 'DNS to the resolver is denied by rule' } })
-  if (!defaultDeny) return () => ({ kind: 'allow', why: { text: 'no policy denies egress by default' } })
-
-  const names = selecting.flatMap((policy) =>
-    policy.egress.flatMap((rule) =>
-      rule.dns === undefined || !rule.ports.some(isDns)
-        ? []
-        : rule.dns.map((dns) => ({
-            pattern: dns.pattern,
-            value: whyOf(policy, rule, `DNS rule ${dns.field} "${dns.text}"`, dns.path),
-          })),
-    ),
+  ports: readonly NamedPort[],
+  around: Surroundings,
+  settings: Settings,
+): DirectionPolicy {
+  const { enforcement, audit, allowLocalhost } = settings
+  const free = { selected: false, defaultDeny: false, selectedBy: [], entries: [], fallback: 'allow', fallbackFromHost: 'allow', audit } as const // prettier-ignore
+  if (enforcement === 'never') return free
+  const here = selecting.filter((policy) => policy.directions.includes(direction))
+  const defaultDeny = enforcement === 'always' || here.some((policy) => policy.defaultDeny[direction])
+  const passesLocalhost = direction === 'ingress' && allowLocalhost && here.length > 0 && identity !== hostId
+  const entries = rulesOf(here, direction, settings).flatMap(({ policy, rule }) =>
+    compileRule(policy, rule, ports, around),
   )
-  // In a DNS rule `*` is every name, odd octets and all; in toFQDNs it is not.
-  const every = names.find(({ pattern }) => pattern.kind === 'any')?.value
-  const plain = entries.find(
-    (entry) => entry.kind === 'allow' && reachesResolver(entry) && (names.length === 0 || isExactlyDns(entry.ports)),
-  )
-  const everyName =
-    every ??
-    (plain === undefined ? undefined : { ...plain.why, text: 'port 53 of the resolver is allowed, for any name' })
-  const trie = makeTrie(names)
-  const refusal: NameVerdict = deny(`no DNS or toFQDNs rule matches; selected by ${selectedBy.join(', ')}`)
-  return (labels) => {
-    const why = everyName ?? granted(labels)[0]?.[0]?.why ?? trie.lookup(labels)[0]
-    return why === undefined ? refusal : { kind: 'allow', why }
+  return {
+    selected: here.length > 0,
+    defaultDeny,
+    selectedBy: here.map((policy) => policy.name),
+    entries: entries.sort(compareStatements),
+    fallback: defaultDeny ? 'deny' : 'allow',
+    fallbackFromHost: defaultDeny && !passesLocalhost ? 'deny' : 'allow',
+    audit,
   }
 }
+
+const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed on by rule' } as const
+
+/** A rule as entries, one for each of its ports; none when its peers are nobody. */
+function compileRule(policy: Policy, rule: Policy['rules'][number], subjectPorts: readonly NamedPort[], around: Surroundings): readonly Entry[] {
+  const resolved = resolvePeers(rule, around)
+  if (isNobody(resolved)) return []
+  const { kind, tier, priority, l7 } = rule
+  const why = whyOf(policy, rule, said[kind])
+  return rule.ports.flatMap((rulePorts) =>
+    resolvePorts(rulePorts, resolved, rule, subjectPorts, around).map(({ peers, ports }) => ({ kind, tier, priority, peers, ports, ...(l7 === undefined ? {} : { l7 }), rule, why })),
+  )
+} // prettier-ignore

@@ -7,7 +7,8 @@ export interface Issue {
   /** `spec.egress[0].toFQDNs[1].matchName`; '' for the document. */
   readonly path: string
   readonly message: string
-  readonly severity: 'error' | 'warning'
+  /** `note`: worth knowing, nothing to change. */
+  readonly severity: 'error' | 'warning' | 'note'
 }
 
 export type Scalar = string | number | boolean | null
@@ -31,20 +32,26 @@ export interface Report {
   readonly issues: Issue[]
   readonly error: (at: Place, message: string) => void
   readonly warn: (at: Place, message: string) => void
+  readonly note: (at: Place, message: string) => void
+  /** How many errors there are so far. */
+  readonly errorCount: () => number
 }
 
 export function makeReport(): Report {
   const issues: Issue[] = []
+  let errors = 0
   const say =
     (severity: Issue['severity']) =>
-    ({ file, line, column, path }: Place, message: string): void =>
-      void issues.push({ file, line, column, path, message, severity })
-  return { issues, error: say('error'), warn: say('warning') }
+    ({ file, line, column, path }: Place, message: string): void => {
+      if (severity === 'error') errors++
+      issues.push({ file, line, column, path, message, severity })
+    }
+  return { issues, error: say('error'), warn: say('warning'), note: say('note'), errorCount: () => errors }
 }
 
 /** `file:line:column: path: message`, as people and editors read it. */
 export function issueToText({ file, line, column, path, message, severity }: Issue): string {
-  return `${file}:${line}:${column}: ${severity === 'warning' ? 'warning: ' : ''}${path === '' ? '' : `${path}: `}${message}`
+  return `${file}:${line}:${column}: ${severity === 'error' ? '' : `${severity}: `}${path === '' ? '' : `${path}: `}${message}`
 }
 
 const kindOf = (field: Field): string => {
@@ -68,11 +75,15 @@ export function readMap(report: Report, field: Field, known?: readonly string[])
   if (known !== undefined)
     for (const [key, entry] of field.entries) {
       if (known.includes(key)) continue
-      const near = nearest(key, known)
-      report.error(entry, `unknown field "${key}"${near === undefined ? '' : `; did you mean "${near}"?`}`)
+      report.error(entry, `unknown field "${key}"${didYouMean(key, known)}`)
     }
   return field.entries
 }
+
+/** The entries of a mapping that may be absent: none then. */
+export function readPart(report: Report, field: Field | undefined, known?: readonly string[]): ReadonlyMap<string, Field> {
+  return isAbsent(field) ? new Map() : readMap(report, field, known)
+} // prettier-ignore
 
 /** The items of a list; [] when absent. */
 export function readList(report: Report, field: Field | undefined): readonly Field[] {
@@ -84,10 +95,19 @@ export function readList(report: Report, field: Field | undefined): readonly Fie
 export function readString(report: Report, field: Field | undefined): string | undefined {
   if (isAbsent(field)) return undefined
   if (field.kind === 'scalar' && typeof field.value === 'string') return field.value
-  if (field.kind === 'scalar' && typeof field.value === 'number')
+  if (field.kind === 'scalar' && (typeof field.value === 'number' || typeof field.value === 'boolean'))
     return wrongType(report, field, `a string (in quotes: "${field.value}")`)
   return wrongType(report, field, 'a string')
 }
+
+/** One of a few words; any other is an error in the API server's text, with the word that was probably meant. */
+export function readWord<W extends string>(report: Report, field: Field | undefined, words: readonly W[]): W | undefined {
+  const text = readString(report, field)
+  if (text === undefined || field === undefined) return undefined
+  const word = words.find((candidate) => candidate === text)
+  if (word === undefined) report.error(field, `Unsupported value: "${text}": supported values: ${words.map((w) => `"${w}"`).join(', ')}${didYouMean(text, words)}`)
+  return word
+} // prettier-ignore
 
 export function readInteger(report: Report, field: Field | undefined): number | undefined {
   if (isAbsent(field)) return undefined
@@ -110,6 +130,12 @@ export function readStringMap(report: Report, field: Field | undefined): Readonl
     if (value !== undefined) map.set(key, value)
   }
   return map
+}
+
+/** `; did you mean "web"?` where a known word is near, else ''. */
+export function didYouMean(word: string, known: readonly string[]): string {
+  const near = nearest(word, known)
+  return near === undefined ? '' : `; did you mean "${near}"?`
 }
 
 /** The known word nearest to a misspelt one, where it is near enough to be meant. */

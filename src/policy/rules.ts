@@ -1,6 +1,8 @@
 // Policies as the domain sees them: what a manifest says, checked, before it is compiled for identities. Every kind of policy, Cilium's and
 // Kubernetes' own, comes down to the same rules: a subject, and statements in an order of tiers, priorities and verdicts.
 import type { Selector } from '../identity/selector.ts'
+import type { HttpPattern } from '../l7/http.ts'
+import type { KafkaPattern } from '../l7/kafka.ts'
 import type { Pattern } from '../match/pattern.ts'
 import type { Ports, Protocol } from '../net/ports.ts'
 import type { AddressRange } from '../net/prefix.ts'
@@ -75,33 +77,8 @@ export type RulePorts =
 /** A name that may be asked. */
 export type DnsRule = Spot & NameMatch
 
-/** One HTTP request pattern: all fields hold. `path`, `method`, `host` are RE2, matching in full. */
-export interface HttpRule extends Spot {
-  readonly pathRegex?: string
-  readonly methodRegex?: string
-  readonly hostRegex?: string
-  /** Must be there; with a value, equal to it. Names are lower case. */
-  readonly headers: readonly { readonly name: string; readonly value?: string }[]
-  readonly headerMatches: readonly HeaderMatch[]
-}
-
-/** `mismatch`: the rule matches whatever the header is, and the proxy does this where it is not as it should. */
-export interface HeaderMatch {
-  readonly name: string
-  readonly value?: string
-  /** `namespace/name` of a Secret that holds the value. */
-  readonly secret?: string
-  readonly mismatch?: 'LOG' | 'ADD' | 'DELETE' | 'REPLACE'
-}
-
-export interface KafkaRule extends Spot {
-  readonly role?: 'produce' | 'consume'
-  /** Lower case, as `fetch`, `apiversions`. */
-  readonly apiKey?: string
-  readonly apiVersion?: number
-  readonly clientID?: string
-  readonly topic?: string
-}
+export type HttpRule = Spot & HttpPattern
+export type KafkaRule = Spot & KafkaPattern
 
 /** What must hold above L4. A rule of each list suffices. */
 export type L7 =

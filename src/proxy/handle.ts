@@ -10,7 +10,7 @@ import type { Endpoint } from '../identity/endpoints.ts'
 import type { Learned } from '../leases/leases.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
-import type { EgressPolicy, Grant, Snapshot, Why } from '../policy/egress.ts'
+import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
 import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
@@ -179,15 +179,17 @@ async function story(
   return fail(asked, about, 'policy', Ede.NotReady, 'policy changed again and again while the answer was under way')
 }
 
-/** What the asker learns; undefined when nothing needs a lease: no address, no name rule, nothing denied by default, or in-cluster. */
+/** What the asker learns; undefined when nothing needs a lease: no address, no name rule, nothing denied, or in-cluster. */
 function factOf(
   snapshot: Snapshot,
-  policy: EgressPolicy,
+  policy: SubjectPolicy,
   endpoint: Endpoint,
   question: Question,
   answered: Answered & { kind: 'answer' },
 ): Fact | undefined {
-  if (answered.answer.addresses.length === 0 || question.qclass !== Class.IN || !policy.defaultDeny) return undefined
+  const { fallback, entries } = policy.directions.egress
+  const isRestricted = fallback === 'deny' || entries.some((entry) => entry.kind === 'deny')
+  if (answered.answer.addresses.length === 0 || question.qclass !== Class.IN || !isRestricted) return undefined
   const grants = policy.grantsFor(question.labels)
   const addresses = answered.answer.addresses.filter((address) => !snapshot.isInCluster(address))
   if (grants.length === 0 || addresses.length === 0) return undefined

@@ -8,7 +8,7 @@ import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { makeLog, type LogLevel } from '../log.ts'
 import { addressFromText, type Address } from '../net/address.ts'
 import type { Server } from '../proxy/upstream.ts'
-import { selects } from '../identity/selector.ts'
+import { makeCompiler } from '../policy/compile.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
 import { endLike, launch, ownFailure, takeSignals, type Ending, type Signals } from './launch.ts'
@@ -179,9 +179,10 @@ function workloadManifest({ labels }: RunOptions): { path: string; text: string 
 function requireSelected(files: readonly { path: string; text: string }[], { labels, policies }: RunOptions): void {
   const loaded = loadWorld(files)
   if (!loaded.ok) throw new ManifestError(loaded.issues)
-  const own = new Map([...labels.map(([key, value]) => [`k8s:${key}`, value] as const), ['k8s:io.kubernetes.pod.namespace', 'default']])
-  const selecting = loaded.world.policies.filter((policy) => policy.defaultDeny && selects(policy.subject, own))
-  if (selecting.length > 0) return
+  const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused' })(loaded.world)
+  const identity = snapshot.endpointOf(addressFromText(link.address4) ?? ('' as Address))?.identity ?? 0
+  const { fallback, entries } = snapshot.policyOf(identity).directions.egress
+  if (fallback === 'deny' || entries.some((entry) => entry.kind === 'deny')) return
   const text = labels.map(([key, value]) => `${key}=${value}`).join(', ')
   throw new Error(`no policy in ${policies.join(', ')} restricts the egress of the workload (namespace default, labels ${text}); nothing would be enforced`)
 } // prettier-ignore

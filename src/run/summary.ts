@@ -2,7 +2,7 @@
 import type { DeniedWithWhy } from '../agent.ts'
 import { addressToText } from '../net/address.ts'
 import { protocolName } from '../net/ports.ts'
-import type { Why } from '../policy/egress.ts'
+import type { Why } from '../policy/snapshot.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import { typeName } from '../wire/codes.ts'
 

@@ -2,8 +2,18 @@
 // anywhere and there is no world.
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, type Document } from 'yaml'
 import { isAbsent, makeReport, nearest, readList, readMap, readString, readStringMap, type Field, type Issue, type Report } from '../policy/field.ts' // prettier-ignore
-import { parsePolicy } from '../policy/parse.ts'
-import type { Pod, Policy, World } from '../policy/rules.ts'
+import { parseCiliumPolicy, type PolicyMeta } from '../policy/cilium.ts'
+import type {
+  CidrGroup,
+  EndpointSlice,
+  Node,
+  ParseOptions,
+  Pod,
+  Policy,
+  PolicyKind,
+  Service,
+  World,
+} from '../policy/rules.ts'
 
 export interface ManifestFile {
   readonly path: string
@@ -17,16 +27,15 @@ export type Loaded =
 /** A manifest larger than this is refused: nothing that people write comes near it. */
 export const manifestCharactersMax = 16_000_000
 
+/** What holds when nobody says otherwise: the specification's meaning, the newest Cilium, Cilium's default name of a cluster. */
+export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVersion: [1, 20], clusterName: 'default' }
+
 const kinds = ['Namespace', 'Pod', 'CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy', 'List']
 
 /** Reads all files together. */
-export function loadWorld(files: readonly ManifestFile[]): Loaded {
+export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
   const report = makeReport()
-  const world = {
-    namespaces: new Map<string, ReadonlyMap<string, string>>(),
-    pods: [] as Pod[],
-    policies: [] as Policy[],
-  }
+  const world: Building = { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [], options: { ...defaultParseOptions, ...options } } // prettier-ignore
   const seen = new Map<string, Field>()
   for (const file of files) for (const root of readDocuments(report, file)) readObject(report, root, world, seen)
   const errors = report.issues.filter((issue) => issue.severity === 'error')
@@ -103,7 +112,16 @@ function toField(conversion: Conversion, node: unknown, path: string, depth: num
   return { ...place, kind: 'scalar', value: '' }
 }
 
-type Building = { namespaces: Map<string, ReadonlyMap<string, string>>; pods: Pod[]; policies: Policy[] }
+interface Building extends World {
+  readonly namespaces: Map<string, ReadonlyMap<string, string>>
+  readonly pods: Pod[]
+  readonly nodes: Node[]
+  readonly services: Service[]
+  readonly endpointSlices: EndpointSlice[]
+  readonly cidrGroups: CidrGroup[]
+  readonly policies: Policy[]
+  readonly options: ParseOptions
+}
 
 function readObject(report: Report, root: Field, world: Building, seen: Map<string, Field>): void {
   const fields = readMap(report, root)
@@ -135,8 +153,8 @@ function readObject(report: Report, root: Field, world: Building, seen: Map<stri
   if (twin !== undefined) report.error(root, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
   seen.set(id, root)
   if (kind === 'Namespace') world.namespaces.set(meta.name, meta.labels)
-  else if (kind === 'Pod') world.pods.push(readPod(report, fields, meta.name, namespace ?? 'default', meta.labels))
-  else world.policies.push(...readPolicies(report, root, fields, { name: meta.name, namespace, annotations: meta.annotations }))
+  else if (kind === 'Pod') world.pods.push(readPod(report, root, fields, meta.name, namespace ?? 'default', meta.labels))
+  else world.policies.push(...readPolicies(report, root, fields, { kind: kind as PolicyKind, name: meta.name, namespace, annotations: meta.annotations }, world.options))
 } // prettier-ignore
 
 const suggestion = (near: string | undefined): string => (near === undefined ? '' : `; did you mean ${near}?`)
@@ -160,7 +178,7 @@ function readMeta(report: Report, fields: ReadonlyMap<string, Field>): Meta {
 }
 
 /** Of a Pod only what identity needs; addresses from status.podIPs, else status.podIP. */
-function readPod(report: Report, fields: ReadonlyMap<string, Field>, name: string, namespace: string, labels: ReadonlyMap<string, string>): Pod {
+function readPod(report: Report, root: Field, fields: ReadonlyMap<string, Field>, name: string, namespace: string, labels: ReadonlyMap<string, string>): Pod {
   const part = (key: string): ReadonlyMap<string, Field> => {
     const field = fields.get(key)
     return isAbsent(field) ? new Map() : readMap(report, field)
@@ -170,13 +188,14 @@ function readPod(report: Report, fields: ReadonlyMap<string, Field>, name: strin
   const listed = readList(report, status.get('podIPs')).flatMap((item) => readString(report, readMap(report, item, ['ip']).get('ip')) ?? [])
   const single = readString(report, status.get('podIP'))
   const addresses = listed.length > 0 ? listed : single === undefined ? [] : [single]
-  return { namespace, name, labels, addresses, ...(serviceAccount === undefined ? {} : { serviceAccount }) }
+  const place = { file: root.file, line: root.line, path: root.path }
+  return { ...place, kind: 'Pod', namespace, name, labels, addresses, hostNetwork: false, ports: [], containerPorts: [], ...(serviceAccount === undefined ? {} : { serviceAccount }) }
 } // prettier-ignore
 
-function readPolicies(report: Report, root: Field, fields: ReadonlyMap<string, Field>, meta: { name: string; namespace: string | undefined; annotations: ReadonlyMap<string, string> }): Policy[] {
+function readPolicies(report: Report, root: Field, fields: ReadonlyMap<string, Field>, meta: PolicyMeta, options: ParseOptions): Policy[] {
   readMap(report, root, ['apiVersion', 'kind', 'metadata', 'spec', 'specs', 'status'])
   const spec = fields.get('spec')
   const specs = [...(isAbsent(spec) ? [] : [spec]), ...readList(report, fields.get('specs'))]
   if (specs.length === 0) report.error(root, 'spec or specs must be provided')
-  return specs.flatMap((field) => parsePolicy(report, meta, field) ?? [])
+  return specs.flatMap((field) => parseCiliumPolicy(report, meta, field, options) ?? [])
 } // prettier-ignore

@@ -17,6 +17,10 @@ export async function commit(): Promise<void> {
   const nothing = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused' })({
     namespaces: new Map(),
     pods: [],
+    nodes: [],
+    services: [],
+    endpointSlices: [],
+    cidrGroups: [],
     policies: [],
   })
   const nft = makeNft()

@@ -20,14 +20,15 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   net: [],
   wire: ['net'],
   match: [],
+  l7: [],
   identity: ['net'],
-  policy: ['net', 'wire', 'match', 'identity'],
+  policy: ['net', 'wire', 'match', 'identity', 'l7'],
   leases: ['net', 'identity', 'datapath'],
   datapath: ['net', 'identity', 'policy'],
   proxy: ['net', 'wire', 'identity', 'policy', 'leases'],
   sources: ['policy'],
 }
-const pure = ['net', 'wire', 'match', 'identity', 'policy', 'leases']
+const pure = ['net', 'wire', 'match', 'l7', 'identity', 'policy', 'leases']
 const pureFiles = [
   'src/datapath/element.ts',
   'src/datapath/intervals.ts',

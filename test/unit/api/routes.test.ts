@@ -177,11 +177,11 @@ test('HEAD takes the parameters of GET', async () => {
 })
 
 test('identities with their labels, endpoints with their policies', async () => {
-  expect((await ask('/v1/identity/257')).body).toEqual({ id: 257, labels: ['k8s:app=db', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.kubernetes.pod.namespace=shop'] }) // prettier-ignore
+  expect((await ask('/v1/identity/257')).body).toEqual({ id: 257, labels: ['k8s:app=db', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.cilium.k8s.policy.cluster=default', 'k8s:io.kubernetes.pod.namespace=shop'] }) // prettier-ignore
   expect(((await ask('/v1/identity')).body as { id: number }[]).map((row) => row.id)).toEqual([256, 257])
   expect((await ask('/v1/endpoint')).body).toEqual([
-    { id: 1, namespace: 'shop', name: 'web', identity: 256, addresses: ['10.1.0.2'], policies: ['shop/web'], 'egress-default-deny': true },
-    { id: 2, namespace: 'shop', name: 'db', identity: 257, addresses: ['10.1.0.3', 'fd01::3'], policies: [], 'egress-default-deny': false },
+    { id: 1, namespace: 'shop', name: 'web', identity: 256, addresses: ['10.1.0.2'], policies: ['shop/web'], 'egress-default-deny': true, 'ingress-default-deny': false },
+    { id: 2, namespace: 'shop', name: 'db', identity: 257, addresses: ['10.1.0.3', 'fd01::3'], policies: [], 'egress-default-deny': false, 'ingress-default-deny': false },
   ]) // prettier-ignore
 })
 
@@ -190,7 +190,7 @@ test('the policy in force, and what is wrong with a newer set', async () => {
   const { policySet } = view
   expect((await ask('/v1/policy', 'GET', { ...view, policySet: () => ({ ...policySet(), refused }) })).body).toEqual({
     revision: 1,
-    policies: [{ name: 'shop/web', file: 'world.yaml', 'egress-rules': 1, endpoints: ['shop/web'] }],
+    policies: [{ name: 'shop/web', file: 'world.yaml', 'egress-rules': 1, 'ingress-rules': 0, endpoints: ['shop/web'] }],
     warnings: [],
     refused: ['new.yaml:3:5: spec: must be a mapping'],
   })

@@ -3,8 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { addressFromText } from '../../../src/net/address.ts'
 import { portsToText } from '../../../src/net/ports.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
-import type { Snapshot } from '../../../src/policy/egress.ts'
-import { decide } from '../../../src/policy/verdict.ts'
+import type { Snapshot } from '../../../src/policy/snapshot.ts'
+import { decideEgress } from '../../../src/policy/verdict.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
 import { labelsOf, wireFromText } from '../../../src/wire/name.ts'
 
@@ -54,7 +54,7 @@ const reaches = (
 ): boolean => {
   const [protocol, port] = flow.split('/')
   const number = { tcp: 6, udp: 17, sctp: 132, icmp: 1 }[protocol ?? ''] ?? 0
-  return decide(snapshot, { identity: identityOf(snapshot, pod), address: at(address), protocol: number, port: port === undefined ? undefined : Number(port), leasedNames }).kind === 'allow' // prettier-ignore
+  return decideEgress(snapshot, { identity: identityOf(snapshot, pod), address: at(address), protocol: number, port: port === undefined ? undefined : Number(port), leasedNames }).kind === 'allow' // prettier-ignore
 }
 
 describe('names that may be asked', () => {
@@ -169,7 +169,7 @@ describe('addresses that may be reached', () => {
     expect(reaches(snapshot, '8.8.8.8', 'tcp/443', ['a.com'])).toBe(true)
     expect(reaches(snapshot, '8.8.8.8', 'tcp/80', ['a.com'])).toBe(false)
     expect(reaches(snapshot, '8.8.8.8', 'tcp/443', ['b.com'])).toBe(false)
-    const why = (port: number, leasedNames: string[]) => decide(snapshot, { identity: identityOf(snapshot, 'web'), address: at('8.8.8.8'), protocol: 6, port, leasedNames }).why // prettier-ignore
+    const why = (port: number, leasedNames: string[]) => decideEgress(snapshot, { identity: identityOf(snapshot, 'web'), address: at('8.8.8.8'), protocol: 6, port, leasedNames }).why // prettier-ignore
     expect(why(443, ['a.com']).text).toBe('leased as a.com by toFQDNs matchName "a.com"')
     expect(why(80, ['a.com']).text).toBe('a.com is allowed on tcp/443 only')
     expect(why(443, []).text).toBe(
@@ -197,6 +197,7 @@ describe('identities', () => {
       'k8s:app=web',
       'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop',
       'k8s:io.cilium.k8s.namespace.labels.team=red',
+      'k8s:io.cilium.k8s.policy.cluster=default',
       'k8s:io.kubernetes.pod.namespace=shop',
     ])
   })

@@ -3,11 +3,11 @@ import { decode, type DecodedPacket, type OptAnswer } from 'dns-packet'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { addressToText } from '../../../src/net/address.ts'
-import type { Snapshot } from '../../../src/policy/egress.ts'
+import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
 import { handle, type Outcome } from '../../../src/proxy/handle.ts'
 import { a, AAAA, cname, message, opt, query, response, soa, TXT, type Parts } from '../wire/build.ts'
-import { answered, at, promised, questionOf, settle, snapshotOf, stranger, web, worldOf, type World } from './world.ts'
+import { answered, at, grant, promised, questionOf, settle, snapshotOf, stranger, web, worldOf, type World } from './world.ts'
 
 const q = 'api.example.com'
 const one: Parts = { answers: [a(q, '192.0.2.1', 60)] }
@@ -225,7 +225,7 @@ describe('policy changes', () => {
 
   test('while the upstream is asked: the grants are those of now, and the upstream is not asked twice', async () => {
     const world = changing()
-    const grants = [{ ports: { kind: 'all' }, why: { text: 'new' } }] as const
+    const grants = [{ ...grant, ports: { kind: 'all' }, why: { text: 'new' } }] as const
     const story = run(world)
     world.use(snapshotOf({ revision: 2, grants: () => grants }))
     world.upstream.resolve(one)

@@ -2,7 +2,9 @@
 import type { Endpoint, Identity } from '../../../src/identity/endpoints.ts'
 import type { Learned } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
-import type { EgressPolicy, Grant, Snapshot } from '../../../src/policy/egress.ts'
+import type { Ports } from '../../../src/net/ports.ts'
+import { Tier, type Rule } from '../../../src/policy/rules.ts'
+import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
 import type { Fact, Outcome, ProxyParts } from '../../../src/proxy/handle.ts'
 import { fit } from '../../../src/wire/answer.ts'
@@ -17,7 +19,16 @@ export const at = (text: string): Address => addressFromText(text) ?? raise(text
 export const web: Address = at('10.1.0.2')
 export const stranger: Address = at('10.9.9.9')
 export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false } // prettier-ignore
-export const grant: Grant = { ports: { kind: 'ports', protocol: 6, first: 443, last: 443 }, why: { text: 'toFQDNs' } }
+const https: Ports = { kind: 'ports', protocol: 6, first: 443, last: 443 }
+const rule: Rule = { path: 'spec.egress[0]', line: 1, direction: 'egress', kind: 'allow', tier: Tier.Normal, priority: 0, peers: [], ports: [https] } // prettier-ignore
+export const grant: Grant = {
+  kind: 'allow',
+  tier: Tier.Normal,
+  priority: 0,
+  ports: https,
+  rule,
+  why: { text: 'toFQDNs' },
+}
 
 export function questionOf(parts: Parts = {}): Question {
   return readQuestion(query(parts)) ?? raise('no question')
@@ -43,14 +54,15 @@ export interface Rules {
   readonly inCluster?: readonly Address[]
 }
 
-const endpoint: Endpoint = { id: 7, namespace: 'default', name: 'web', identity: 256, labels: new Map(), addresses: [web] } // prettier-ignore
+const endpoint: Endpoint = { id: 7, namespace: 'default', name: 'web', identity: 256, labels: new Map(), addresses: [web], local: true } // prettier-ignore
+
+const direction = (fallback: 'allow' | 'deny'): DirectionPolicy => ({ selected: true, defaultDeny: fallback === 'deny', selectedBy: ['default/web'], entries: [], fallback, fallbackFromHost: fallback, audit: false }) // prettier-ignore
 
 /** One endpoint, `web`, under a policy; by default everything may be asked and everything is granted. */
 export function snapshotOf(rules: Rules = {}): Snapshot {
-  const policy: EgressPolicy = {
+  const policy: SubjectPolicy = {
     identity: 256,
-    defaultDeny: rules.defaultDeny ?? true,
-    selectedBy: ['default/web'],
+    directions: { ingress: direction('allow'), egress: direction((rules.defaultDeny ?? true) ? 'deny' : 'allow') },
     denyReply: rules.denyReply ?? 'refused',
     mayAsk: (labels) =>
       (rules.mayAsk?.(labels.join('.')) ?? true)
@@ -59,7 +71,7 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
     grantsFor: (labels) => rules.grants?.(labels.join('.')) ?? [grant],
     grantsText: '',
     grantPorts: [grant.ports],
-    entries: [],
+    grantRanks: [{ tier: Tier.Normal, priority: 0 }],
   }
   const identity: Identity = { id: 256, labels: new Map() }
   return {
@@ -68,6 +80,8 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
     endpointOf: (address) => (address === web ? endpoint : undefined),
     identities: new Map([[256, identity]]),
     policyOf: () => policy,
+    identityOf: (address) => (address === web ? 256 : 9),
+    addresses: new Map([[web, 256]]),
     isInCluster: (address) => rules.inCluster?.includes(address) ?? false,
     notes: [],
   }

@@ -1,0 +1,46 @@
+// Identities that are not of workloads, with Cilium's numbers: this host, other nodes, API servers, the world.
+import type { Family } from '../net/address.ts'
+import type { Identity, IdentityId } from './endpoints.ts'
+import type { Labels } from './labels.ts'
+
+export const hostLabel = 'reserved:host'
+export const remoteNodeLabel = 'reserved:remote-node'
+export const apiServerLabel = 'reserved:kube-apiserver'
+
+const labelsOf = (...keys: readonly string[]): Labels => new Map([...keys].sort().map((key) => [key, '']))
+
+/** Nobody knows who this is: an address that two endpoints claim. */
+export const unknownId: IdentityId = 0
+export const hostId: IdentityId = 1
+/** World's addresses have an identity by family. */
+export const worldId: Readonly<Record<Family, IdentityId>> = { 4: 9, 6: 10 }
+
+/** Nodes without labels of their own; whose labels are known have numbers like workloads. */
+const remoteNode: Identity = { id: 6, labels: labelsOf(remoteNodeLabel) }
+const apiServerNode: Identity = { id: 7, labels: labelsOf(remoteNodeLabel, apiServerLabel) }
+
+/** A policy about `reserved:world` means both families. */
+export const world: Readonly<Record<Family, Identity>> = {
+  4: { id: worldId[4], labels: labelsOf('reserved:world', 'reserved:world-ipv4') },
+  6: { id: worldId[6], labels: labelsOf('reserved:world', 'reserved:world-ipv6') },
+}
+
+/** This host; `isApiServer`: one of its addresses is an API server's. */
+export function hostIdentity(isApiServer: boolean): Identity {
+  return { id: hostId, labels: isApiServer ? labelsOf(hostLabel, apiServerLabel) : labelsOf(hostLabel) }
+}
+
+/** An API server outside the cluster. */
+export const apiServerLabels: Labels = labelsOf(apiServerLabel)
+
+/** The labels of another node. */
+export function nodeLabels(labels: ReadonlyMap<string, string>, isApiServer: boolean): Labels {
+  const reserved = isApiServer ? apiServerNode.labels : remoteNode.labels
+  return new Map([...[...labels].map(([key, value]): [string, string] => [`node:${key}`, value]), ...reserved].sort(([a], [b]) => (a < b ? -1 : 1))) // prettier-ignore
+}
+
+/** The reserved number of a node's label set, if it has one. */
+export function reservedNodeId(labels: Labels): IdentityId | undefined {
+  if (labels.size === remoteNode.labels.size) return remoteNode.id
+  return labels.size === 2 && labels.has(apiServerLabel) ? apiServerNode.id : undefined
+}

@@ -1,0 +1,328 @@
+// World -> who is where: endpoints with their identities, nodes, this host, API servers, and whose each address is.
+import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
+import type { IdentityTable } from '../identity/identities.ts'
+import { labelsToText, type Labels } from '../identity/labels.ts'
+import { identityLabels, isIdentityRelevant } from '../identity/relevant.ts'
+import { apiServerLabels, hostId, hostIdentity, nodeLabels, reservedNodeId, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
+import { clusterKey, namedPortsKey, namespaceKey, namespaceLabelsPrefix, serviceAccountKey, type Selector } from '../identity/selector.ts' // prettier-ignore
+import { makeUniverse, type Universe } from '../identity/universe.ts'
+import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
+import type { NamedPort, Node, Pod, Policy, Semantics, World } from './rules.ts'
+
+export interface PlacesOptions {
+  readonly semantics: Semantics
+  readonly clusterName: string
+  /** The node whose addresses are this host's. */
+  readonly localNode: string | undefined
+  readonly hostAddresses: readonly Address[]
+  readonly identities: IdentityTable
+}
+
+export interface Places {
+  readonly endpoints: readonly Endpoint[]
+  /** Addresses that two endpoints claim belong to neither. */
+  readonly endpointsByAddress: ReadonlyMap<Address, Endpoint>
+  readonly addresses: ReadonlyMap<Address, IdentityId>
+  readonly inCluster: ReadonlySet<Address>
+  /** Every identity that an address can have, world's too; the same object as long as they and their named ports are the same. */
+  readonly universe: Universe
+  readonly namedPorts: ReadonlyMap<IdentityId, readonly NamedPort[]>
+  readonly nodeIds: ReadonlySet<IdentityId>
+  /** Whom nodeSelectors are about: this host, with its node's labels. */
+  readonly hostNodeLabels: Labels
+  readonly notes: readonly string[]
+}
+
+export function identityOf({ addresses }: Pick<Places, 'addresses'>, address: Address): IdentityId {
+  return addresses.get(address) ?? worldId[familyOf(address)]
+}
+
+/** A pod's labels before named ports tell it from others, and what its manifest says of addresses. */
+interface Drawn {
+  readonly ofNamespace: ReadonlyMap<string, string> | undefined
+  readonly kept: ReadonlySet<string>
+  readonly labels: Labels
+  readonly text: string
+  readonly portsText: string
+  readonly addresses: readonly Address[]
+  readonly faults: readonly string[]
+}
+
+/** Reads worlds one after the other; what did not change is not computed again. */
+export function makePlaces(options: PlacesOptions): (world: World) => Places {
+  const endpointIds = new Map<string, number>()
+  const drawn = new WeakMap<Pod, Drawn>()
+  const made = new WeakMap<Pod, Endpoint>()
+  const keysOf = makeKeyReader()
+  let before: { readonly world: World; readonly kept: ReadonlySet<string>; readonly places: Places } | undefined
+  let kept: ReadonlySet<string> = new Set()
+
+  function draw(pod: Pod, world: World): Drawn {
+    const ofNamespace = world.namespaces.get(pod.namespace)
+    let found = drawn.get(pod)
+    if (found?.kept !== kept || found.ofNamespace !== ofNamespace)
+      drawn.set(pod, (found = drawPod(pod, ofNamespace, kept, options.clusterName)))
+    return found
+  }
+
+  function endpointFor(pod: Pod, labels: Labels, identity: IdentityId, addresses: readonly Address[]): Endpoint {
+    const old = made.get(pod)
+    if (old?.identity === identity && old.labels === labels) return old
+    const { namespace, name, kind, node } = pod
+    const key = kind === 'Pod' ? `${namespace}/${name}` : `${kind} ${namespace}/${name}`
+    if (!endpointIds.has(key)) endpointIds.set(key, endpointIds.size + 1)
+    const local = options.localNode === undefined || node === undefined || node === options.localNode
+    const endpoint = { id: endpointIds.get(key) ?? 0, namespace, name, identity, labels, addresses, local }
+    made.set(pod, endpoint)
+    return endpoint
+  }
+
+  function compute(world: World): Places {
+    const notes: string[] = []
+    const identities = new Map<IdentityId, Identity>([worldOf[4], worldOf[6]].map((each) => [each.id, each]))
+    const namedPorts = new Map<IdentityId, readonly NamedPort[]>()
+    const ofNodes = placeNodes(world, options)
+    for (const identity of ofNodes.identities) identities.set(identity.id, identity)
+
+    const draws = world.pods.map((pod) => ({ pod, ...draw(pod, world) }))
+    const portsByLabels = new Map<string, Set<string>>()
+    for (const { pod, text, portsText } of draws)
+      if (!pod.hostNetwork) portsByLabels.set(text, (portsByLabels.get(text) ?? new Set()).add(portsText))
+    const sets = new Map<string, { readonly id: IdentityId; readonly labels: Labels }>()
+    const endpoints = draws.map(({ pod, labels, text, portsText, addresses, faults }) => {
+      notes.push(...faults)
+      if (pod.hostNetwork) return endpointFor(pod, labels, ofNodes.identityOfNode(pod.node), addresses)
+      const isSplit = (portsByLabels.get(text)?.size ?? 0) > 1
+      const key = isSplit ? `${text} ${portsText}` : text
+      let set = sets.get(key)
+      if (set === undefined) {
+        const all = isSplit ? sorted(new Map([...labels, [namedPortsKey, portsText]])) : labels
+        const id = options.identities.idOf(all)
+        // What stands from before is the same set as another object.
+        sets.set(key, (set = { id, labels: options.identities.get(id)?.labels ?? all }))
+        identities.set(id, set)
+        if (pod.ports.length > 0) namedPorts.set(id, pod.ports)
+      }
+      return endpointFor(pod, set.labels, set.id, addresses)
+    })
+    // Pods on their node's network have its addresses, and are not endpoints there.
+    const own = endpoints.filter((_, i) => world.pods[i]?.hostNetwork !== true)
+    const endpointsByAddress = new Map<Address, Endpoint>()
+    const claimed = claimAddresses(own, endpointsByAddress, notes)
+    const addresses = new Map<Address, IdentityId>(ofNodes.addresses)
+    for (const [i, { identity, addresses: shared }] of endpoints.entries())
+      for (const address of shared)
+        if (world.pods[i]?.hostNetwork === true && !addresses.has(address)) addresses.set(address, identity)
+    for (const [address, { identity }] of endpointsByAddress) addresses.set(address, identity)
+    for (const address of claimed) addresses.set(address, unknownId)
+    const outside = new Set(ofNodes.apiServersOutside.filter((address) => !endpointsByAddress.has(address)))
+    const old = before?.places
+    const isSameUniverse = old !== undefined && sameIdentities(old, identities, namedPorts)
+    return {
+      endpoints,
+      endpointsByAddress,
+      addresses,
+      inCluster: new Set([...addresses.keys()].filter((address) => !outside.has(address))),
+      universe: isSameUniverse ? old.universe : makeUniverse(identities),
+      namedPorts: isSameUniverse ? old.namedPorts : namedPorts,
+      nodeIds: ofNodes.nodeIds,
+      hostNodeLabels: ofNodes.hostNodeLabels,
+      notes,
+    }
+  }
+
+  return (world) => {
+    const mentioned = options.semantics === 'spec' ? keysOf(world.policies) : new Set<string>()
+    if (!sameSet(kept, mentioned)) kept = mentioned
+    if (before?.kept === kept && isSamePlace(before.world, world)) return before.places
+    const places = compute(world)
+    before = { world, kept, places }
+    return places
+  }
+}
+
+const sorted = (labels: Labels): Labels => new Map([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
+
+function drawPod(
+  pod: Pod,
+  ofNamespace: ReadonlyMap<string, string> | undefined,
+  kept: ReadonlySet<string>,
+  clusterName: string,
+): Drawn {
+  const { namespace, name, serviceAccount } = pod
+  const all = new Map<string, string>([...pod.labels].map(([key, value]) => [`k8s:${key}`, value]))
+  all.set(namespaceKey, namespace)
+  all.set(clusterKey, clusterName)
+  all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
+  for (const [key, value] of ofNamespace ?? []) all.set(namespaceLabelsPrefix + key, value)
+  if (serviceAccount !== undefined) all.set(serviceAccountKey, serviceAccount)
+  const labels = sorted(identityLabels(all, kept))
+  const addresses = new Map<Address, true>()
+  const faults: string[] = []
+  for (const text of pod.addresses) {
+    const address = addressFromText(text)
+    if (address === undefined) faults.push(`pod ${namespace}/${name}: "${text}" is not an address`)
+    else addresses.set(address, true)
+  }
+  const portsText = pod.ports
+    .map((port) => `${port.name}=${port.port}/${port.protocol}`)
+    .sort()
+    .join()
+  return { ofNamespace, kept, labels, text: JSON.stringify(labelsToText(labels)), portsText, addresses: [...addresses.keys()], faults } // prettier-ignore
+}
+
+/** Whose policy would hold for an address that two endpoints claim is not to be guessed. */
+function claimAddresses(
+  endpoints: readonly Endpoint[],
+  table: Map<Address, Endpoint>,
+  notes: string[],
+): ReadonlySet<Address> {
+  const claimed = new Set<Address>()
+  for (const endpoint of endpoints)
+    for (const address of endpoint.addresses) {
+      const other = table.get(address)
+      if (other === undefined) {
+        table.set(address, endpoint)
+        continue
+      }
+      claimed.add(address)
+      notes.push(`${addressToText(address)} is claimed by ${other.namespace}/${other.name} and ${endpoint.namespace}/${endpoint.name}: it is denied`) // prettier-ignore
+    }
+  for (const address of claimed) table.delete(address)
+  return claimed
+}
+
+interface NodePlaces {
+  readonly identities: readonly Identity[]
+  readonly addresses: ReadonlyMap<Address, IdentityId>
+  readonly nodeIds: ReadonlySet<IdentityId>
+  readonly apiServersOutside: readonly Address[]
+  readonly hostNodeLabels: Labels
+  /** Of a node by its name; one that is not known is a node without labels. */
+  readonly identityOfNode: (name: string | undefined) => IdentityId
+}
+
+function placeNodes(world: World, options: PlacesOptions): NodePlaces {
+  const apiServers = new Set(
+    world.endpointSlices
+      .filter(({ namespace, service }) => namespace === 'default' && service === 'kubernetes')
+      .flatMap((slice) => slice.addresses.flatMap((text) => addressFromText(text) ?? [])),
+  )
+  const here = new Set(options.hostAddresses)
+  const addressesOf = (node: Node): Address[] => node.addresses.flatMap((text) => addressFromText(text) ?? [])
+  const isLocal = (node: Node): boolean =>
+    options.localNode === undefined
+      ? addressesOf(node).some((address) => here.has(address))
+      : node.name === options.localNode
+  const addresses = new Map<Address, IdentityId>()
+  const identities = new Map<IdentityId, Identity>()
+  const byName = new Map<string, IdentityId>()
+  let hostNodeLabels: Labels = nodeSubject(new Map(), options.clusterName)
+  for (const node of world.nodes) {
+    const own = addressesOf(node)
+    if (isLocal(node)) {
+      for (const address of own) here.add(address)
+      hostNodeLabels = nodeSubject(node.labels, options.clusterName)
+      byName.set(node.name, hostId)
+      continue
+    }
+    const labels = nodeLabels(
+      node.labels,
+      own.some((address) => apiServers.has(address)),
+    )
+    const id = reservedNodeId(labels) ?? options.identities.idOf(labels)
+    identities.set(id, { id, labels: options.identities.get(id)?.labels ?? labels })
+    byName.set(node.name, id)
+    for (const address of own) addresses.set(address, id)
+  }
+  const nodeIds = new Set(identities.keys())
+  for (const address of here) addresses.set(address, hostId)
+  const host = hostIdentity([...here].some((address) => apiServers.has(address)))
+  identities.set(hostId, host)
+  const apiServersOutside = [...apiServers].filter((address) => !addresses.has(address))
+  if (apiServersOutside.length > 0) {
+    const id = options.identities.idOf(apiServerLabels)
+    identities.set(id, { id, labels: apiServerLabels })
+    for (const address of apiServersOutside) addresses.set(address, id)
+  }
+  const plain = nodeLabels(new Map(), false)
+  const plainId = reservedNodeId(plain) ?? unknownId
+  const isHostName = (name: string | undefined): boolean => name === undefined || name === options.localNode
+  if (
+    !identities.has(plainId) &&
+    world.pods.some((pod) => pod.hostNetwork && !isHostName(pod.node) && !byName.has(pod.node ?? ''))
+  )
+    // prettier-ignore
+    identities.set(plainId, { id: plainId, labels: plain })
+  return {
+    identities: [...identities.values()],
+    addresses,
+    nodeIds,
+    apiServersOutside,
+    hostNodeLabels,
+    identityOfNode: (name) => byName.get(name ?? '') ?? (isHostName(name) ? hostId : plainId),
+  }
+}
+
+/** This host as a nodeSelector sees it. */
+function nodeSubject(labels: ReadonlyMap<string, string>, clusterName: string): Labels {
+  return sorted(new Map([...[...labels].map(([key, value]): [string, string] => [`node:${key}`, value]), [clusterKey, clusterName], ['reserved:host', '']])) // prettier-ignore
+}
+
+/** The keys that the filter leaves out and some selector of these policies mentions, without source. */
+function makeKeyReader(): (policies: readonly Policy[]) => ReadonlySet<string> {
+  const ofPolicy = new WeakMap<Policy, readonly string[]>()
+  return (policies) => {
+    const keys = new Set<string>()
+    for (const policy of policies) {
+      let own = ofPolicy.get(policy)
+      if (own === undefined) ofPolicy.set(policy, (own = filteredKeys(policy)))
+      for (const key of own) keys.add(key)
+    }
+    return keys
+  }
+}
+
+function filteredKeys(policy: Policy): readonly string[] {
+  const selectors: Selector[] = [policy.subject.selector]
+  for (const { peers } of policy.rules)
+    for (const peer of peers === 'everyone' ? [] : peers) if (peer.kind === 'endpoints') selectors.push(peer.selector)
+  const bare = selectors.flatMap((selector) => selector.map(({ key }) => key.slice(key.indexOf(':') + 1)))
+  return [...new Set(bare.filter((key) => !isIdentityRelevant(key)))]
+}
+
+function sameSet(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  return a.size === b.size && [...a].every((key) => b.has(key))
+}
+
+function sameItems<T>(a: readonly T[], b: readonly T[]): boolean {
+  return a === b || (a.length === b.length && a.every((item, i) => item === b[i]))
+}
+
+function isSamePlace(a: World, b: World): boolean {
+  return (
+    sameItems(a.pods, b.pods) &&
+    sameItems(a.nodes, b.nodes) &&
+    sameItems(a.endpointSlices, b.endpointSlices) &&
+    (a.namespaces === b.namespaces ||
+      (a.namespaces.size === b.namespaces.size &&
+        [...a.namespaces].every(([name, labels]) => b.namespaces.get(name) === labels)))
+  )
+}
+
+function sameIdentities(
+  old: Places,
+  identities: ReadonlyMap<IdentityId, Identity>,
+  namedPorts: Places['namedPorts'],
+): boolean {
+  const { universe } = old
+  if (universe.identities.size !== identities.size || old.namedPorts.size !== namedPorts.size) return false
+  for (const [id, { labels }] of identities) {
+    const was = universe.identities.get(id)
+    if (was === undefined || (was.labels !== labels && JSON.stringify([...was.labels]) !== JSON.stringify([...labels])))
+      return false
+  }
+  for (const [id, ports] of namedPorts)
+    if (JSON.stringify(old.namedPorts.get(id)) !== JSON.stringify(ports)) return false
+  return true
+}
