@@ -123,12 +123,15 @@ function makeTables(
   const made = new Map<string, readonly Row[]>()
   const ids = new Map<DirectionPolicy, number>()
 
-  function rowsOf(policy: DirectionPolicy, names: SubjectPolicy['grantRanks'], family: Family): Row[] {
-    const cellOf = makeCells(policy, names)
+  function rowsOf(
+    policy: DirectionPolicy,
+    fromHost: DirectionPolicy['fallback'],
+    names: SubjectPolicy['grantRanks'],
+    family: Family,
+  ): Row[] {
+    const cellOf = makeCells(policy, fromHost, names)
     const world = cellOf({ identity: worlds[family], isOutside: true, ranges: [] })
-    const kinds = peers.kinds
-      .filter((kind) => kind.families.has(family))
-      .map((kind) => ({ kind, cell: cellOf(kind) }))
+    const kinds = peers.kinds.filter((kind) => kind.families.has(family)).map((kind) => ({ kind, cell: cellOf(kind) }))
     const cluster = mostCommon(kinds) ?? world
     return [
       { number: worldNumber, cell: world },
@@ -142,10 +145,11 @@ function makeTables(
   return (policy, direction, family) => {
     const ofDirection = policy.directions[direction]
     const names = direction === 'egress' ? policy.grantRanks : []
+    const fromHost = direction === 'ingress' ? ofDirection.fallbackFromHost : ofDirection.fallback
     if (!ids.has(ofDirection)) ids.set(ofDirection, ids.size)
-    const key = `${ids.get(ofDirection)} ${family} ${names.map(({ tier, priority }) => `${tier}/${priority}`).join()}`
+    const key = `${direction} ${ids.get(ofDirection)} ${family} ${names.map(({ tier, priority }) => `${tier}/${priority}`).join()}`
     let rows = made.get(key)
-    if (rows === undefined) made.set(key, (rows = rowsOf(ofDirection, names, family)))
+    if (rows === undefined) made.set(key, (rows = rowsOf(ofDirection, fromHost, names, family)))
     return rows
   }
 }
@@ -160,7 +164,8 @@ function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Ce
 
 /** Finds the cell of a kind of peer; cells that say the same are the same object. */
 function makeCells(
-  { entries, fallback, fallbackFromHost }: DirectionPolicy,
+  { entries, fallback }: DirectionPolicy,
+  fromHost: DirectionPolicy['fallback'],
   names: SubjectPolicy['grantRanks'],
 ): (kind: Pick<PeerKind, 'identity' | 'isOutside' | 'ranges'>) => Cell {
   const everyone: number[] = []
@@ -187,7 +192,7 @@ function makeCells(
     for (const range of ranges)
       covering.push(...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : []))
     const order = [...new Set(covering)].sort((a, b) => a - b)
-    const tail = { fallback: identity === hostNumber ? fallbackFromHost : fallback, names }
+    const tail = { fallback: identity === hostNumber ? fromHost : fallback, names }
     const key = `${tail.fallback} ${order.join()}`
     let cell = byEntries.get(key)
     if (cell !== undefined) return cell

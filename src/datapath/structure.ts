@@ -45,7 +45,9 @@ export const policySets: readonly PolicySet[] = [
   ...(['identity', 'peer', 'range', 'cluster', 'host'] as const).flatMap((name) =>
     families.map((f) => `${name}${f}` as const),
   ),
-  ...directions.flatMap((d) => [...lookups, 'audited' as const].flatMap((name) => families.map((f) => `${d}_${name}${f}` as const))),
+  ...directions.flatMap((d) =>
+    [...lookups, 'audited' as const].flatMap((name) => families.map((f) => `${d}_${name}${f}` as const)),
+  ),
   'identities',
 ]
 export type PolicySet = `${'identity' | 'peer' | 'range' | 'cluster' | 'host'}${F}` | OfDirection | 'identities'

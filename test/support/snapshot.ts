@@ -5,6 +5,7 @@ import { addressFromText, familyOf, type Address } from '../../src/net/address.t
 import type { Ports } from '../../src/net/ports.ts'
 import { prefixFromText, type AddressRange } from '../../src/net/prefix.ts'
 import { Tier, type Direction } from '../../src/policy/rules.ts'
+import { compareStatements } from '../../src/policy/names.ts'
 import type { DirectionPolicy, Entry, Peers, Snapshot } from '../../src/policy/snapshot.ts'
 
 export const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
@@ -33,9 +34,9 @@ export function entry(kind: Entry['kind'], to: Peers, ports: Ports, more: Partia
 
 export const open: DirectionPolicy = { selected: false, defaultDeny: false, selectedBy: [], entries: [], fallback: 'allow', fallbackFromHost: 'allow', audit: false } // prettier-ignore
 
-/** Default deny, but for these; from the host everything that they do not speak of. */
+/** Default deny, but for these, put in their order; from the host everything that they do not speak of. */
 export function denying(...entries: readonly Entry[]): DirectionPolicy {
-  return { ...open, selected: true, defaultDeny: true, fallback: 'deny', entries }
+  return { ...open, selected: true, defaultDeny: true, fallback: 'deny', entries: [...entries].sort(compareStatements) }
 }
 
 export interface HandMade {

@@ -60,7 +60,7 @@ const anyPorts: fc.Arbitrary<Ports> = fc.oneof(
   fc.constant<Ports>({ kind: 'all' }),
   fc
     .tuple(fc.constantFrom(...Object.values(Protocol)), fc.integer({ min: 0, max: 7 }), fc.constantFrom(0, 1, 3, 65535))
-    .map(([protocol, first, more]) => ({ kind: 'ports', protocol, first, last: Math.min(65535, first + more) })),
+    .map(([protocol, first, more]): Ports => ({ kind: 'ports', protocol, first, last: Math.min(65535, first + more) })),
   fc.record({ kind: fc.constant('icmp'), family: fc.constantFrom(4 as const, 6 as const), type: fc.constantFrom(0, 8) }), // prettier-ignore
   fc.record({ kind: fc.constant('protocol'), protocol: fc.constantFrom(1, 6, 47, 58) }),
 )

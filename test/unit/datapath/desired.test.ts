@@ -154,7 +154,7 @@ test('any policies: the elements say of each packet what walking the entries say
             const identity = snapshot.identityOf(subject)
             const policy = snapshot.policyOf(identity).directions[direction]
             const covering = policy.entries.filter((one) => isPeer(one, snapshot, peer))
-            const fallback = snapshot.identityOf(peer) === host ? policy.fallbackFromHost : policy.fallback
+            const fallback = direction === 'ingress' && snapshot.identityOf(peer) === host ? policy.fallbackFromHost : policy.fallback
             const names = named && direction === 'egress' && identity !== host ? [{ tier: 200, priority: 0 } as const] : []
             for (const l4 of packets.filter(({ protocol }) => protocol !== (familyOf(peer) === 4 ? 58 : 1)))
               expect([addressToText(subject), direction, addressToText(peer), l4, kernelSays(elements, direction, subject, peer, l4)]).toEqual([addressToText(subject), direction, addressToText(peer), l4, walk(covering.filter((one) => portsCover(one.ports, l4)), { fallback, names })])
