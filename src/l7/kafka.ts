@@ -84,7 +84,7 @@ export function checkKafka({ role = '', apiKey = '', apiVersion = '', topic = ''
 
 /** An API version: a decimal of 0 to 32767, with or without a sign. */
 export function readKafkaVersion(text: string): number | undefined {
-  const version = /^[+-]?[0-9]+$/.test(text) ? Number(text) : -1
+  const version = /^[+]?[0-9]+$|^-0+$/.test(text) ? Math.abs(Number(text)) : -1
   return version >= 0 && version <= versionMax ? version : undefined
 }
 
@@ -100,12 +100,19 @@ interface CompiledRule {
 /** Rules that `checkKafka` found nothing wrong with. */
 export function compileKafka(patterns: readonly KafkaPattern[]): CompiledKafka {
   return patterns.map(({ role, apiKey, apiVersion, clientID, topic }) => ({
-    // A name nobody knows is number -1: no request has it.
-    keys: role !== undefined ? new Set(kafkaRoleKeys[role]) : apiKey ? new Set([kafkaKeyNumber(apiKey) ?? -1]) : undefined, // prettier-ignore
+    keys: compileKeys(role, apiKey),
     apiVersion,
     clientID: clientID || undefined,
     topic: topic || undefined,
   }))
+}
+
+/** Undefined: every key. A name that nobody knows is none. */
+function compileKeys(role: KafkaRole | undefined, apiKey: string | undefined): ReadonlySet<number> | undefined {
+  if (role !== undefined) return new Set(kafkaRoleKeys[role])
+  if (apiKey === undefined || apiKey === '') return undefined
+  const number = kafkaKeyNumber(apiKey)
+  return new Set(number === undefined ? [] : [number])
 }
 
 /** The indices of the rules that together let the request pass, in order; empty: it is denied. */

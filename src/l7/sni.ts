@@ -13,12 +13,12 @@ export const serverNameCharactersMax = 255
 export function checkServerName(text: string): string | undefined {
   if (text === '') return 'empty server name is not allowed'
   if (text.length > serverNameCharactersMax)
-    return `serverNames: Too long: may not be more than ${serverNameCharactersMax} characters`
+    return `Too long: may not be more than ${serverNameCharactersMax} characters`
   const quoted = JSON.stringify(text)
   for (const part of text.split('.')) {
     if (part === '') return `invalid server name ${quoted}: a label is empty`
     if (![...part].every((c) => c === '*' || isPlain(c.charCodeAt(0))))
-      return `invalid server name ${quoted}. Only 0-9, a-z, A-Z and ., -, _ and * characters are allowed`
+      return `invalid server name ${quoted}: only 0-9, a-z, A-Z and ., -, _ and * characters are allowed`
     if (part.includes('**') && part !== '**')
       return `invalid server name ${quoted}: ** stands for whole labels and must be alone between dots`
   }

@@ -130,8 +130,8 @@ describe('addresses that may be reached', () => {
     { title: 'an empty list of peers reaches nobody', spec: '  egress: [{toEndpoints: [], toPorts: [{ports: [{port: "443"}]}]}]', yes: [], no: ['10.0.0.2', '8.8.8.8'] },
     { title: 'an empty list of names does not open ports to everyone', spec: '  egress: [{toFQDNs: [], toPorts: [{ports: [{port: "443"}]}]}]', yes: [], no: ['8.8.8.8'] },
     { title: 'ports without peers: everybody', spec: '  egress: [{toPorts: [{ports: [{port: "443"}]}]}]', yes: ['8.8.8.8', '10.0.0.2'], no: [] },
-    { title: 'not enforced: allows nothing', spec: '  egress: [{toCIDR: [8.8.8.0/24], toPorts: [{ports: [{port: "443"}], rules: {http: [{}]}}]}, {toCIDR: [9.9.9.9/32], icmps: [{fields: [{type: 8}]}]}]', yes: [], no: ['8.8.8.8', '9.9.9.9'] },
-    { title: 'not enforced: still denies', spec: '  egress: [{toEntities: [all]}]\n  egressDeny: [{toServices: [{}]}]', yes: [], no: ['8.8.8.8'] },
+    { title: 'not enforced: allows nothing', spec: '  egress: [{toCIDR: [8.8.8.0/24], toPorts: [{ports: [{port: "443", protocol: TCP}], rules: {http: [{}]}}]}, {toCIDR: [9.9.9.9/32], icmps: [{fields: [{type: 8}]}]}]', yes: [], no: ['8.8.8.8', '9.9.9.9'] },
+    { title: 'nobody knows who is in a group: a deny rule about one denies all', spec: '  egress: [{toEntities: [all]}]\n  egressDeny: [{toGroups: [{aws: {}}]}]', yes: [], no: ['8.8.8.8'] },
   ] // prettier-ignore
   for (const { title, spec, yes, no } of rows)
     test(title, () => {
