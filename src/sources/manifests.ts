@@ -1,115 +1,37 @@
-// Kubernetes manifests as text into a world: YAML or JSON, many documents a file, every issue with its place. All or nothing: one error
+// Kubernetes manifests as text into a world: every kind that policies are about, every issue with its place. All or nothing: one error
 // anywhere and there is no world.
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, type Document } from 'yaml'
-import { isAbsent, makeReport, nearest, readList, readMap, readString, readStringMap, type Field, type Issue, type Report } from '../policy/field.ts' // prettier-ignore
-import { parseCiliumPolicy, type PolicyMeta } from '../policy/cilium.ts'
-import type {
-  CidrGroup,
-  EndpointSlice,
-  Node,
-  ParseOptions,
-  Pod,
-  Policy,
-  PolicyKind,
-  Service,
-  World,
-} from '../policy/rules.ts'
+import { isAbsent, makeReport, nearest, readList, readMap, readString, type Field, type Issue, type Report } from '../policy/field.ts' // prettier-ignore
+import { parseCidrGroup } from '../policy/cidr.ts'
+import { policyKinds, type CidrGroup, type EndpointSlice, type Node, type ParseOptions, type Pod, type Policy, type PolicyKind, type Service, type World } from '../policy/rules.ts' // prettier-ignore
+import { readDocuments, type ManifestFile } from './documents.ts'
+import { readNode } from './nodes.ts'
+import { readMeta, type ManifestObject } from './object.ts'
+import { readPod, readWorkload } from './pods.ts'
+import { readPolicies } from './policies.ts'
+import { readEndpoints, readEndpointSlice, readService } from './services.ts'
 
-export interface ManifestFile {
-  readonly path: string
-  readonly text: string
-}
+export type { ManifestFile } from './documents.ts'
 
 export type Loaded =
+  /** `warnings`: warnings and notes. */
   | { readonly ok: true; readonly world: World; readonly warnings: readonly Issue[] }
   | { readonly ok: false; readonly issues: readonly Issue[] }
-
-/** A manifest larger than this is refused: nothing that people write comes near it. */
-export const manifestCharactersMax = 16_000_000
 
 /** What holds when nobody says otherwise: the specification's meaning, the newest Cilium, Cilium's default name of a cluster. */
 export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVersion: [1, 20], clusterName: 'default' }
 
-const kinds = ['Namespace', 'Pod', 'CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy', 'List']
-
 /** Reads all files together. */
 export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
-  const report = makeReport()
-  const world: Building = { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [], options: { ...defaultParseOptions, ...options } } // prettier-ignore
-  const seen = new Map<string, Field>()
-  for (const file of files) for (const root of readDocuments(report, file)) readObject(report, root, world, seen)
-  const errors = report.issues.filter((issue) => issue.severity === 'error')
-  return errors.length > 0 ? { ok: false, issues: report.issues } : { ok: true, world, warnings: report.issues }
-}
-
-/** The documents of a YAML (or JSON) file as fields; what does not parse is reported and left out. */
-export function readDocuments(report: Report, { path: file, text }: ManifestFile): Field[] {
-  const start = { file, line: 1, column: 1, path: '' }
-  if (text.length > manifestCharactersMax) {
-    report.error(start, `larger than ${manifestCharactersMax} characters`)
-    return []
+  const load: Load = {
+    report: makeReport(),
+    options: { ...defaultParseOptions, ...options },
+    seen: new Map(),
+    world: { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }, // prettier-ignore
   }
-  const lines = new LineCounter()
-  // YAML 1.2 core: `on` and `yes` are strings, duplicate keys are errors.
-  const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true, version: '1.2' })
-  if (!Array.isArray(documents)) return []
-  return (documents as Document.Parsed[]).flatMap((document) => {
-    for (const error of document.errors) {
-      const { line, col } = lines.linePos(error.pos[0])
-      report.error(
-        { file, line, column: col, path: '' },
-        (error.message.split('\n')[0] ?? '').replace(/ at line .*$/, ''),
-      )
-    }
-    if (document.errors.length > 0 || document.contents === null) return []
-    const field = toField({ report, file, lines, document, nodes: 0 }, document.contents, '', 0)
-    return field.kind === 'scalar' && field.value === null ? [] : [field]
-  })
-}
-
-/** Deeper than this no manifest is. */
-const depthMax = 64
-/** Aliases multiply: a few lines of them can stand for billions of nodes. */
-const nodesMax = 2_000_000
-
-interface Conversion {
-  readonly report: Report
-  readonly file: string
-  readonly lines: LineCounter
-  readonly document: Document.Parsed
-  nodes: number
-}
-
-function toField(conversion: Conversion, node: unknown, path: string, depth: number): Field {
-  const { report, file, lines, document } = conversion
-  const offset = (node as { range?: [number, number, number] | null } | null)?.range?.[0] ?? 0
-  const { line, col } = lines.linePos(offset)
-  const place = { file, line, column: col, path }
-  if (depth > depthMax || ++conversion.nodes > nodesMax) {
-    // Said once: everything above stops here too.
-    if (conversion.nodes <= nodesMax + 1)
-      report.error(place, depth > depthMax ? `nested deeper than ${depthMax}` : `more than ${nodesMax} nodes`)
-    conversion.nodes = Math.max(conversion.nodes, nodesMax + 1)
-    return { ...place, kind: 'scalar', value: null }
-  }
-  const child = (value: unknown, name: string): Field => toField(conversion, value, name, depth + 1)
-  if (isAlias(node)) return toField(conversion, node.resolve(document), path, depth + 1)
-  if (isSeq(node)) return { ...place, kind: 'list', items: node.items.map((item, i) => child(item, `${path}[${i}]`)) }
-  if (isMap(node)) {
-    const entries = new Map<string, Field>()
-    for (const { key, value } of node.items) {
-      const name = isScalar(key) ? String(key.value) : ''
-      const keyAt = lines.linePos((key as { range?: [number, number, number] }).range?.[0] ?? offset)
-      const field = child(value, path === '' ? name : `${path}.${name}`)
-      // An issue about a field points at its key, where people look for it; one about a list item points at the item.
-      entries.set(name, { ...field, line: keyAt.line, column: keyAt.col })
-    }
-    return { ...place, kind: 'map', entries }
-  }
-  const value: unknown = isScalar(node) ? node.value : null
-  if (value === null || typeof value === 'string' || typeof value === 'boolean' || typeof value === 'number')
-    return { ...place, kind: 'scalar', value }
-  return { ...place, kind: 'scalar', value: '' }
+  const borrowed = { nodes: 0 }
+  for (const file of files) for (const root of readDocuments(load.report, file, borrowed)) readObject(load, root)
+  const { issues } = load.report
+  return load.report.errorCount() > 0 ? { ok: false, issues } : { ok: true, world: load.world, warnings: issues }
 }
 
 interface Building extends World {
@@ -120,82 +42,134 @@ interface Building extends World {
   readonly endpointSlices: EndpointSlice[]
   readonly cidrGroups: CidrGroup[]
   readonly policies: Policy[]
-  readonly options: ParseOptions
 }
 
-function readObject(report: Report, root: Field, world: Building, seen: Map<string, Field>): void {
+interface Load {
+  readonly report: Report
+  readonly options: ParseOptions
+  /** Objects by kind, namespace and name. */
+  readonly seen: Map<string, Field>
+  readonly world: Building
+}
+
+interface Kind {
+  readonly apiVersions: readonly string[]
+  readonly isNamespaced: boolean
+  readonly read: (object: ManifestObject, load: Load) => void
+}
+
+/** Adds what a reader made of an object to a list of the world. */
+const into =
+  <K extends 'pods' | 'nodes' | 'services' | 'endpointSlices'>(
+    list: K,
+    read: (object: ManifestObject) => World[K][number] | undefined,
+  ): Kind['read'] =>
+  (object, { world }) => {
+    const one = read(object)
+    if (one !== undefined) (world[list] as World[K][number][]).push(one)
+  }
+
+const workload: Kind = { apiVersions: ['apps/v1'], isNamespaced: true, read: into('pods', readWorkload) }
+
+const policy = (kind: PolicyKind, apiVersion: string, isNamespaced: boolean): readonly [string, Kind] => [
+  kind,
+  {
+    apiVersions: [apiVersion],
+    isNamespaced,
+    read: (object, { world, options }) => void world.policies.push(...readPolicies(object, kind, options)),
+  },
+]
+
+const kinds: ReadonlyMap<string, Kind> = new Map<string, Kind>([
+  ['Namespace', { apiVersions: ['v1'], isNamespaced: false, read: ({ name, labels }, { world }) => void world.namespaces.set(name, labels) }],
+  ['Pod', { apiVersions: ['v1'], isNamespaced: true, read: into('pods', readPod) }],
+  ['Node', { apiVersions: ['v1'], isNamespaced: false, read: into('nodes', readNode) }],
+  ['Service', { apiVersions: ['v1'], isNamespaced: true, read: into('services', readService) }],
+  ['Endpoints', { apiVersions: ['v1'], isNamespaced: true, read: into('endpointSlices', readEndpoints) }],
+  ['EndpointSlice', { apiVersions: ['discovery.k8s.io/v1', 'discovery.k8s.io/v1beta1'], isNamespaced: true, read: into('endpointSlices', readEndpointSlice) }],
+  ['Deployment', workload],
+  ['StatefulSet', workload],
+  ['DaemonSet', workload],
+  ['ReplicaSet', workload],
+  ['ReplicationController', { ...workload, apiVersions: ['v1'] }],
+  ['Job', { ...workload, apiVersions: ['batch/v1'] }],
+  ['CronJob', { ...workload, apiVersions: ['batch/v1', 'batch/v1beta1'] }],
+  ['CiliumCIDRGroup', { apiVersions: ['cilium.io/v2', 'cilium.io/v2alpha1'], isNamespaced: false, read: readCidrGroup }],
+  policy('NetworkPolicy', 'networking.k8s.io/v1', true),
+  policy('CiliumNetworkPolicy', 'cilium.io/v2', true),
+  policy('CiliumClusterwideNetworkPolicy', 'cilium.io/v2', false),
+  policy('ClusterNetworkPolicy', 'policy.networking.k8s.io/v1alpha2', false),
+  policy('AdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
+  policy('BaselineAdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
+]) // prettier-ignore
+
+function readCidrGroup({ report, root, fields, name, labels }: ManifestObject, { world }: Load): void {
+  const spec = fields.get('spec')
+  readMap(report, root, ['apiVersion', 'kind', 'metadata', 'spec', 'status'])
+  const group = isAbsent(spec)
+    ? report.error(root, 'spec must be provided')
+    : parseCidrGroup(report, { name, labels }, spec)
+  if (typeof group === 'object') world.cidrGroups.push(group)
+}
+
+/** @param of what a typed list says about its items, which then need not say it themselves */
+function readObject(load: Load, root: Field, of?: { readonly apiVersion: string; readonly kind: string }): void {
+  const { report } = load
   const fields = readMap(report, root)
   if (root.kind !== 'map') return
-  const [apiVersion, kind] = [readString(report, fields.get('apiVersion')), readString(report, fields.get('kind'))]
+  const apiVersion = readString(report, fields.get('apiVersion')) ?? of?.apiVersion
+  const kind = readString(report, fields.get('kind')) ?? of?.kind
   if (apiVersion === undefined || kind === undefined) {
     report.error(root, 'apiVersion and kind are required')
     return
   }
-  if (kind === 'List' || (apiVersion === 'v1' && kind.endsWith('List'))) {
-    for (const item of readList(report, fields.get('items'))) readObject(report, item, world, seen)
+  const listed = kind.endsWith('List') ? kind.slice(0, -'List'.length) : undefined
+  if (listed !== undefined && ((listed === '' && apiVersion === 'v1') || isRead(apiVersion, listed))) {
+    for (const item of readList(report, fields.get('items')))
+      readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
     return
   }
+  const known = kinds.get(kind)
+  if (known?.apiVersions.includes(apiVersion) !== true) {
+    sayUnread(report, root, apiVersion, kind)
+    return
+  }
+  readKnown(load, root, fields, kind, known)
+}
+
+function readKnown(load: Load, root: Field, fields: ReadonlyMap<string, Field>, kind: string, known: Kind): void {
+  const { report, seen } = load
   const meta = readMeta(report, fields)
-  const known = (apiVersion === 'v1' && (kind === 'Namespace' || kind === 'Pod')) || (apiVersion === 'cilium.io/v2' && kinds.slice(2, 4).includes(kind))
-  if (!known) {
-    const near = kinds.includes(kind) ? `; ${kind} is ${kind.startsWith('Cilium') ? 'cilium.io/v2' : 'v1'}` : suggestion(nearest(kind, kinds))
-    report.warn(root, `${apiVersion} ${kind} is not read here${near}`)
-    return
-  }
-  if (meta.name === undefined) {
+  const { name } = meta
+  if (name === undefined || name === '') {
     report.error(fields.get('metadata') ?? root, 'metadata.name: must have name')
     return
   }
-  const clusterwide = kind === 'Namespace' || kind === 'CiliumClusterwideNetworkPolicy'
-  const namespace = clusterwide ? undefined : (meta.namespace ?? 'default')
-  const id = `${kind} ${namespace === undefined ? '' : `${namespace}/`}${meta.name}`
+  const namespace = known.isNamespaced ? (meta.namespace ?? 'default') : undefined
+  const id = `${kind} ${namespace === undefined ? '' : `${namespace}/`}${name}`
   const twin = seen.get(id)
-  if (twin !== undefined) report.error(root, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
+  if (twin !== undefined && !meta.isGenerated)
+    report.error(root, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
   seen.set(id, root)
-  if (kind === 'Namespace') world.namespaces.set(meta.name, meta.labels)
-  else if (kind === 'Pod') world.pods.push(readPod(report, root, fields, meta.name, namespace ?? 'default', meta.labels))
-  else world.policies.push(...readPolicies(report, root, fields, { kind: kind as PolicyKind, name: meta.name, namespace, annotations: meta.annotations }, world.options))
-} // prettier-ignore
-
-const suggestion = (near: string | undefined): string => (near === undefined ? '' : `; did you mean ${near}?`)
-
-interface Meta {
-  readonly name: string | undefined
-  readonly namespace: string | undefined
-  readonly labels: ReadonlyMap<string, string>
-  readonly annotations: ReadonlyMap<string, string>
+  const { labels, annotations } = meta
+  known.read({ report, root, fields, kind, name, namespace, labels, annotations }, load)
 }
 
-function readMeta(report: Report, fields: ReadonlyMap<string, Field>): Meta {
-  const metadata = fields.get('metadata')
-  const entries = isAbsent(metadata) ? new Map<string, Field>() : readMap(report, metadata)
-  return {
-    name: readString(report, entries.get('name')),
-    namespace: readString(report, entries.get('namespace')),
-    labels: readStringMap(report, entries.get('labels')),
-    annotations: readStringMap(report, entries.get('annotations')),
+const isRead = (apiVersion: string, kind: string): boolean => kinds.get(kind)?.apiVersions.includes(apiVersion) === true
+const groupOf = (apiVersion: string): string => (apiVersion.includes('/') ? (apiVersion.split('/')[0] ?? '') : '')
+
+/** Says that an object is left out: a note, but a warning where it was probably meant to be read. */
+function sayUnread(report: Report, root: Field, apiVersion: string, kind: string): void {
+  const group = groupOf(apiVersion)
+  const inGroup = [...kinds].filter(([, { apiVersions }]) => apiVersions.some((one) => groupOf(one) === group))
+  const said = `${apiVersion} ${kind} is not read here`
+  const known = kinds.get(kind)
+  const isPolicy = (policyKinds as readonly string[]).includes(kind)
+  if (known !== undefined && (isPolicy || inGroup.some(([name]) => name === kind)))
+    report.warn(root, `${said}; ${kind} is ${known.apiVersions.join(' or ')}`)
+  else {
+    const near = nearest(kind, inGroup.map(([name]) => name)) // prettier-ignore
+    if (near === undefined) report.note(root, said)
+    else report.warn(root, `${said}; did you mean ${near}?`)
   }
 }
-
-/** Of a Pod only what identity needs; addresses from status.podIPs, else status.podIP. */
-function readPod(report: Report, root: Field, fields: ReadonlyMap<string, Field>, name: string, namespace: string, labels: ReadonlyMap<string, string>): Pod {
-  const part = (key: string): ReadonlyMap<string, Field> => {
-    const field = fields.get(key)
-    return isAbsent(field) ? new Map() : readMap(report, field)
-  }
-  const [spec, status] = [part('spec'), part('status')]
-  const serviceAccount = readString(report, spec.get('serviceAccountName'))
-  const listed = readList(report, status.get('podIPs')).flatMap((item) => readString(report, readMap(report, item, ['ip']).get('ip')) ?? [])
-  const single = readString(report, status.get('podIP'))
-  const addresses = listed.length > 0 ? listed : single === undefined ? [] : [single]
-  const place = { file: root.file, line: root.line, path: root.path }
-  return { ...place, kind: 'Pod', namespace, name, labels, addresses, hostNetwork: false, ports: [], containerPorts: [], ...(serviceAccount === undefined ? {} : { serviceAccount }) }
-} // prettier-ignore
-
-function readPolicies(report: Report, root: Field, fields: ReadonlyMap<string, Field>, meta: PolicyMeta, options: ParseOptions): Policy[] {
-  readMap(report, root, ['apiVersion', 'kind', 'metadata', 'spec', 'specs', 'status'])
-  const spec = fields.get('spec')
-  const specs = [...(isAbsent(spec) ? [] : [spec]), ...readList(report, fields.get('specs'))]
-  if (specs.length === 0) report.error(root, 'spec or specs must be provided')
-  return specs.flatMap((field) => parseCiliumPolicy(report, meta, field, options) ?? [])
-} // prettier-ignore

@@ -26,7 +26,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   leases: ['net', 'identity', 'datapath'],
   datapath: ['net', 'identity', 'policy'],
   proxy: ['net', 'wire', 'identity', 'policy', 'leases'],
-  sources: ['policy'],
+  sources: ['net', 'policy'],
 }
 const pure = ['net', 'wire', 'match', 'l7', 'identity', 'policy', 'leases']
 const pureFiles = [

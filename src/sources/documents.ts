@@ -1,0 +1,174 @@
+// Manifest text into fields that know their places: YAML 1.2 or JSON, many documents a file. Aliases and merge keys (`<<`) are followed,
+// within a bound. What does not parse is reported and left out.
+import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Alias, type Document, type Node } from 'yaml' // prettier-ignore
+import type { Field, Report, Scalar } from '../policy/field.ts'
+
+export interface ManifestFile {
+  readonly path: string
+  readonly text: string
+}
+
+/** A manifest larger than this is refused: nothing that people write comes near it. */
+export const manifestCharactersMax = 16_000_000
+
+/** Deeper than this no manifest is. */
+const depthMax = 64
+
+/** Aliases multiply: a few lines of them can stand for billions of nodes. This many in one load come from aliases; more is an error. */
+const borrowedNodesMax = 100_000
+
+/** How many nodes of one load came from aliases so far. */
+export interface Borrowed {
+  nodes: number
+}
+
+/** What the conversion of one document carries along. */
+interface Conversion {
+  readonly report: Report
+  readonly file: string
+  readonly lines: LineCounter
+  readonly document: Document.Parsed
+  readonly borrowed: Borrowed
+  /** What each alias of the document stands for; found when the first one is met. */
+  targets: ReadonlyMap<Alias, Node> | undefined
+  /** Something is wrong that makes the whole document unreadable; it was said. */
+  broken: boolean
+}
+
+/** The documents of a file as fields; what does not parse is reported and left out. */
+export function readDocuments(report: Report, { path: file, text }: ManifestFile, borrowed: Borrowed): Field[] {
+  if (text.length > manifestCharactersMax) {
+    report.error({ file, line: 1, column: 1, path: '' }, `larger than ${manifestCharactersMax} characters`)
+    return []
+  }
+  const lines = new LineCounter()
+  // YAML 1.2 core: `on` and `yes` are strings. Keys that are there twice are found here: the library's own search is quadratic.
+  const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: false, version: '1.2' })
+  if (!Array.isArray(documents)) return []
+  return (documents as Document.Parsed[]).flatMap((document) => {
+    sayErrors(report, file, lines, document)
+    if (document.errors.length > 0 || document.contents === null) return []
+    const conversion: Conversion = { report, file, lines, document, borrowed, targets: undefined, broken: false }
+    const field = toField(conversion, document.contents, '', 0, false)
+    return conversion.broken || (field.kind === 'scalar' && field.value === null) ? [] : [field]
+  })
+}
+
+function sayErrors(report: Report, file: string, lines: LineCounter, { errors }: Document.Parsed): void {
+  // The library's parser calls itself; where that ends, whatever else it says of the document is noise.
+  const tooDeep = errors.find((error) => error.message.startsWith('Maximum call stack'))
+  for (const error of tooDeep === undefined ? errors : [tooDeep]) {
+    const { line, col } = lines.linePos(error.pos[0])
+    const message = (error.message.split('\n')[0] ?? '').replace(/ at line .*$/, '')
+    report.error({ file, line, column: col, path: '' }, error === tooDeep ? `nested deeper than ${depthMax}` : message)
+  }
+}
+
+/** @param isBorrowed whether the node came here through an alias */
+function toField(conversion: Conversion, node: unknown, path: string, depth: number, isBorrowed: boolean): Field {
+  const offset = startOf(node) ?? 0
+  const place = { file: conversion.file, ...lineOf(conversion, offset), path }
+  const nothing: Field = { ...place, kind: 'scalar', value: null }
+  if (conversion.broken) return nothing
+  const breakOff = (message: string): Field => {
+    conversion.broken = true
+    conversion.report.error(place, message)
+    return nothing
+  }
+  if (depth > depthMax) return breakOff(`nested deeper than ${depthMax}`)
+  if (isBorrowed && ++conversion.borrowed.nodes > borrowedNodesMax)
+    return breakOff(`aliases stand for more than ${borrowedNodesMax} nodes`)
+  if (isAlias(node)) {
+    const target = targetOf(conversion, node)
+    if (target === undefined) return breakOff(`there is no anchor "${node.source}" before this alias`)
+    return { ...toField(conversion, target, path, depth + 1, true), line: place.line, column: place.column }
+  }
+  if (isSeq(node)) {
+    const items = node.items.map((item, i) => toField(conversion, item, `${path}[${i}]`, depth + 1, isBorrowed))
+    return { ...place, kind: 'list', items }
+  }
+  if (isMap(node)) return { ...place, kind: 'map', entries: entriesOf(conversion, node, offset, path, depth, isBorrowed) } // prettier-ignore
+  return { ...place, kind: 'scalar', value: isScalar(node) ? scalarOf(node.value) : null }
+}
+
+/** An issue about a field points at its key, where people look for it; one about a list item points at the item. */
+function entriesOf(
+  conversion: Conversion,
+  map: { readonly items: readonly { readonly key: unknown; readonly value: unknown }[] },
+  offset: number,
+  path: string,
+  depth: number,
+  isBorrowed: boolean,
+): ReadonlyMap<string, Field> {
+  const entries = new Map<string, Field>()
+  const merged: Field[] = []
+  for (const { key, value } of map.items) {
+    const at = lineOf(conversion, startOf(key) ?? offset)
+    const name = isScalar(key) ? String(key.value) : ''
+    const field: Field = { ...toField(conversion, value, path === '' ? name : `${path}.${name}`, depth + 1, isBorrowed), ...at } // prettier-ignore
+    if (!isScalar(key)) conversion.report.error({ ...field, path }, 'a key must be a string')
+    else if (isMergeKey(key)) merged.push(...(field.kind === 'list' ? field.items : [field]))
+    else {
+      const twin = entries.get(name)
+      if (twin !== undefined) conversion.report.error(field, `Map keys must be unique; "${name}" is on line ${twin.line} too`) // prettier-ignore
+      entries.set(name, field)
+    }
+  }
+  // What the mapping says itself wins over what it merges, and what it merges first over what it merges later.
+  for (const field of merged) {
+    if (field.kind !== 'map') conversion.report.error(field, 'only mappings can be merged')
+    else
+      for (const [name, entry] of field.entries)
+        if (!entries.has(name)) entries.set(name, moved(entry, path === '' ? name : `${path}.${name}`))
+  }
+  return entries
+}
+
+/** The same field under another path. */
+function moved(field: Field, path: string): Field {
+  switch (field.kind) {
+    case 'scalar':
+      return { ...field, path }
+    case 'list':
+      return { ...field, path, items: field.items.map((item, i) => moved(item, `${path}[${i}]`)) }
+    case 'map':
+      return { ...field, path, entries: new Map([...field.entries].map(([name, entry]) => [name, moved(entry, `${path}.${name}`)])) } // prettier-ignore
+  }
+}
+
+function isMergeKey(key: { readonly value: unknown; readonly type?: string | undefined }): boolean {
+  return key.value === '<<' && (key.type === undefined || key.type === 'PLAIN')
+}
+
+/** An alias means the last node before it that has its anchor. One walk finds all: the library's own search walks the document for each. */
+function targetOf(conversion: Conversion, alias: Alias): Node | undefined {
+  if (conversion.targets === undefined) {
+    const [anchors, targets] = [new Map<string, Node>(), new Map<Alias, Node>()]
+    visit(conversion.document, {
+      Node: (_key, node) => {
+        if (isAlias(node)) {
+          const target = anchors.get(node.source)
+          if (target !== undefined) targets.set(node, target)
+        } else if (node.anchor !== undefined) anchors.set(node.anchor, node)
+      },
+    })
+    conversion.targets = targets
+  }
+  return conversion.targets.get(alias)
+}
+
+function startOf(node: unknown): number | undefined {
+  return (node as { readonly range?: readonly [number, number, number] | null } | null)?.range?.[0]
+}
+
+function lineOf(conversion: Conversion, offset: number): { readonly line: number; readonly column: number } {
+  const { line, col } = conversion.lines.linePos(offset)
+  return { line, column: col }
+}
+
+/** Values of tags that YAML 1.2 core does not know come as strings. */
+function scalarOf(value: unknown): Scalar {
+  return value === null || typeof value === 'string' || typeof value === 'boolean' || typeof value === 'number'
+    ? value
+    : ''
+}
