@@ -2,6 +2,7 @@
 // Precedence is settled here, so that a packet meets the same few lookups however many rules there are.
 import type { Family } from '../net/address.ts'
 import { icmpProtocol, portsCover, Protocol, type L4 } from '../net/ports.ts'
+import { compareRanks } from '../policy/names.ts'
 import type { DirectionPolicy, Entry, Grant, Rank } from '../policy/snapshot.ts'
 
 /** `lease`: denied, unless a lease opens it. */
@@ -37,36 +38,38 @@ export function needsProxy({ l7, rule }: Pick<Entry | Grant, 'l7' | 'rule'>): bo
   return l7 !== undefined || rule.serverNames !== undefined || rule.listener !== undefined
 }
 
-function compareRanks(a: Rank, b: Rank): number {
-  return a.tier - b.tier || a.priority - b.priority
-}
-
 /**
- * The verdict of entries that all cover a packet, in their order: the first decides, a `pass` skips the rest of its tier. An allow that
- * needs a proxy decides its level (tier and priority) only when no other allow of that level covers, and then it denies. A denial leaves
- * the door to leases only when every name rule comes before it: with name rules on both sides of a denial the kernel, which does not know
- * which of them a lease is from, stays closed.
+ * The verdict of entries that all cover a packet, in their order: the first decides, a `pass` skips the rest of its tier. Allows of one level
+ * (tier and priority) stand together: where all of them need a proxy, the level denies. A denial leaves the door to leases only when every
+ * name rule comes before it: with name rules on both sides of a denial the kernel, which does not know which of them a lease is from, stays
+ * closed.
  */
 export function walk(entries: readonly Entry[], { fallback, names }: Tail): CellVerdict {
   let skipped: number | undefined
-  let proxied: Entry | undefined
   let lost = names.length === 0
-  for (const entry of entries) {
+  const denied = (isBefore: (name: Rank) => boolean): CellVerdict => (!lost && names.every(isBefore) ? 'lease' : 'deny')
+  for (const [i, entry] of entries.entries()) {
     if (entry.tier === skipped) continue
-    if (proxied !== undefined && (entry.kind !== 'allow' || compareRanks(proxied, entry) !== 0)) break
-    if (entry.kind === 'deny') return !lost && names.every((name) => compareRanks(name, entry) < 0) ? 'lease' : 'deny'
-    if (entry.kind === 'pass') {
-      skipped = entry.tier
-      lost ||= names.some((name) => name.tier === entry.tier && name.priority > entry.priority)
-    } else if (needsProxy(entry)) proxied = entry
-    else return 'allow'
+    switch (entry.kind) {
+      case 'deny':
+        return denied((name) => compareRanks(name, entry) < 0)
+      case 'allow':
+        return allowsUnseen(entries, i) ? 'allow' : denied((name) => compareRanks(name, entry) <= 0)
+      case 'pass':
+        skipped = entry.tier
+        lost ||= names.some((name) => name.tier === entry.tier && name.priority > entry.priority)
+    }
   }
-  if (proxied !== undefined) {
-    const { tier, priority } = proxied
-    return !lost && names.every((name) => compareRanks(name, { tier, priority }) <= 0) ? 'lease' : 'deny'
-  }
-  return fallback === 'allow' ? 'allow' : lost ? 'deny' : 'lease'
+  return fallback === 'allow' ? 'allow' : denied(() => true)
 }
+
+/** Whether an allow of this level needs no proxy. Beside DNS rules only one on exactly the port counts (as in `policy/rulings.ts`). */
+function allowsUnseen(entries: readonly Entry[], from: number): boolean {
+  const [first] = entries.slice(from)
+  const level = entries.slice(from).filter((e) => e.kind === 'allow' && first !== undefined && compareRanks(e, first) === 0)
+  const hasDns = level.some(({ l7 }) => l7?.kind === 'dns')
+  return level.some((e) => !needsProxy(e) && (!hasDns || (e.ports.kind === 'ports' && e.ports.first === e.ports.last)))
+} // prettier-ignore
 
 /** The cell of the entries, in their order, that cover one kind of peer. */
 export function compileCell(entries: readonly Entry[], tail: Tail): Cell {

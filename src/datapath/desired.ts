@@ -70,7 +70,9 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
     put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
     for (const address of endpoint.addresses) {
       if (snapshot.endpointOf(address) !== endpoint) continue
-      put(`identity${familyOf(address)}`, addressToText(address), id)
+      const [family, text] = [familyOf(address), addressToText(address)]
+      put(`identity${family}`, text, id)
+      put(`self${family}`, `${text} . ${text}`, '')
       subjects.push({ address, policy })
     }
   }
@@ -262,7 +264,7 @@ export function renderFlush(table: string): string {
   return policySets.map((set) => `flush ${isMap(set) ? 'map' : 'set'} inet ${table} ${set}\n`).join('')
 }
 
-const plainSets: readonly string[] = ['host', 'cluster', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
+const plainSets: readonly string[] = ['host', 'cluster', 'self', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
 
 /** Some hold addresses or numbers alone; everything else is a map. */
 function isMap(set: PolicySet): boolean {

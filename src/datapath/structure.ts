@@ -38,11 +38,12 @@ type OfDirection = `${'egress' | 'ingress'}_${(typeof lookups)[number] | 'audite
 
 /**
  * The maps and sets that policy fills, as text elements; the learned ones are written by netlink.
- * `identity`: local endpoints. `peer`, `range`: numbers of peers (peers.ts). `cluster`: addresses with an identity. `host`: this machine's.
+ * `identity`: local endpoints. `peer`, `range`: numbers of peers (peers.ts). `cluster`: addresses with an identity. `self`: an endpoint's address,
+ * twice. `host`: this machine's addresses.
  * `audited`: subjects whose denials are noted and let through.
  */
 export const policySets: readonly PolicySet[] = [
-  ...(['identity', 'peer', 'range', 'cluster', 'host'] as const).flatMap((name) =>
+  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host'] as const).flatMap((name) =>
     families.map((f) => `${name}${f}` as const),
   ),
   ...directions.flatMap((d) =>
@@ -50,7 +51,8 @@ export const policySets: readonly PolicySet[] = [
   ),
   'identities',
 ]
-export type PolicySet = `${'identity' | 'peer' | 'range' | 'cluster' | 'host'}${F}` | OfDirection | 'identities'
+export type PolicySet =
+  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host'}${F}` | OfDirection | 'identities'
 
 /** What the maps of policy hold: numbers that no peer has. */
 export const verdictNumbers = { allow: 0xfff0_0001, deny: 0xfff0_0002, lease: 0xfff0_0003 } as const
@@ -89,6 +91,7 @@ function sets(options: StructureOptions): string[] {
     ...both('peer', (address) => `${address} : classid`, [], 'map'),
     ...both('range', (address) => `${address} : classid`, ['flags interval'], 'map'),
     ...both('cluster', (address) => address, []),
+    ...both('self', (address) => `${address} . ${address}`, []),
     ...both('host', (address) => address, []),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
@@ -134,8 +137,10 @@ function chains(options: StructureOptions): string[] {
     ...families.map((f) =>
       block(`chain outgoing${f}`, [
         ...(f === 6 ? [NEIGHBOUR] : []),
-        `fib saddr . iif oif missing goto refuse`,
+        'fib saddr . iif oif missing goto refuse',
         dns,
+        // By way of a service, a workload can meet itself.
+        `${ip(f)} saddr . ${ip(f)} daddr @self${f} accept`,
         `goto egress${f}`,
       ]),
     ),

@@ -8,6 +8,7 @@ import type { Entry } from '../../../src/policy/snapshot.ts'
 import { entry, tcp } from '../../support/snapshot.ts'
 
 const all: Ports = { kind: 'all' }
+const http: L7 = { kind: 'http', rules: [] }
 const dns: L7 = { kind: 'dns', rules: [] }
 const denied: Tail = { fallback: 'deny', names: [] }
 const named: Tail = { fallback: 'deny', names: [{ tier: Tier.Normal, priority: 0 }] }
@@ -44,12 +45,13 @@ const rows: { title: string; entries: Entry[]; tail?: Tail; cell: string[] }[] =
   { title: 'passed on to Normal', entries: [pass(tcp(22), admin), deny(all, admin), allow(all)], cell: ['tcp/22 allow', 'rest deny'] },
   { title: 'passed on to the end', entries: [pass(all, baseline), deny(all, { ...baseline, priority: 1 })], tail: { fallback: 'allow', names: [] }, cell: ['rest allow'] },
   { title: 'a lower number goes first', entries: [allow(all, { ...admin, priority: 1 }), deny(all, { ...admin, priority: 2 })], cell: ['rest allow'] },
-  { title: 'what a proxy must see is not allowed', entries: [allow(tcp(80), { l7: dns })], cell: ['rest deny'] },
-  { title: 'unless the same level allows it without', entries: [allow(tcp(80), { l7: dns }), allow(tcp(80))], cell: ['tcp/80 allow', 'rest deny'] },
-  { title: 'a later level is not asked', entries: [allow(tcp(80), { ...admin, l7: dns }), allow(tcp(80))], cell: ['rest deny'] },
+  { title: 'what a proxy must see is not allowed', entries: [allow(tcp(80), { l7: http })], cell: ['rest deny'] },
+  { title: 'unless the same level allows it without', entries: [allow(tcp(80), { l7: http }), allow(tcp(80))], cell: ['tcp/80 allow', 'rest deny'] },
+  { title: 'beside DNS rules only on exactly the port', entries: [allow(tcp(5353), { l7: dns }), allow(all)], cell: ['tcp/5353 deny', 'rest allow'] },
+  { title: 'a later level is not asked', entries: [allow(tcp(80), { ...admin, l7: http }), allow(tcp(80))], cell: ['rest deny'] },
   { title: 'names: a denial of their tier beats leases', entries: [deny(tcp(25))], tail: named, cell: ['tcp/25 deny', 'rest lease'] },
   { title: 'names: Baseline comes after leases', entries: [deny(all, baseline)], tail: named, cell: ['rest lease'] },
-  { title: 'names: beside what a proxy must see', entries: [allow(tcp(80), { l7: dns })], tail: named, cell: ['rest lease'] },
+  { title: 'names: beside what a proxy must see', entries: [allow(tcp(80), { l7: http })], tail: named, cell: ['rest lease'] },
   { title: 'names: skipped by a pass before them', entries: [pass(all, admin)], tail: { fallback: 'deny', names: [{ tier: Tier.Admin, priority: 1 }] }, cell: ['rest deny'] },
   { title: 'names: on both sides of a denial, closed', entries: [deny(tcp(1))], tail: { fallback: 'deny', names: [{ tier: Tier.Admin, priority: 1 }, { tier: Tier.Baseline, priority: 1 }] }, cell: ['tcp/1 deny', 'rest lease'] },
 ] // prettier-ignore
@@ -78,7 +80,7 @@ const anyEntries = fc
         proxied: fc.boolean(),
       })
       .map(({ kind, ports, proxied, ...rank }) =>
-        entry(kind, 'everyone', ports, { ...rank, ...(kind === 'allow' && proxied ? { l7: dns } : {}) }),
+        entry(kind, 'everyone', ports, { ...rank, ...(kind === 'allow' && proxied ? { l7: http } : {}) }),
       ),
     { maxLength: 7 },
   )
