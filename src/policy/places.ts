@@ -235,6 +235,15 @@ function placeNodes(world: World, options: PlacesOptions): NodePlaces {
     byName.set(node.name, id)
     for (const address of own) addresses.set(address, id)
   }
+  const plain = nodeLabels(new Map(), false)
+  const plainId = reservedNodeId(plain) ?? unknownId
+  const isHostName = (name: string | undefined): boolean => name === undefined || name === options.localNode
+  if (
+    !identities.has(plainId) &&
+    world.pods.some((pod) => pod.hostNetwork && !isHostName(pod.node) && !byName.has(pod.node ?? ''))
+  )
+    // prettier-ignore
+    identities.set(plainId, { id: plainId, labels: plain })
   const nodeIds = new Set(identities.keys())
   for (const address of here) addresses.set(address, hostId)
   const host = hostIdentity([...here].some((address) => apiServers.has(address)))
@@ -245,15 +254,6 @@ function placeNodes(world: World, options: PlacesOptions): NodePlaces {
     identities.set(id, { id, labels: apiServerLabels })
     for (const address of apiServersOutside) addresses.set(address, id)
   }
-  const plain = nodeLabels(new Map(), false)
-  const plainId = reservedNodeId(plain) ?? unknownId
-  const isHostName = (name: string | undefined): boolean => name === undefined || name === options.localNode
-  if (
-    !identities.has(plainId) &&
-    world.pods.some((pod) => pod.hostNetwork && !isHostName(pod.node) && !byName.has(pod.node ?? ''))
-  )
-    // prettier-ignore
-    identities.set(plainId, { id: plainId, labels: plain })
   return {
     identities: [...identities.values()],
     addresses,

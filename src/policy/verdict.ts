@@ -94,7 +94,10 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
     switch (judgement.kind) {
       case 'met': {
         const { by, spot } = judgement
-        return { verdict: 'allowed', why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)] }
+        return {
+          verdict: 'allowed',
+          why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)],
+        }
       }
       case 'unknown':
         return { verdict: 'redirect', why: [{ ...judgement.by.why, text: `a proxy judges ${what(judgement.by)}` }, ...requirements(level, judgement.by)] } // prettier-ignore
@@ -109,7 +112,7 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
   return (flow) => {
     const from = resolveParty(snapshot, flow.from, flow.to)
     const to = resolveParty(snapshot, flow.to, flow.from)
-    if (from.address !== undefined && from.address === to.address && from.identity >= firstWorkload) return toItself
+    if (from.address !== undefined && from.address === to.address && from.identity === to.identity && from.identity >= firstWorkload) return toItself
     const egress = decideDirection('egress', from, to, flow)
     const ingress = decideDirection('ingress', to, from, flow)
     return { verdict: worse(egress.verdict, ingress.verdict), egress, ingress }
