@@ -22,7 +22,7 @@ import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from 
 import { ports, type Probe, type Result } from './probe.ts'
 
 const reason = whyNoKernel()
-const worlds = Number(process.env['NAMEGATE_TEST_WORLDS'] ?? 60)
+const worlds = Number(process.env['NAMEGATE_TEST_WORLDS'] ?? 200)
 const flowsPerWorld = 60
 
 // Three workloads here (one has the labels of another, in another namespace); behind the link `world` one of another node, that node, an API
@@ -90,15 +90,22 @@ const ciliumRule = (way: 'from' | 'to', l7: boolean): fc.Arbitrary<object> =>
 const byName = oneOf({ toFQDNs: [{ matchName: 'api.example.com' }] }, { toFQDNs: [{ matchPattern: '*.example.com' }], toPorts: [{ ports: [{ port: '1', endPort: 80, protocol: 'TCP' }] }] }) // prettier-ignore
 const rules = (arbitrary: fc.Arbitrary<object>): fc.Arbitrary<object[] | undefined> => maybe(fc.array(arbitrary, { minLength: 1, maxLength: 2 })) // prettier-ignore
 
-const ciliumSpec = fc.record({
-  endpointSelector: app,
-  ingress: rules(ciliumRule('from', true)),
-  egress: rules(fc.oneof({ weight: 4, arbitrary: ciliumRule('to', true) }, { weight: 1, arbitrary: byName })),
-  ingressDeny: rules(ciliumRule('from', false)),
-  egressDeny: rules(ciliumRule('to', false)),
-  enableDefaultDeny: maybe(fc.record({ ingress: fc.boolean(), egress: fc.boolean() })),
-})
-const cilium = fc.tuple(oneOf('CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'), oneOf('default', 'other'), ciliumSpec.filter((spec) => [spec.ingress, spec.egress, spec.ingressDeny, spec.egressDeny].some((list) => list !== undefined))).map(([kind, namespace, spec]) => ({ apiVersion: 'cilium.io/v2', kind, namespace: kind === 'CiliumNetworkPolicy' ? namespace : undefined, spec })) // prettier-ignore
+const ciliumSpec = (l7: boolean) =>
+  fc.record({
+    endpointSelector: app,
+    ingress: rules(ciliumRule('from', l7)),
+    egress: rules(
+      fc.oneof(
+        { weight: 4, arbitrary: ciliumRule('to', l7) },
+        { weight: 1, arbitrary: l7 ? byName : ciliumRule('to', false) },
+      ),
+    ),
+    ingressDeny: rules(ciliumRule('from', false)),
+    egressDeny: rules(ciliumRule('to', false)),
+    enableDefaultDeny: maybe(fc.record({ ingress: fc.boolean(), egress: fc.boolean() })),
+  })
+const isAnything = (spec: object): boolean => ['ingress', 'egress', 'ingressDeny', 'egressDeny'].some((list) => (spec as Record<string, unknown>)[list] !== undefined) // prettier-ignore
+const cilium = fc.tuple(oneOf('CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'), oneOf('default', 'other'), ciliumSpec(true).filter(isAnything)).map(([kind, namespace, spec]) => ({ apiVersion: 'cilium.io/v2', kind, namespace: kind === 'CiliumNetworkPolicy' ? namespace : undefined, spec })) // prettier-ignore
 
 const team = oneOf({}, { matchLabels: { team: 'x' } }, { matchLabels: { 'kubernetes.io/metadata.name': 'other' } })
 const podSelector = oneOf({}, { matchLabels: { app: 'a' } }, { matchLabels: { app: 'b' } })
@@ -123,9 +130,17 @@ const protocols = maybe(fc.array(oneOf<object>({ tcp: { destinationPort: { numbe
 const tierRule = (way: 'from' | 'to'): fc.Arbitrary<object> => fc.record({ action: oneOf('Accept', 'Deny', 'Pass'), [way]: fc.array(way === 'to' ? tierPeer : tierPods, { minLength: 1, maxLength: 2 }), protocols }) // prettier-ignore
 const clusterPolicy = fc.record({ tier: oneOf('Admin', 'Baseline'), priority: fc.integer({ min: 0, max: 9 }), subject: tierPods, ingress: rules(tierRule('from')), egress: rules(tierRule('to')) }).map((spec) => ({ apiVersion: 'policy.networking.k8s.io/v1alpha2', kind: 'ClusterNetworkPolicy', namespace: undefined, spec })) // prettier-ignore
 
+// On the host neither L7 nor names.
+const ofHost = ciliumSpec(false)
+  .map(({ endpointSelector: _, ...spec }) => ({ nodeSelector: {}, ...spec }))
+  .filter(isAnything)
+  .map((spec) => ({ apiVersion: 'cilium.io/v2', kind: 'CiliumClusterwideNetworkPolicy', namespace: undefined, spec }))
+
 const policySet = fc.record({
   semantics: oneOf<Semantics>('spec', 'cilium'),
-  audit: fc.constant(false),
+  audit: fc.integer({ min: 0, max: 9 }).map((dice) => dice === 0),
+  /** Of this host, where they hold. */
+  hostPolicies: fc.array(ofHost, { maxLength: 2 }),
   policies: fc.array(
     fc.oneof({ weight: 3, arbitrary: cilium }, { weight: 2, arbitrary: networkPolicy }, { weight: 2, arbitrary: clusterPolicy }), // prettier-ignore
     { minLength: 1, maxLength: 5 },
@@ -133,24 +148,27 @@ const policySet = fc.record({
 })
 type PolicySet = typeof policySet extends fc.Arbitrary<infer T> ? T : never
 
-/** Who can try whom: at least one of them is a workload of this machine. */
-const pairs = Object.entries(places).flatMap(([from, own]) =>
-  own.flatMap((source) =>
-    Object.entries(places).flatMap(
-      ([to, others]) =>
-      from === to || !(from in workloads || to in workloads) ? [] : others.filter((other) => other.includes(':') === source.includes(':') && isNear(from, source, to, other)).map((other) => ({ place: from, from: source, to: other })), // prettier-ignore
+/** Who can try whom: at least one of them is held back here. */
+const pairsOf = (held: readonly string[]): { place: string; from: string; to: string }[] =>
+  Object.entries(places).flatMap(([place, own]) =>
+    own.flatMap((from) =>
+      Object.entries(places).flatMap(
+        ([other, theirs]) =>
+        place === other || !(held.includes(place) || held.includes(other)) ? [] : theirs.filter((to) => to.includes(':') === from.includes(':') && isNear(place, from, other, to)).map((to) => ({ place, from, to })), // prettier-ignore
+      ),
     ),
-  ),
-)
-const isHere = (ip: string): boolean => Object.values(workloads).some(({ ip4, ip6 }) => ip === ip4 || ip === ip6)
+  )
 
 /** Of this host's addresses only the one on the link between: others would be a detour of routing, not of policy. */
-function isNear(from: string, source: string, to: string, other: string): boolean {
-  const link = (name: string): readonly string[] => places[name]?.slice(0, 2).map((text) => text.slice(0, -1)) ?? []
-  if (from === 'gate') return link(to).includes(source.slice(0, -1))
-  return to !== 'gate' || link(from).includes(other.slice(0, -1))
+function isNear(place: string, from: string, other: string, to: string): boolean {
+  const onLink = (name: string, ip: string): boolean => {
+    const link = name === 'world' ? ['10.3.0.', 'fd03::'] : (places[name] ?? []).map((own) => own.slice(0, -1))
+    return link.includes(ip.slice(0, -1))
+  }
+  if (place === 'gate') return onLink(other, from)
+  return other !== 'gate' || onLink(place, to)
 }
-const flow = fc.tuple(oneOf(...pairs), fc.integer({ min: 0, max: 9 }), oneOf(...ports)).map(([{ place, from, to }, dice, port]): { place: string; probe: Probe } => {
+const flowOf = (held: readonly string[]): fc.Arbitrary<{ place: string; probe: Probe }> => fc.tuple(oneOf(...pairsOf(held)), fc.integer({ min: 0, max: 9 }), oneOf(...ports)).map(([{ place, from, to }, dice, port]) => {
   const six = to.includes(':')
   if (dice < 5) return { place, probe: { from, to, protocol: 6, port } }
   if (dice < 8) return { place, probe: { from, to, protocol: 17, port } }
@@ -167,8 +185,14 @@ interface Prober {
 describe.skipIf(reason !== undefined)(`verdicts ${reason ?? ''}`, () => {
   const hosts: Host[] = []
   const probers = new Map<string, Prober>()
-  let datapath: Datapath
+  let datapath: Datapath | undefined
 
+  const nobody: PolicySet = { semantics: 'spec', audit: false, policies: [], hostPolicies: [] }
+  async function restart(withHost: boolean): Promise<Datapath> {
+    datapath?.close()
+    const structure = { table: 'namegate', proxy: { port: 10053 }, denied: 'reject', interfaces: ['db', 'job', 'web'], prefixes: [], strangers: 'deny', learnedMax: 1024, ...(withHost ? { hostPolicies: { upstreams: [] } } : {}) } as const // prettier-ignore
+    return (datapath = await startDatapath({ nft: makeNft(), netlink: makeNetlink(openNetlink()), clock: monotonic, structure, digest: (text) => String(text.length) }, snapshotOf(nobody, withHost))) // prettier-ignore
+  }
   async function startProber(place: string, path: string | undefined): Promise<void> {
     const within = path === undefined ? [] : ['nsenter', `--net=${path}`]
     const program = [process.execPath, fileURLToPath(new URL('probe.ts', import.meta.url)), ...(places[place] ?? [])]
@@ -185,11 +209,14 @@ describe.skipIf(reason !== undefined)(`verdicts ${reason ?? ''}`, () => {
     return JSON.parse(value) as Result[]
   }
 
-  const compilers = Object.fromEntries((['spec', 'cilium'] as const).map((semantics) => [semantics, makeCompiler({ hostAddresses: hostAddresses.map(at), upstreams: [], denyReply: 'refused', semantics, localNode: 'here' })])) // prettier-ignore
-  function snapshotOf({ semantics, policies }: PolicySet): Snapshot {
-    const objects = policies.map(({ namespace, spec, ...type }, i) => ({ ...type, metadata: { name: `p${i}`, ...(namespace === undefined ? {} : { namespace }) }, spec })) // prettier-ignore
+  const compilers = new Map<string, ReturnType<typeof makeCompiler>>()
+  function snapshotOf({ semantics, audit, policies, hostPolicies }: PolicySet, withHost: boolean): Snapshot {
+    const key = JSON.stringify([semantics, audit, withHost])
+    let compile = compilers.get(key)
+    if (compile === undefined) compilers.set(key, (compile = makeCompiler({ hostAddresses: hostAddresses.map(at), upstreams: [], denyReply: 'refused', semantics, localNode: 'here', audit, hostPolicies: withHost }))) // prettier-ignore
+    const objects = [...policies, ...(withHost ? hostPolicies : [])].map(({ namespace, spec, ...type }, i) => ({ ...type, metadata: { name: `p${i}`, ...(namespace === undefined ? {} : { namespace }) }, spec })) // prettier-ignore
     const loaded = loadWorld([{ path: 'random', text: JSON.stringify({ apiVersion: 'v1', kind: 'List', items: [...inventory, ...objects] }) }], { semantics }) // prettier-ignore
-    return loaded.ok ? (compilers[semantics]?.(loaded.world) ?? expect.fail()) : expect.fail(JSON.stringify(loaded.issues)) // prettier-ignore
+    return loaded.ok ? compile(loaded.world) : expect.fail(JSON.stringify(loaded.issues))
   }
   /** What workloads would hold had each asked for the name. */
   function leasesOf(snapshot: Snapshot): LeaseElement[] {
@@ -211,8 +238,6 @@ describe.skipIf(reason !== undefined)(`verdicts ${reason ?? ''}`, () => {
     world.sh([...outside4.filter((ip) => ip.startsWith('198')).map((ip) => `ip addr add ${ip}/32 dev lo`), ...outside6.filter((ip) => ip.startsWith('2001')).map((ip) => `ip addr add ${ip}/128 dev lo nodad`)].join(';')) // prettier-ignore
     sh(unlimited)
     for (const host of hosts) expect(host.sh(unlimited).status).toBe(0)
-    const structure = { table: 'namegate', proxy: { port: 10053 }, denied: 'reject', interfaces: ['db', 'job', 'web'], prefixes: [], strangers: 'deny', learnedMax: 1024 } as const // prettier-ignore
-    datapath = await startDatapath({ nft: makeNft(), netlink: makeNetlink(openNetlink()), clock: monotonic, structure, digest: (text) => String(text.length) }, snapshotOf({ semantics: 'spec', audit: false, policies: [] })) // prettier-ignore
     await startProber('gate', undefined)
     for (const [i, place] of ['web', 'db', 'job', 'world'].entries()) await startProber(place, hosts[i]?.path)
   })
@@ -222,39 +247,46 @@ describe.skipIf(reason !== undefined)(`verdicts ${reason ?? ''}`, () => {
     for (const host of hosts) host.stop()
   })
 
-  test(`${worlds} sets of policies, ${flowsPerWorld} flows each`, { timeout: 120_000 }, async () => {
-    const seed = Number(process.env['NAMEGATE_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
-    console.log(`seed ${seed}`)
-    const cases = fc.sample(fc.tuple(policySet, fc.array(flow, { minLength: flowsPerWorld, maxLength: flowsPerWorld })), { seed, numRuns: worlds }) // prettier-ignore
-    const counts = { allow: 0, deny: 0 }
-    for (const [set, flows] of cases) {
-      const snapshot = snapshotOf(set)
-      await datapath.apply(snapshot)
-      const leases = leasesOf(snapshot)
-      await datapath.commit(leases)
-      flushConnections()
-      const judge = makeDecider(snapshot)
-      const done = await Promise.all(
-        [...probers.keys()].map(async (place) => {
-          const own = flows.filter((one) => one.place === place).map((one) => one.probe)
-          return (await probe(place, own)).map((result, i) => ({ probe: own[i] as Probe, result }))
-        }),
-      )
-      const wrong: object[] = []
-      for (const { probe: tried, result } of done.flat()) {
-        const { from, to, ...l4 } = tried
-        const said = judge({ ...l4, from: { kind: 'address', address: at(from) }, to: { kind: 'address', address: at(to) }, names: to === named ? ['api.example.com'] : [] }) // prettier-ignore
-        // A workload of another node is that node's to hold back.
-        const here = [...(isHere(from) ? [said.egress] : []), ...(isHere(to) ? [said.ingress] : [])]
-        const wanted = here.every(({ verdict }) => verdict === 'allowed') ? 'allow' : 'deny'
-        counts[wanted]++
-        if (result !== wanted) wrong.push({ ...tried, result, wanted, said })
+  const about = [{ title: 'workloads', withHost: false, count: worlds }, { title: 'workloads and this host', withHost: true, count: worlds / 2 }] // prettier-ignore
+  for (const { title, withHost, count } of about)
+    test(`${title}: ${count} sets of policies`, { timeout: 600_000 }, async () => {
+      const seed = Number(process.env['NAMEGATE_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
+      console.log(`seed ${seed}`)
+      const kernel = await restart(withHost)
+      const held = [...Object.keys(workloads), ...(withHost ? ['gate'] : [])]
+      const isHeld = (ip: string): boolean => held.some((place) => places[place]?.includes(ip) === true)
+      const flows = fc.array(flowOf(held), { minLength: flowsPerWorld, maxLength: flowsPerWorld })
+      const cases = fc.sample(fc.tuple(policySet, flows), { seed, numRuns: count })
+      const counts = { allow: 0, deny: 0 }
+      for (const [set, tries] of cases) {
+        const snapshot = snapshotOf(set, withHost)
+        await kernel.apply(snapshot)
+        const leases = leasesOf(snapshot)
+        await kernel.commit(leases)
+        flushConnections()
+        const judge = makeDecider(snapshot)
+        const done = await Promise.all(
+          [...probers.keys()].map(async (place) => {
+            const own = tries.filter((one) => one.place === place).map((one) => one.probe)
+            return (await probe(place, own)).map((result, i) => ({ probe: own[i] as Probe, result }))
+          }),
+        )
+        const wrong: object[] = []
+        for (const { probe: tried, result } of done.flat()) {
+          const { from, to, ...l4 } = tried
+          const said = judge({ ...l4, from: { kind: 'address', address: at(from) }, to: { kind: 'address', address: at(to) }, names: to === named ? ['api.example.com'] : [] }) // prettier-ignore
+          // A workload of another node is that node's to hold back.
+          const here = [...(isHeld(from) ? [said.egress] : []), ...(isHeld(to) ? [said.ingress] : [])]
+          // In audit mode everything passes.
+          const wanted = here.every(({ verdict }) => verdict === 'allowed' || set.audit) ? 'allow' : 'deny'
+          counts[wanted]++
+          if (result !== wanted) wrong.push({ ...tried, result, wanted, said })
+        }
+        expect(wrong, `seed ${seed}: ${JSON.stringify(set, undefined, 1)}`).toEqual([])
+        await kernel.remove(leases)
       }
-      expect(wrong, `seed ${seed}: ${JSON.stringify(set, undefined, 1)}`).toEqual([])
-      await datapath.remove(leases)
-    }
-    // Neither side must win by always saying the same.
-    expect(counts.allow).toBeGreaterThan((worlds * flowsPerWorld) / 10)
-    expect(counts.deny).toBeGreaterThan((worlds * flowsPerWorld) / 10)
-  })
+      // Neither side must win by always saying the same.
+      expect(counts.allow).toBeGreaterThan((count * flowsPerWorld) / 10)
+      expect(counts.deny).toBeGreaterThan((count * flowsPerWorld) / 10)
+    })
 })
