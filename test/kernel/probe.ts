@@ -161,6 +161,9 @@ function hear6(octets: Uint8Array): Heard | undefined {
 }
 
 async function tryRaw(probes: readonly Probe[]): Promise<Map<Probe, Result>> {
+  const buffer = new Uint8Array(2048)
+  // A packet refused on its way out fails at once, and the kernel's word on it comes as well: it must not be taken for one on the next.
+  for (const fd of [raw4, raw6]) while ((libcRecv(fd, buffer, buffer.length, MSG_DONTWAIT) as number) > 0);
   const results = new Map<Probe, Result>()
   const waiting = new Map<number | string, Probe[]>()
   for (const probe of probes) {
@@ -173,7 +176,6 @@ async function tryRaw(probes: readonly Probe[]): Promise<Map<Probe, Result>> {
       waiting.set(about, [...(waiting.get(about) ?? []), probe])
     }
   }
-  const buffer = new Uint8Array(2048)
   const until = performance.now() + patienceMillis
   while (waiting.size > 0 && performance.now() < until) {
     for (const [fd, hear] of [
