@@ -7,7 +7,17 @@ import { labelSetText, type Digest } from '../identity/identities.ts'
 import { singlesMax } from '../leases/cells.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
-import { compileCell, type Cell, type CellVerdict } from './cell.ts'
+import {
+  addEntries,
+  cellOf as cellOfLayer,
+  differenceTo,
+  nothing,
+  type Cell,
+  type CellVerdict,
+  type Difference,
+  type Layer,
+  type Placed,
+} from './cell.ts'
 import {
   clusterNumber,
   hostNumber,
@@ -113,7 +123,7 @@ function* entriesOf(subjects: readonly Subject[]): Iterable<Entry> {
 
 interface Row {
   readonly number: number
-  readonly cell: Cell
+  readonly cell: Difference
 }
 
 /** What a policy says to each kind of peer that it tells from others of its place, and to the rest of each place. Policies in common are asked once. */
@@ -138,9 +148,12 @@ function makeTables(
     return [
       { number: worldNumber, cell: world },
       { number: clusterNumber, cell: cluster },
-      ...kinds
-        .filter(({ kind, cell }) => kind.identity === hostNumber || cell !== (kind.place === 'world' ? world : cluster))
-        .map(({ kind: { number }, cell }) => ({ number, cell })),
+      ...kinds.flatMap(({ kind: { number, identity, place }, cell }): Row[] => {
+        // What comes from this host is judged by its number alone, be its address known or not.
+        if (identity === hostNumber) return [{ number, cell }]
+        const under = place === 'world' ? world : cluster
+        return cell === under ? [] : [{ number, cell: differenceTo(cell, under) }]
+      }),
     ]
   }
 
@@ -164,7 +177,7 @@ function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Ce
   return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0]
 }
 
-/** Finds the cell of a kind of peer; cells that say the same are the same object. */
+/** Finds the cell of a kind of peer; kinds that the same entries are about share it. */
 function makeCells(
   { entries, fallback }: DirectionPolicy,
   fromHost: DirectionPolicy['fallback'],
@@ -187,25 +200,34 @@ function makeCells(
       for (const range of peers.everywhere) add(everywhere, rangeKey(range), at)
     }
   }
-  const byEntries = new Map<string, Cell>()
-  const byText = new Map<string, Cell>()
+  const placed = (ats: Iterable<number>): Placed[] => [...ats].flatMap((at) => { const entry = entries[at]; return entry === undefined ? [] : [{ at, entry }] }) // prettier-ignore
+  const ofEveryone = addEntries(nothing, placed(everyone))
+  const ofIdentities = new Map<string, Layer>()
+  const byIdentities = new Map<IdentityId, Layer>()
+  /** Identities that the same entries are about share a layer. */
+  function layerOf(identity: IdentityId): Layer {
+    let layer = byIdentities.get(identity)
+    if (layer !== undefined) return layer
+    const own = byIdentity.get(identity) ?? []
+    layer = ofIdentities.get(own.join())
+    if (layer === undefined) ofIdentities.set(own.join(), (layer = addEntries(ofEveryone, placed(own))))
+    byIdentities.set(identity, layer)
+    return layer
+  }
+  const cells = new Map<Layer, Map<string, Cell>>()
   return ({ identity, isOutside, ranges }) => {
-    const covering = [...everyone, ...(byIdentity.get(identity) ?? [])]
+    const layer = layerOf(identity)
+    const more = new Set<number>()
     for (const range of ranges)
-      covering.push(...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : []))
-    const order = [...new Set(covering)].sort((a, b) => a - b)
+      for (const at of [...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : [])])
+        more.add(at)
+    for (const at of byIdentity.get(identity) ?? []) more.delete(at)
     const tail = { fallback: identity === hostNumber ? fromHost : fallback, names }
-    const key = `${tail.fallback} ${order.join()}`
-    let cell = byEntries.get(key)
-    if (cell !== undefined) return cell
-    const fresh = compileCell(
-      order.flatMap((at) => entries[at] ?? []),
-      tail,
-    )
-    const text = JSON.stringify([fresh.rest, [...fresh.protocols], fresh.ports, fresh.icmp])
-    cell = byText.get(text) ?? fresh
-    byText.set(text, cell)
-    byEntries.set(key, cell)
+    const key = `${tail.fallback} ${[...more].sort((a, b) => a - b).join()}`
+    let ofLayer = cells.get(layer)
+    if (ofLayer === undefined) cells.set(layer, (ofLayer = new Map<string, Cell>()))
+    let cell = ofLayer.get(key)
+    if (cell === undefined) ofLayer.set(key, (cell = cellOfLayer(addEntries(layer, placed(more)), tail)))
     return cell
   }
 }
@@ -215,11 +237,11 @@ function putCell(
   direction: Direction,
   address: Address,
   number: number,
-  cell: Cell,
+  cell: Difference,
 ): void {
   const family = familyOf(address)
   const head = `${identityToText(number)} . ${addressToText(address)}`
-  put(`${direction}_any${family}`, head, verdictText[cell.rest])
+  if (cell.rest !== undefined) put(`${direction}_any${family}`, head, verdictText[cell.rest])
   for (const [protocol, verdict] of cell.protocols)
     put(`${direction}_protocol${family}`, `${head} . ${protocol}`, verdictText[verdict])
   for (const icmp of cell.icmp)

@@ -1,7 +1,17 @@
 // Entries in an order, cut into lookups without one: against walking them.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { cellVerdict, compileCell, walk, type Tail } from '../../../src/datapath/cell.ts'
+import {
+  addEntries,
+  cellOf,
+  cellVerdict,
+  compileCell,
+  differenceTo,
+  nothing,
+  walk,
+  type CellVerdict,
+  type Tail,
+} from '../../../src/datapath/cell.ts'
 import { portsCover, portsToText, Protocol, type L4, type Ports } from '../../../src/net/ports.ts'
 import { Tier, type L7 } from '../../../src/policy/rules.ts'
 import type { Entry } from '../../../src/policy/snapshot.ts'
@@ -110,6 +120,34 @@ test('any entries: the cell says of each packet what walking them says', () => {
         ])
     }),
     { numRuns: 1000 },
+  )
+})
+
+test('any two cells: the difference on top of the one says what the other says', () => {
+  fc.assert(
+    fc.property(anyEntries, anyEntries, anyTail, (entries, others, tail) => {
+      const [cell, under] = [compileCell(entries, tail), compileCell(others, tail)]
+      const { rest, ...difference } = differenceTo(cell, under)
+      for (const l4 of packets) {
+        const nowhere = 'nowhere' as CellVerdict
+        const said = cellVerdict({ ...difference, rest: rest ?? nowhere }, l4)
+        expect([l4, said === nowhere ? cellVerdict(under, l4) : said]).toEqual([l4, cellVerdict(cell, l4)])
+      }
+    }),
+    { numRuns: 1000 },
+  )
+})
+
+test('any entries: added on top of others they decide as if they had been there from the start', () => {
+  fc.assert(
+    fc.property(anyEntries, anyTail, fc.infiniteStream(fc.boolean()), (entries, tail, coins) => {
+      const placed = entries.map((one, at) => ({ at, entry: one }))
+      const below = placed.filter(() => coins.next().value === true)
+      const above = placed.filter((one) => !below.includes(one))
+      const cell = cellOf(addEntries(addEntries(nothing, below), above), tail)
+      for (const l4 of packets) expect([l4, cellVerdict(cell, l4)]).toEqual([l4, cellVerdict(compileCell(entries, tail), l4)]) // prettier-ignore
+    }),
+    { numRuns: 500 },
   )
 })
 
