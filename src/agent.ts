@@ -16,7 +16,7 @@ import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
-import { decideEgress } from './policy/verdict.ts'
+import { decideEgress, makeDecider } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Listener, type Listening } from './proxy/listen.ts'
@@ -310,10 +310,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   async function denied(): Promise<DeniedWithWhy[]> {
     const flows = (await datapath?.denied()) ?? []
-    return flows.map((flow) => ({
-      ...flow,
-      why: decideEgress(snapshot, { ...flow, leasedNames: leases.namesOf(flow.identity, flow.address) }).why,
-    }))
+    const judge = makeDecider(snapshot)
+    return flows.map((flow) => {
+      const { direction, identity, address } = flow
+      if (direction === 'egress')
+        return { ...flow, why: decideEgress(snapshot, { ...flow, leasedNames: leases.namesOf(identity, address) }).why }
+      const { ingress } = judge({ ...flow, from: { kind: 'address', address }, to: { kind: 'identity', identity } })
+      return { ...flow, why: ingress.why[0] }
+    })
   }
   async function close(): Promise<void> {
     clearInterval(repairing)

@@ -3,7 +3,7 @@
 import { makeAlarm } from './alarm.ts'
 import type { Clock } from './clock.ts'
 import type { Datapath } from './datapath/datapath.ts'
-import type { LeaseElement } from './datapath/element.ts'
+import type { LeaseElement, OpenPorts } from './datapath/element.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
 import { makeLeases, type Lease, type LeaseLimits, type LeaseTable, type Learned } from './leases/leases.ts'
@@ -46,12 +46,12 @@ export function makeKeeper(
   })
   const cells = new WeakMap<SubjectPolicy['grantPorts'], Cells>()
 
-  function cellsOf(policy: SubjectPolicy, ports: readonly Ports[]): readonly Ports[] {
+  function cellsOf(policy: SubjectPolicy, ports: readonly Ports[]): readonly OpenPorts[] {
     let cut = cells.get(policy.grantPorts)
     if (cut === undefined) cells.set(policy.grantPorts, (cut = makeCells(policy.grantPorts)))
     return cut(ports)
   }
-  function portsOf(lease: Lease, policy: SubjectPolicy): readonly Ports[] {
+  function portsOf(lease: Lease, policy: SubjectPolicy): readonly OpenPorts[] {
     const wire = wireFromText(lease.name)
     const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
     return cellsOf(policy, openedPorts(grants))

@@ -1,10 +1,9 @@
 // The allow cache: which identity may reach which address because which name said so, until when. Pure: time and the kernel's
 // epoch are passed in; what must be written to the kernel is returned as elements, and the caller says when that was acknowledged.
 import type { Clock, Millis, Seconds } from '../clock.ts'
-import type { LeaseElement } from '../datapath/element.ts'
+import type { LeaseElement, OpenPorts } from '../datapath/element.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
-import type { Ports } from '../net/ports.ts'
 import { makeDeadlines } from './deadlines.ts'
 
 export interface LeaseLimits {
@@ -25,7 +24,7 @@ export interface LeaseFact {
   readonly name: string
   readonly addresses: readonly Address[]
   readonly ttlSeconds: Seconds
-  readonly ports: readonly Ports[]
+  readonly ports: readonly OpenPorts[]
 }
 
 export type Learned =
@@ -48,7 +47,7 @@ export interface Lease {
   readonly learnedAt: Millis
   /** End of the TTL; the kernel keeps the address open for the grace after it. */
   readonly deadline: Millis
-  readonly ports: readonly Ports[]
+  readonly ports: readonly OpenPorts[]
   readonly source: 'lookup'
 }
 
@@ -57,7 +56,7 @@ interface Held extends Lease {
   ttlSeconds: Seconds
   learnedAt: Millis
   deadline: Millis
-  ports: readonly Ports[]
+  ports: readonly OpenPorts[]
 }
 
 /** What the kernel has acknowledged for one element: until when, and in which epoch of its ruleset. */
@@ -89,7 +88,7 @@ export interface LeaseTable {
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
   /** Policy changed: what each name opens is asked anew; elements to remove, then to add. */
-  readonly regrant: (portsFor: (lease: Lease) => readonly Ports[]) => {
+  readonly regrant: (portsFor: (lease: Lease) => readonly OpenPorts[]) => {
     readonly add: LeaseElement[]
     readonly remove: LeaseElement[]
   }
@@ -159,7 +158,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     holder: Holder,
     now: Millis,
     ttlSeconds: Seconds,
-    ports: readonly Ports[],
+    ports: readonly OpenPorts[],
   ): Held {
     const deadline = now + ttlSeconds * 1000
     const before = addresses.get(address)
@@ -267,7 +266,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     return { dropped, remove: [...doors].flatMap(([door, held]) => orphans(held.identity, held.address, door)) }
   }
 
-  function regrant(portsFor: (lease: Lease) => readonly Ports[]): { add: LeaseElement[]; remove: LeaseElement[] } {
+  function regrant(portsFor: (lease: Lease) => readonly OpenPorts[]): { add: LeaseElement[]; remove: LeaseElement[] } {
     const now = clock()
     const add: LeaseElement[] = []
     const remove: LeaseElement[] = []
@@ -328,18 +327,18 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
 }
 
 /** `*`, or `protocol:first:last`: equal only for equal ports. */
-function keyOf(ports: Ports): string {
+function keyOf(ports: OpenPorts): string {
   return ports.kind === 'all' ? '*' : `${ports.protocol}:${ports.first}:${ports.last}`
 }
 
-function portsFromKey(key: string): Ports {
+function portsFromKey(key: string): OpenPorts {
   if (key === '*') return { kind: 'all' }
   const [protocol, first, last] = key.split(':').map(Number)
   return { kind: 'ports', protocol: protocol as 6, first: first ?? 0, last: last ?? 0 }
 }
 
 /** Each once; only `all` where it is among them, since it covers the rest. */
-function distinctPorts(ports: readonly Ports[]): readonly Ports[] {
+function distinctPorts(ports: readonly OpenPorts[]): readonly OpenPorts[] {
   const all = ports.find((p) => p.kind === 'all')
   if (all !== undefined) return [all]
   return [...new Map(ports.map((p) => [keyOf(p), p])).values()]
