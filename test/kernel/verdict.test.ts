@@ -132,7 +132,7 @@ const clusterPolicy = fc.record({ tier: oneOf('Admin', 'Baseline'), priority: fc
 
 // On the host neither L7 nor names.
 const ofHost = ciliumSpec(false)
-  .map(({ endpointSelector: _, ...spec }) => ({ nodeSelector: {}, ...spec }))
+  .map((spec) => ({ ...spec, endpointSelector: undefined, nodeSelector: {} }))
   .filter(isAnything)
   .map((spec) => ({ apiVersion: 'cilium.io/v2', kind: 'CiliumClusterwideNetworkPolicy', namespace: undefined, spec }))
 
