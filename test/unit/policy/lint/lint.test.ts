@@ -1,9 +1,10 @@
 // Every authoring mistake that the linter knows: a manifest that has it, one that has it not, and the patch that makes the one into the other.
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { makeReport } from '../../../../src/policy/field.ts'
 import { codes, type Code, type Finding, type Severity } from '../../../../src/policy/lint/codes.ts'
 import { lint } from '../../../../src/policy/lint/lint.ts'
-import { applyEdits } from '../../../../src/policy/lint/patch.ts'
+import { applyEdits, editsOf } from '../../../../src/policy/lint/patch.ts'
 import type { ParseOptions } from '../../../../src/policy/rules.ts'
 import { readDocuments } from '../../../../src/sources/documents.ts'
 import { defaultParseOptions, loadWorld } from '../../../../src/sources/manifests.ts'
@@ -201,4 +202,49 @@ for (const code of new Set(rows.map((each) => each.code)))
 test('every code has a row', () => {
   const tested = new Set(rows.map(({ code }) => code))
   expect(Object.keys(codes).filter((code) => code !== 'NG000' && !tested.has(code as Code))).toEqual([])
+})
+
+describe('whatever the text', () => {
+  const errors = (findings: readonly Finding[]): number =>
+    findings.filter(({ severity, code }) => severity === 'error' && code !== 'NG005' && code !== 'NG018').length
+  /** Lines of real manifests, some taken out, doubled, moved, indented otherwise. */
+  const mangled = fc
+    .tuple(
+      fc.constantFrom(...rows.flatMap(({ bad, good }) => [bad, good])),
+      fc.array(fc.tuple(fc.nat(), fc.nat({ max: 4 })), { maxLength: 4 }),
+    ) // prettier-ignore
+    .map(([text, changes]) => {
+      const lines = text.split('\n')
+      for (const [place, kind] of changes) {
+        const at = place % lines.length
+        const line = lines[at] ?? ''
+        if (kind === 0) lines.splice(at, 1)
+        else if (kind === 1) lines.splice(at, 0, line)
+        else if (kind === 2) lines[at] = ` ${line}`
+        else if (kind === 3) lines[at] = line.replace(/: .*/, ': []')
+        else lines[at] = line.replace(/: .*/, ': {}')
+      }
+      return lines.join('\n')
+    })
+  test('nothing throws, and no fix breaks a manifest', () => {
+    fc.assert(
+      fc.property(mangled, (text) => {
+        const findings = lintText(text)
+        for (const { fix } of findings) {
+          if (fix === undefined) continue
+          const mended = applyEdits(text, fix.edits)
+          expect(errors(lintText(mended)), mended).toBeLessThanOrEqual(errors(findings))
+        }
+      }),
+      { numRuns: Number(process.env['NAMEGATE_RUNS'] ?? 500) },
+    )
+  })
+
+  test('patches come to an end: after a few rounds there is nothing left to patch', () => {
+    for (const { bad, options } of rows) {
+      let text = bad
+      for (let round = 0; round < 4; round++) text = applyEdits(text, editsOf(lintText(text, options).flatMap(({ fix }) => fix ?? []))) // prettier-ignore
+      expect(lintText(text, options).filter(({ fix }) => fix !== undefined)).toEqual([])
+    }
+  })
 })
