@@ -1,6 +1,6 @@
 // Checks about rules above L4: shadowed by an allow without them (NG006), HTTP patterns (NG013), what releases removed (NG019).
 import type { Field } from '../field.ts'
-import type { Rule } from '../rules.ts'
+import type { L7, Rule } from '../rules.ts'
 import { at, entriesOf, fixOf, isCilium, isEmptyList, isOrdered, itemsOf, itemsOfSpec, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
 import { peersMeet, portsMeet, subjectsMeet } from './coverage.ts'
 
@@ -33,6 +33,49 @@ const shadowed: Check = (context, say) => {
         hint: 'rules add up: take the peers or ports out of the other rule, or give it the same L7 rules',
       })
     }
+  }
+} // prettier-ignore
+
+/** What two allows of the same peers and port must not say differently, in Cilium's words; undefined when they merge. */
+function conflictOf(a: Rule, b: Rule): string | undefined {
+  if (a.l7 !== undefined && b.l7 !== undefined && parserOf(a.l7) !== parserOf(b.l7)) return `cannot merge conflicting L7 parsers (${parserOf(a.l7)}/${parserOf(b.l7)})`
+  const [one, other] = [a.listener, b.listener]
+  if (one !== undefined && other !== undefined && one.priority === other.priority && JSON.stringify(one) !== JSON.stringify(other)) return `cannot merge conflicting CiliumEnvoyConfig Listeners (${one.name}/${other.name}) with the same priority${one.priority === undefined ? '' : ` (${one.priority})`}`
+  if (a.authentication !== undefined && b.authentication !== undefined && a.authentication !== b.authentication) return `cannot merge conflicting authentication types (${a.authentication}/${b.authentication})`
+  for (const side of ['terminating', 'originating'] as const) {
+    const [x, y] = [a[`${side}TLS`], b[`${side}TLS`]]
+    if (x !== undefined && y !== undefined && JSON.stringify(x) !== JSON.stringify(y)) return `cannot merge conflicting ${side} TLS contexts: (${x.secret}/${y.secret})`
+  }
+  return undefined
+} // prettier-ignore
+
+const parserOf = (l7: L7): string => (l7.kind === 'l7' ? l7.protocol : l7.kind)
+
+/** The peers as text without their places: Cilium merges rules of equal selectors. */
+const peersText = ({ peers }: Rule): string =>
+  JSON.stringify(peers === 'everyone' ? [] : peers, (key, value: unknown) =>
+    key === 'path' || key === 'line' ? undefined : typeof value === 'bigint' ? String(value) : value,
+  )
+
+/** NG024. */
+const conflicts: Check = (context, say) => {
+  const canConflict = (rule: Rule): boolean => rule.kind === 'allow' && (hasL7(rule) || rule.listener !== undefined || rule.authentication !== undefined || rule.terminatingTLS !== undefined || rule.originatingTLS !== undefined)
+  const specs = context.specs.filter((spec) => spec.policy?.rules.some(canConflict) === true)
+  const index = new Map(specs.map((spec, i) => [spec, i]))
+  for (const [i, spec] of specs.entries()) {
+    const { policy } = spec
+    if (policy === undefined) continue
+    const others = context.near(spec).filter((other) => (index.get(other) ?? i + 1) <= i && other.policy !== undefined && (other === spec || subjectsMeet(context, other.policy, policy)))
+    const earlier = others.flatMap((other) => (other.policy?.rules ?? []).filter(canConflict).map((rule) => ({ spec: other, rule })))
+    for (const rule of policy.rules.filter(canConflict))
+      for (const other of earlier) {
+        if (other.rule === rule || other.rule.direction !== rule.direction || (other.spec === spec && policy.rules.indexOf(other.rule) > policy.rules.indexOf(rule))) continue
+        const words = rule.ports.some((port) => other.rule.ports.some((each) => JSON.stringify(each) === JSON.stringify(port))) && peersText(rule) === peersText(other.rule) ? conflictOf(other.rule, rule) : undefined
+        if (words === undefined) continue
+        const where = other.spec === spec ? `line ${other.rule.line}` : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
+        say('NG024', spec, context.fieldAt(spec, rule.path), { severity: 'error', message: `${words}: with the rule at ${where}, for the same peers and port; in Cilium the endpoints that both select keep their old policy`, hint: 'one port has one protocol: take one of the two out' })
+        break
+      }
   }
 } // prettier-ignore
 
@@ -136,4 +179,4 @@ function requiresFix(context: Context, item: Field, requires: Field, endpoints: 
   return replaced === undefined || gone === undefined ? undefined : { title: `${endpoints} with both`, edits: [replaced, gone] }
 } // prettier-ignore
 
-export const l7Checks: readonly Check[] = [shadowed, httpPatterns, removedFields]
+export const l7Checks: readonly Check[] = [shadowed, conflicts, httpPatterns, removedFields]
