@@ -1,5 +1,4 @@
 // `namegate policy lint`: how findings look to people, programs, code hosts (SARIF) and `patch`.
-
 import { makeReport, type Issue } from '../policy/field.ts'
 import {
   codes,

@@ -287,9 +287,16 @@ function indexPaths(root: Field): ReadonlyMap<string, Field> {
   return index
 }
 
-/** The object, or those of a List. */
+/** The object, or those of a List. Items of a typed list need not say their kind: it is put in. */
 function objectsOf(document: Field): readonly Field[] {
-  return textOf(at(document, 'kind'))?.endsWith('List') === true ? itemsOf(at(document, 'items')) : [document]
+  const kind = textOf(at(document, 'kind'))
+  if (kind?.endsWith('List') !== true) return [document]
+  const said: Field = { ...document, kind: 'scalar', value: kind.slice(0, -'List'.length) }
+  return itemsOf(at(document, 'items')).map((item) =>
+    item.kind !== 'map' || item.entries.has('kind')
+      ? item
+      : { ...item, entries: new Map([...item.entries, ['kind', said]]) },
+  )
 }
 
 const placeOf = (

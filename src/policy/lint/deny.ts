@@ -28,7 +28,7 @@ const denyOnly: Check = (context, say) => {
       if (deny === undefined || itemsOf(deny).length === 0 || itemsOf(allow).length > 0) continue
       if (at(spec.field, 'enableDefaultDeny', direction) !== undefined) continue
       const others = (spec.policy === undefined ? [] : context.covering(spec.policy)).filter(
-        (other) => other !== spec.policy && other.defaultDeny[direction],
+        (other) => other.defaultDeny[direction] && rulesOf(other, direction).some(({ kind }) => kind === 'allow'),
       )
       if (others.length > 0) continue
       const existing = at(spec.field, 'enableDefaultDeny')

@@ -206,6 +206,22 @@ test('every code has a row', () => {
   expect(Object.keys(codes).filter((code) => code !== 'NG000' && !tested.has(code as Code))).toEqual([])
 })
 
+describe('where policies stand', () => {
+  const spec = '{endpointSelector: {matchLabels: {app: web}}, egressDeny: [{toCIDR: [203.0.113.0/24]}]}'
+  const rows = [
+    { title: 'specs', text: `apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspecs:\n- ${spec}\n- ${spec}\n`, lines: [5, 6] },
+    { title: 'a List', text: `apiVersion: v1\nkind: List\nitems:\n- {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: p}, spec: ${spec}}\n`, lines: [4] },
+    { title: 'a list of the kind', text: `apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicyList\nitems:\n- {metadata: {name: p}, spec: ${spec}}\n`, lines: [4] },
+    { title: 'JSON', text: '{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"p"},\n"spec":{"endpointSelector":{},\n"egressDeny":[{"toCIDR":["203.0.113.0/24"]}]}}', lines: [3] },
+    { title: 'the second document', text: `---\n# nothing\n---\n${cnp('  egressDeny:\n  - toCIDR: [203.0.113.0/24]')}`, lines: [11] },
+  ] // prettier-ignore
+  for (const { title, text, lines } of rows)
+    test(title, () => {
+      const found = of(lintText(text), 'NG004').filter(({ severity }) => severity === 'warning')
+      expect(found.map(({ line }) => line)).toEqual(lines)
+    })
+})
+
 describe('whatever the text', () => {
   const errors = (findings: readonly Finding[]): number =>
     findings.filter(({ severity, code }) => severity === 'error' && code !== 'NG005' && code !== 'NG018').length
@@ -230,12 +246,12 @@ describe('whatever the text', () => {
     })
   test('nothing throws, and no fix breaks a manifest', () => {
     fc.assert(
-      fc.property(mangled, (text) => {
-        const findings = lintText(text)
+      fc.property(mangled, fc.constantFrom<ParseOptions['semantics']>('spec', 'cilium'), (text, semantics) => {
+        const findings = lintText(text, { semantics })
         for (const { fix } of findings) {
           if (fix === undefined) continue
           const mended = applyEdits(text, fix.edits)
-          expect(errors(lintText(mended)), mended).toBeLessThanOrEqual(errors(findings))
+          expect(errors(lintText(mended, { semantics })), mended).toBeLessThanOrEqual(errors(findings))
         }
       }),
       { numRuns: Number(process.env['NAMEGATE_RUNS'] ?? 500) },
