@@ -4,21 +4,27 @@ import type { Clock } from '../clock.ts'
 import { addressFromText, type Address } from '../net/address.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Digest } from '../identity/identities.ts'
-import type { Ports, Protocol } from '../net/ports.ts'
-import type { Snapshot } from '../policy/egress.ts'
+import type { Protocol } from '../net/ports.ts'
+import type { Direction } from '../policy/rules.ts'
+import type { Snapshot } from '../policy/snapshot.ts'
 import { desiredElements, diff, renderChange, renderFlush, renderLearned, type Elements } from './desired.ts'
-import { learnedSets, type LeaseElement } from './element.ts'
+import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
 import type { Renewal } from './nfnetlink.ts'
 import type { Nft } from './nft.ts'
+import { makeCellNumbers } from './peers.ts'
 import { renderStructure, type StructureOptions } from './structure.ts'
 
-/** A flow that the kernel refused, with how many packets it tried. `port` is undefined for protocols without ports. */
+/** A flow that the kernel refused (or would have, where policy is only audited), with how many packets it tried. */
 export interface DeniedFlow {
+  /** In which direction, seen from the subject, whose policy it was. */
+  readonly direction: Direction
   readonly identity: IdentityId
+  /** The peer's: destination on egress, source on ingress. */
   readonly address: Address
   readonly protocol: number
+  /** The destination's; undefined for protocols without ports. */
   readonly port: number | undefined
   readonly packets: number
 }
@@ -58,10 +64,11 @@ export async function startDatapath(
   const { table } = structure
   const wanted = renderStructure(structure)
   const nothing: Elements = new Map()
+  const options = { digest, numbers: makeCellNumbers(), hostPolicies: structure.hostPolicies !== undefined }
   /** What the policy maps hold; undefined when that is not known: nft may have done it and then died. */
   let realised: Elements | undefined
   /** What is in force: the last that the kernel took. */
-  let inForce = desiredElements(snapshot, digest)
+  let inForce = desiredElements(snapshot, options)
   // nft runs one after the other: two transactions in flight could land in the wrong order.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -97,7 +104,7 @@ export async function startDatapath(
   const learned = makeLearnedSets(netlink, table, clock, await probeRenewal(nft, netlink, table, clock))
 
   async function apply(snapshot: Snapshot): Promise<void> {
-    const desired = desiredElements(snapshot, digest)
+    const desired = desiredElements(snapshot, options)
     await inTurn(async () => {
       const change = realised === undefined ? undefined : renderChange(table, diff(desired, realised))
       if (change !== '') await learned.ours(() => bring(desired, change))
@@ -125,8 +132,12 @@ export async function startDatapath(
   }
 
   async function denied(): Promise<DeniedFlow[]> {
-    const lists = await Promise.all(deniedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
-    return lists.flatMap(readDenied)
+    const lists = await Promise.all(
+      deniedSets.map(async ({ direction, set }) =>
+        readDenied(direction, await nft(['-j', '-n', 'list', 'set', 'inet', table, set])),
+      ),
+    )
+    return lists.flat()
   }
 
   async function standingLearned(): Promise<LeaseElement[]> {
@@ -164,6 +175,13 @@ export async function readIdentities(nft: Nft, table: string): Promise<Map<strin
   return new Map([...(await standingIdentities(nft, table))].map(([id, digests]) => [digests.split('.')[0] ?? '', id]))
 }
 
+/** Numbers under which something stands that an earlier agent learned: whoever got one of them anew would get that too. */
+export async function readLearnedIdentities(nft: Nft, table: string): Promise<Set<IdentityId>> {
+  const list = (set: string): Promise<string> => nft(['-j', '-n', 'list', 'set', 'inet', table, set])
+  const lists = await Promise.all(learnedSets.map((set) => list(set).catch(() => '{"nftables":[]}')))
+  return new Set(lists.flatMap(readLearned).map((element) => element.identity))
+}
+
 /** Whether what was learned under the standing identities may be kept under the desired ones. */
 async function stillHolds(nft: Nft, table: string, desired: Elements): Promise<boolean> {
   const before = await standingIdentities(nft, table)
@@ -175,7 +193,9 @@ async function stillHolds(nft: Nft, table: string, desired: Elements): Promise<b
   return true
 }
 
-const deniedSets = ['denied4', 'denied6', 'denied_any4', 'denied_any6'] as const
+const deniedSets = (['egress', 'ingress'] as const).flatMap((direction) =>
+  ['4', '6', '_any4', '_any6'].map((kind) => ({ direction, set: `denied_${direction}${kind}` })),
+)
 
 /**
  * Whether this kernel renews an element's timeout when it is added again (Linux 6.12 and later), tried out on a set of its own
@@ -205,7 +225,7 @@ export async function probeRenewal(nft: Nft, netlink: Netlink, table: string, cl
 }
 
 /** Reads `nft -j list set` of a denied set; elements of another shape are passed over. */
-function readDenied(json: string): DeniedFlow[] {
+function readDenied(direction: Direction, json: string): DeniedFlow[] {
   const flows: DeniedFlow[] = []
   const { nftables } = JSON.parse(json) as { nftables: { set?: { elem?: unknown[] } }[] }
   for (const { set } of nftables)
@@ -215,6 +235,7 @@ function readDenied(json: string): DeniedFlow[] {
       const parsed = typeof address === 'string' ? addressFromText(address) : undefined
       if (parsed === undefined) continue
       flows.push({
+        direction,
         identity: identityFromJson(identity),
         address: parsed,
         protocol: numberFromJson(protocol),
@@ -237,7 +258,7 @@ function readLearned(json: string): LeaseElement[] {
       if (parsed === undefined) continue
       const { range } = (port ?? {}) as { range?: [number, number] }
       const [first, last] = range ?? [Number(port), Number(port)]
-      const ports: Ports =
+      const ports: OpenPorts =
         protocol === undefined
           ? { kind: 'all' }
           : { kind: 'ports', protocol: numberFromJson(protocol) as Protocol, first, last }

@@ -1,13 +1,36 @@
-// What the policy's maps should hold, computed from a snapshot; the difference to what they hold; and that as nft text.
-import { addressFromNumber, addressToText, familyOf, type Family } from '../net/address.ts'
+// What the policy's sets should hold, computed from a snapshot; the difference to what they hold; and that as nft text.
+import { addressFromNumber, addressToText, familyOf, type Address, type Family } from '../net/address.ts'
 import { protocolName } from '../net/ports.ts'
-import { everyAddress, type AddressRange } from '../net/prefix.ts'
+import type { AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type Digest } from '../identity/identities.ts'
-import type { PeerEntry, Snapshot } from '../policy/egress.ts'
+import { singlesMax } from '../leases/cells.ts'
+import type { Direction } from '../policy/rules.ts'
+import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
+import {
+  addEntries,
+  cellOf as cellOfLayer,
+  differenceTo,
+  nothing,
+  type Cell,
+  type CellVerdict,
+  type Difference,
+  type Layer,
+  type Placed,
+} from './cell.ts'
+import {
+  clusterNumber,
+  hostNumber,
+  peersOf,
+  rangeKey,
+  worldIdentity,
+  worldNumber,
+  type CellNumbers,
+  type PeerKind,
+  type Peers,
+} from './peers.ts'
 import { setOf, type LeaseElement } from './element.ts'
-import { compileIntervals, type Intervals } from './intervals.ts'
-import { policySets, type PolicySet } from './structure.ts'
+import { policySets, verdictNumbers, type PolicySet } from './structure.ts'
 
 /** Set name -> element key -> value; the value is '' in sets. Keys and values are nft text. */
 export type Elements = ReadonlyMap<PolicySet, ReadonlyMap<string, string>>
@@ -18,59 +41,222 @@ export interface Change {
   readonly add: Elements
 }
 
+export interface Wanted {
+  readonly digest: Digest
+  /** Kept from one snapshot to the next. */
+  readonly numbers: CellNumbers
+  /** Whether policies of this host (nodeSelector) are enforced on its own traffic. */
+  readonly hostPolicies: boolean
+}
+
 /** How nft writes an identity: a classid, `major:minor` in hexadecimal. 257 is `0:101`. */
 export function identityToText(identity: IdentityId): string {
   return `${(identity >>> 16).toString(16)}:${(identity & 0xffff).toString(16)}`
 }
 
+const verdictText: Readonly<Record<CellVerdict, string>> = {
+  allow: identityToText(verdictNumbers.allow),
+  deny: identityToText(verdictNumbers.deny),
+  lease: identityToText(verdictNumbers.lease),
+}
+
+/** Somebody whose policy this machine enforces. */
+interface Subject {
+  readonly address: Address
+  readonly policy: SubjectPolicy
+}
+
 /**
- * The elements that this snapshot asks for. Identities with the same entries share the work of cutting them into intervals. Each identity's
- * number goes with the digests of its labels and of what its policy grants to names (`readIdentities`).
+ * The elements that this snapshot asks for. Subjects are this machine's endpoints, each by its addresses; peers go by number (`peersOf`). Each
+ * identity's number goes with the digests of its labels and of what its policy grants to names (`readIdentities`).
  */
-export function desiredElements(snapshot: Snapshot, digest: Digest): Elements {
+export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolicies }: Wanted): Elements {
   const sets = new Map<PolicySet, Map<string, string>>(policySets.map((name) => [name, new Map()]))
   const put = (set: PolicySet, key: string, value: string): void => void sets.get(set)?.set(key, value)
-  const compiled = new Map<readonly PeerEntry[], Record<Family, Intervals>>()
-  for (const endpoint of snapshot.endpoints)
-    for (const address of endpoint.addresses)
-      if (snapshot.endpointOf(address) === endpoint)
-        put(
-          familyOf(address) === 4 ? 'identity4' : 'identity6',
-          addressToText(address),
-          identityToText(endpoint.identity),
-        )
-  for (const [identity, labels] of new Map(
-    snapshot.endpoints.map((endpoint) => [endpoint.identity, endpoint.labels]),
-  )) {
-    const policy = snapshot.policyOf(identity)
-    const id = identityToText(identity)
-    put('identities', `${id} comment "${digest(labelSetText(labels))}.${digest(policy.grantsText)}"`, '')
-    if (!policy.defaultDeny) put('open', id, '')
-    let intervals = compiled.get(policy.entries)
-    if (intervals === undefined)
-      compiled.set(
-        policy.entries,
-        (intervals = { 4: compileIntervals(policy.entries, 4), 6: compileIntervals(policy.entries, 6) }),
-      )
-    for (const family of [4, 6] as const) {
-      const goto = { allow: 'goto allowed', deny: `goto denied${family}` }
-      for (const box of intervals[family].boxes) {
-        const protocol = box.protocol === 'any' ? '0-255' : protocolName(box.protocol)
-        const ports = box.first === box.last ? String(box.first) : `${box.first}-${box.last}`
-        put(`verdict${family}`, `${id} . ${rangeText(box.range)} . ${protocol} . ${ports}`, goto[box.verdict])
-      }
-      for (const slab of intervals[family].slabs)
-        put(`verdict_any${family}`, `${id} . ${rangeText(slab.range)}`, goto[slab.verdict])
+  const subjects: Subject[] = []
+  for (const endpoint of snapshot.endpoints) {
+    if (!endpoint.local) continue
+    const policy = snapshot.policyOf(endpoint.identity)
+    const id = identityToText(endpoint.identity)
+    put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
+    for (const address of endpoint.addresses) {
+      if (snapshot.endpointOf(address) !== endpoint) continue
+      const [family, text] = [familyOf(address), addressToText(address)]
+      put(`identity${family}`, text, id)
+      put(`self${family}`, `${text} . ${text}`, '')
+      subjects.push({ address, policy })
     }
   }
+  if (hostPolicies)
+    for (const [address, identity] of snapshot.addresses) {
+      if (identity !== hostNumber) continue
+      put(`host${familyOf(address)}`, addressToText(address), '')
+      subjects.push({ address, policy: { ...snapshot.policyOf(identity), grantRanks: [] } })
+    }
+
+  const peers = peersOf(entriesOf(subjects), snapshot, numbers)
+  for (const [address, number] of peers.single) {
+    put(`peer${familyOf(address)}`, addressToText(address), identityToText(number))
+    put(`cluster${familyOf(address)}`, addressToText(address), '')
+  }
+  for (const { range, number } of peers.ranges) put(`range${range.family}`, rangeText(range), identityToText(number))
+
+  const tables = makeTables(peers, snapshot)
+  for (const { address, policy } of subjects)
+    for (const direction of ['egress', 'ingress'] as const) {
+      for (const { number, cell } of tables(policy, direction, familyOf(address)))
+        putCell(put, direction, address, number, cell)
+      if (policy.directions[direction].audit)
+        put(`${direction}_audited${familyOf(address)}`, addressToText(address), '')
+    }
   return sets
+}
+
+function* entriesOf(subjects: readonly Subject[]): Iterable<Entry> {
+  const seen = new Set<readonly Entry[]>()
+  for (const { policy } of subjects)
+    for (const { entries } of [policy.directions.egress, policy.directions.ingress])
+      if (!seen.has(entries)) {
+        seen.add(entries)
+        yield* entries
+      }
+}
+
+interface Row {
+  readonly number: number
+  readonly cell: Difference
+}
+
+/** What a policy says to each kind of peer that it tells from others of its place, and to the rest of each place. Policies in common are asked once. */
+function makeTables(
+  peers: Peers,
+  snapshot: Snapshot,
+): (policy: SubjectPolicy, direction: Direction, family: Family) => readonly Row[] {
+  const worlds = { 4: worldIdentity(snapshot, 4), 6: worldIdentity(snapshot, 6) }
+  const made = new Map<string, readonly Row[]>()
+  const ids = new Map<DirectionPolicy, number>()
+
+  function rowsOf(
+    policy: DirectionPolicy,
+    fromHost: DirectionPolicy['fallback'],
+    names: SubjectPolicy['grantRanks'],
+    family: Family,
+  ): Row[] {
+    const cellOf = makeCells(policy, fromHost, names)
+    const world = cellOf({ identity: worlds[family], isOutside: true, ranges: [] })
+    const kinds = peers.kinds.filter((kind) => kind.families.has(family)).map((kind) => ({ kind, cell: cellOf(kind) }))
+    const cluster = mostCommon(kinds) ?? world
+    return [
+      { number: worldNumber, cell: world },
+      { number: clusterNumber, cell: cluster },
+      ...kinds.flatMap(({ kind: { number, identity, place }, cell }): Row[] => {
+        // What comes from this host is judged by its number alone, be its address known or not.
+        if (identity === hostNumber) return [{ number, cell }]
+        const under = place === 'world' ? world : cluster
+        return cell === under ? [] : [{ number, cell: differenceTo(cell, under) }]
+      }),
+    ]
+  }
+
+  return (policy, direction, family) => {
+    const ofDirection = policy.directions[direction]
+    const names = direction === 'egress' ? policy.grantRanks : []
+    const fromHost = direction === 'ingress' ? ofDirection.fallbackFromHost : ofDirection.fallback
+    if (!ids.has(ofDirection)) ids.set(ofDirection, ids.size)
+    const key = `${direction} ${ids.get(ofDirection)} ${family} ${names.map(({ tier, priority }) => `${tier}/${priority}`).join()}`
+    let rows = made.get(key)
+    if (rows === undefined) made.set(key, (rows = rowsOf(ofDirection, fromHost, names, family)))
+    return rows
+  }
+}
+
+/** The cell that most addresses with an identity have. */
+function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Cell }[]): Cell | undefined {
+  const counts = new Map<Cell, number>()
+  for (const { kind, cell } of kinds)
+    if (kind.place === 'cluster') counts.set(cell, (counts.get(cell) ?? 0) + kind.count)
+  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0]
+}
+
+/** Finds the cell of a kind of peer; kinds that the same entries are about share it. */
+function makeCells(
+  { entries, fallback }: DirectionPolicy,
+  fromHost: DirectionPolicy['fallback'],
+  names: SubjectPolicy['grantRanks'],
+): (kind: Pick<PeerKind, 'identity' | 'isOutside' | 'ranges'>) => Cell {
+  const everyone: number[] = []
+  const byIdentity = new Map<IdentityId, number[]>()
+  const outside = new Map<string, number[]>()
+  const everywhere = new Map<string, number[]>()
+  const add = <K>(index: Map<K, number[]>, key: K, at: number): void => {
+    const list = index.get(key)
+    if (list === undefined) index.set(key, [at])
+    else list.push(at)
+  }
+  for (const [at, { peers }] of entries.entries()) {
+    if (peers === 'everyone') everyone.push(at)
+    else {
+      for (const identity of peers.identities) add(byIdentity, identity, at)
+      for (const range of peers.outside) add(outside, rangeKey(range), at)
+      for (const range of peers.everywhere) add(everywhere, rangeKey(range), at)
+    }
+  }
+  const placed = (ats: Iterable<number>): Placed[] => [...ats].flatMap((at) => { const entry = entries[at]; return entry === undefined ? [] : [{ at, entry }] }) // prettier-ignore
+  const ofEveryone = addEntries(nothing, placed(everyone))
+  const ofIdentities = new Map<string, Layer>()
+  const byIdentities = new Map<IdentityId, Layer>()
+  /** Identities that the same entries are about share a layer. */
+  function layerOf(identity: IdentityId): Layer {
+    let layer = byIdentities.get(identity)
+    if (layer !== undefined) return layer
+    const own = byIdentity.get(identity) ?? []
+    layer = ofIdentities.get(own.join())
+    if (layer === undefined) ofIdentities.set(own.join(), (layer = addEntries(ofEveryone, placed(own))))
+    byIdentities.set(identity, layer)
+    return layer
+  }
+  const cells = new Map<Layer, Map<string, Cell>>()
+  return ({ identity, isOutside, ranges }) => {
+    const layer = layerOf(identity)
+    const more = new Set<number>()
+    for (const range of ranges)
+      for (const at of [...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : [])])
+        more.add(at)
+    for (const at of byIdentity.get(identity) ?? []) more.delete(at)
+    const tail = { fallback: identity === hostNumber ? fromHost : fallback, names }
+    const key = `${tail.fallback} ${[...more].sort((a, b) => a - b).join()}`
+    let ofLayer = cells.get(layer)
+    if (ofLayer === undefined) cells.set(layer, (ofLayer = new Map<string, Cell>()))
+    let cell = ofLayer.get(key)
+    if (cell === undefined) ofLayer.set(key, (cell = cellOfLayer(addEntries(layer, placed(more)), tail)))
+    return cell
+  }
+}
+
+function putCell(
+  put: (set: PolicySet, key: string, value: string) => void,
+  direction: Direction,
+  address: Address,
+  number: number,
+  cell: Difference,
+): void {
+  const family = familyOf(address)
+  const head = `${identityToText(number)} . ${addressToText(address)}`
+  if (cell.rest !== undefined) put(`${direction}_any${family}`, head, verdictText[cell.rest])
+  for (const [protocol, verdict] of cell.protocols)
+    put(`${direction}_protocol${family}`, `${head} . ${protocol}`, verdictText[verdict])
+  for (const icmp of cell.icmp)
+    if (icmp.family === family) put(`${direction}_icmp${family}`, `${head} . ${icmp.type}`, verdictText[icmp.verdict])
+  for (const { protocol, first, last, verdict } of cell.ports) {
+    const flow = `${head} . ${protocolName(protocol)}`
+    if (last - first >= singlesMax) put(`${direction}_ports${family}`, `${flow} . ${first}-${last}`, verdictText[verdict])
+    else for (let port = first; port <= last; port++) put(`${direction}_port${family}`, `${flow} . ${port}`, verdictText[verdict])
+  } // prettier-ignore
 }
 
 function rangeText({ family, first, last }: AddressRange): string {
   const text = addressToText(addressFromNumber(first, family))
-  if (first === last) return text
-  if (first === everyAddress[family].first && last === everyAddress[family].last) return `${text}/0`
-  return `${text}-${addressToText(addressFromNumber(last, family))}`
+  return first === last ? text : `${text}-${addressToText(addressFromNumber(last, family))}`
 }
 
 /** What turns `realised` into `desired`. */
@@ -98,9 +284,14 @@ export function renderChange(table: string, change: Change): string {
 
 /** Commands that empty every policy set, for a fresh start on a table that is there. */
 export function renderFlush(table: string): string {
-  return policySets
-    .map((set) => `flush ${set === 'open' || set === 'identities' ? 'set' : 'map'} inet ${table} ${set}\n`)
-    .join('')
+  return policySets.map((set) => `flush ${isMap(set) ? 'map' : 'set'} inet ${table} ${set}\n`).join('')
+}
+
+const plainSets: readonly string[] = ['host', 'cluster', 'self', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
+
+/** Some hold addresses or numbers alone; everything else is a map. */
+function isMap(set: PolicySet): boolean {
+  return set !== 'identities' && !plainSets.includes(set)
 }
 
 function renderElements(verb: 'add' | 'delete', table: string, elements: Elements): string {

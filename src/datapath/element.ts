@@ -3,10 +3,13 @@ import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { Ports } from '../net/ports.ts'
 
+/** What a lease can open: ports, or everything. Types of ICMP and other protocols without ports are no part of the learned sets. */
+export type OpenPorts = Extract<Ports, { kind: 'all' | 'ports' }>
+
 export interface LeaseElement {
   readonly identity: IdentityId
   readonly address: Address
-  readonly ports: Ports
+  readonly ports: OpenPorts
   /** From the commit on; at its end the kernel closes the door by itself. */
   readonly timeoutMillis: number
 }

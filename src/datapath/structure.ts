@@ -1,8 +1,10 @@
 // The table's structure as nft text in the kernel's normal form: what `nft -s -t list table` prints is what stands here.
-// A packet from a workload meets a constant number of lookups, whatever the number of policies:
-//   source address -> identity;  established passes;  verdict maps (deny and allow, disjoint);  learned sets;  open identities;  denied.
-import { addressFromText, addressToText } from '../net/address.ts'
+// A packet from or to a workload meets a constant number of lookups, whatever the number of policies:
+//   established passes;  is its source a workload: whose peer is the destination, as a number;  what does the subject's policy say about
+//   that number and port;  if a lease could open it, the learned sets;  and then the same for its destination, with the source as peer.
+import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
+import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
   readonly table: string
@@ -17,6 +19,11 @@ export interface StructureOptions {
   readonly interfaces: readonly string[]
   readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
+  /**
+   * Policies of this host (nodeSelector) hold for its own traffic too. `upstreams` are the resolvers that the proxy itself asks: they stay in
+   * reach whatever those policies say. Absent: they hold for nothing.
+   */
+  readonly hostPolicies?: { readonly upstreams: readonly { readonly address: Address; readonly port: number }[] }
   /** Bound of each learned set; the kernel refuses more (ENFILE), and the answer is then SERVFAIL. */
   readonly learnedMax: number
 }
@@ -24,18 +31,39 @@ export interface StructureOptions {
 /** Denied flows that are remembered for the summary and `denied()`: past the bound only the counter goes on. */
 export const deniedFlowsMax = 4096
 
-/** The maps and sets that policy fills, as text elements; the learned ones are written by netlink. */
-export const policySets = [
-  'identity4',
-  'identity6',
-  'verdict4',
-  'verdict6',
-  'verdict_any4',
-  'verdict_any6',
-  'open',
+const families = [4, 6] as const
+const directions = ['egress', 'ingress'] as const
+/** What the lookups for one direction are keyed by, behind peer and subject; in the order in which a packet meets them. */
+const lookups = ['port', 'ports', 'icmp', 'protocol', 'any'] as const
+
+type F = 4 | 6
+type OfDirection = `${'egress' | 'ingress'}_${(typeof lookups)[number] | 'audited'}${F}`
+
+/**
+ * The maps and sets that policy fills, as text elements; the learned ones are written by netlink.
+ * `identity`: local endpoints. `peer`, `range`: numbers of peers (peers.ts). `cluster`: addresses with an identity. `self`: an endpoint's address,
+ * twice. `host`: this machine's addresses.
+ * `audited`: subjects whose denials are noted and let through.
+ */
+export const policySets: readonly PolicySet[] = [
+  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host'] as const).flatMap((name) =>
+    families.map((f) => `${name}${f}` as const),
+  ),
+  ...directions.flatMap((d) =>
+    [...lookups, 'audited' as const].flatMap((name) => families.map((f) => `${d}_${name}${f}` as const)),
+  ),
   'identities',
-] as const
-export type PolicySet = (typeof policySets)[number]
+]
+export type PolicySet =
+  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host'}${F}` | OfDirection | 'identities'
+
+/** What the maps of policy hold: numbers that no peer has. */
+export const verdictNumbers = { allow: 0xfff0_0001, deny: 0xfff0_0002, lease: 0xfff0_0003 } as const
+
+/** As nft lists them. */
+const verdictClass = { allow: 'fff0:1', deny: 'fff0:2', lease: 'fff0:3' } as const
+const clusterClass = `${(clusterNumber >>> 16).toString(16)}:${(clusterNumber & 0xffff).toString(16)}`
+const hostClass = '0:1'
 
 const block = (head: string, lines: readonly string[]): string =>
   `\t${head} {\n${lines.map((line) => `\t\t${line}\n`).join('')}\t}\n`
@@ -48,37 +76,34 @@ export function renderStructure(options: StructureOptions): string {
 
 function sets(options: StructureOptions): string[] {
   const size = `size ${options.learnedMax}`
-  const both = (name: string, type: (address: string) => string, lines: readonly string[], kind = 'set'): string[] =>
-    (['4', '6'] as const).map((f) => block(`${kind} ${name}${f}`, [`type ${type(`ipv${f}_addr`)}`, ...lines]))
+  const both = (name: string, type: (address: string, f: F) => string, lines: readonly string[], kind = 'set'): string[] =>
+    families.map((f) => block(`${kind} ${name}${f}`, [`type ${type(`ipv${f}_addr`, f)}`, ...lines]))
+  const flow = (address: string): string => `classid . ${address} . inet_proto . inet_service`
+  const ofDirection = (d: string): string[] => [
+    ...both(`${d}_port`, (address) => `${flow(address)} : classid`, [], 'map'),
+    ...both(`${d}_ports`, (address) => `${flow(address)} : classid`, ['flags interval'], 'map'),
+    ...both(`${d}_icmp`, (address, f) => `classid . ${address} . ${f === 4 ? 'icmp_type' : 'icmpv6_type'} : classid`, [], 'map'),
+    ...both(`${d}_protocol`, (address) => `classid . ${address} . inet_proto : classid`, [], 'map'),
+    ...both(`${d}_any`, (address) => `classid . ${address} : classid`, [], 'map'),
+    ...both(`${d}_audited`, (address) => address, []),
+    ...both(`denied_${d}`, flow, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
+    ...both(`denied_${d}_any`, (address) => `classid . ${address} . inet_proto`, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
+  ]
   return [
     ...both('identity', (address) => `${address} : classid`, [], 'map'),
-    ...both(
-      'verdict',
-      (address) => `classid . ${address} . inet_proto . inet_service : verdict`,
-      ['flags interval'],
-      'map',
-    ),
-    ...both('verdict_any', (address) => `classid . ${address} : verdict`, ['flags interval'], 'map'),
-    block('set open', ['type classid']),
+    ...both('peer', (address) => `${address} : classid`, [], 'map'),
+    ...both('range', (address) => `${address} : classid`, ['flags interval'], 'map'),
+    ...both('cluster', (address) => address, []),
+    ...both('self', (address) => `${address} . ${address}`, []),
+    ...both('host', (address) => address, []),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
-    ...both('learned', (address) => `classid . ${address} . inet_proto . inet_service`, [size, 'flags timeout']),
+    ...directions.flatMap(ofDirection),
+    ...both('learned', flow, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
-    ...both('learned_range', (address) => `classid . ${address} . inet_proto . inet_service`, [
-      'flags interval,timeout',
-    ]),
-    ...both('denied', (address) => `classid . ${address} . inet_proto . inet_service`, [
-      `size ${deniedFlowsMax}`,
-      'flags dynamic,timeout',
-      'timeout 1h',
-    ]),
-    ...both('denied_any', (address) => `classid . ${address} . inet_proto`, [
-      `size ${deniedFlowsMax}`,
-      'flags dynamic,timeout',
-      'timeout 1h',
-    ]),
+    ...both('learned_range', flow, ['flags interval,timeout']),
   ]
-}
+} // prettier-ignore
 
 const PORTED = 'meta l4proto { tcp, udp, sctp }'
 /**
@@ -91,36 +116,24 @@ const NEIGHBOURS = [
   `${ND} fib daddr type local accept`,
   `${ND} fib daddr . iif oif exists accept`,
 ]
+/** Silently: a refusal would go to whomever the forger named, with what it wrote. */
+const FORGED = 'fib saddr . iif oif missing counter drop'
+const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
+/** The subject's address and the peer's, of a packet in a direction. */
+const sides = (direction: 'egress' | 'ingress', f: F): { subject: string; peer: string } => {
+  const [source, destination] = [`${ip(f)} saddr`, `${ip(f)} daddr`]
+  return direction === 'egress' ? { subject: source, peer: destination } : { subject: destination, peer: source }
+}
+
+/**
+ * Numbers are carried in the packet's priority: it is free in prerouting (forwarding sets it anew), while marks belong to kube-proxy and
+ * network plugins. `allowed` and `refuse` clear it. Verdicts are numbers too, so that maps hold data only: the kernel walks every chain
+ * that an element of a verdict map leads to, for each element, whenever the map changes.
+ */
 function chains(options: StructureOptions): string[] {
-  const { proxy } = options
-  // The identity is carried in the packet's priority: it is free in prerouting (forwarding sets it anew), while marks belong to
-  // kube-proxy and network plugins. `allowed` and `refuse` clear it.
-  const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local meta priority set none accept`
-  const enforce = (f: '4' | '6'): string => {
-    const address = f === '4' ? 'ip daddr' : 'ip6 daddr'
-    const flow = `meta priority . ${address} . meta l4proto . th dport`
-    return block(`chain egress${f}`, [
-      ...(f === '6' ? NEIGHBOURS : []),
-      dns,
-      // Without the protocols named, an ICMP packet's checksum would be looked up as its port.
-      `${PORTED} ${flow} vmap @verdict${f}`,
-      `meta l4proto != { tcp, udp, sctp } meta priority . ${address} vmap @verdict_any${f}`,
-      `${flow} @learned${f} goto allowed`,
-      `meta priority . ${address} @learned_any${f} goto allowed`,
-      `${flow} @learned_range${f} goto allowed`,
-      'meta priority @open goto allowed',
-      `goto denied${f}`,
-    ])
-  }
-  const deny = (f: '4' | '6'): string => {
-    const address = f === '4' ? 'ip daddr' : 'ip6 daddr'
-    return block(`chain denied${f}`, [
-      `${PORTED} update @denied${f} { meta priority . ${address} . meta l4proto . th dport counter } goto refuse`,
-      `meta l4proto != { tcp, udp, sctp } update @denied_any${f} { meta priority . ${address} . meta l4proto counter } goto refuse`,
-      'goto refuse',
-    ])
-  }
+  const { proxy, hostPolicies } = options
+  const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local accept`
   const from = workloadMatches(options)
   return [
     block('chain allowed', ['meta priority set none accept']),
@@ -131,21 +144,32 @@ function chains(options: StructureOptions): string[] {
         ? ['counter drop']
         : ['meta l4proto tcp counter reject with tcp reset', 'counter reject with icmpx admin-prohibited']),
     ]),
-    deny('4'),
-    deny('6'),
-    enforce('4'),
-    enforce('6'),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'goto refuse'])] : []),
-    block('chain egress', [
+    ...families.flatMap((f) => judging('ingress', f, hostPolicies !== undefined)),
+    // What its sender may send may still not be for its receiver.
+    block('chain passed', [...families.map((f) => `${ip(f)} daddr @identity${f} goto ingress${f}`), 'goto allowed']),
+    ...families.flatMap((f) => judging('egress', f, hostPolicies !== undefined)),
+    ...families.map((f) =>
+      block(`chain outgoing${f}`, [
+        ...(f === 6 ? NEIGHBOURS : []),
+        dns,
+        // By way of a service, a workload can meet itself.
+        `${ip(f)} saddr . ${ip(f)} daddr @self${f} accept`,
+        `goto egress${f}`,
+      ]),
+    ),
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'goto refuse'])] : []),
+    // This machine's own address does not come from outside.
+    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
+    block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       // Before all else: who forges another's address would ride on the other's established connections.
-      'ip saddr @identity4 fib saddr . iif oif missing goto refuse',
-      'ip6 saddr @identity6 fib saddr . iif oif missing goto refuse',
+      ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
       'ct state established,related accept',
-      'meta priority set ip saddr map @identity4 goto egress4',
-      'meta priority set ip6 saddr map @identity6 goto egress6',
+      ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
+      ...families.map((f) => `${ip(f)} daddr @identity${f} goto arriving`),
     ]),
+    ...ownTraffic(options),
     block('chain to_proxy', redirects(proxy)),
     block('chain dns', [
       'type nat hook prerouting priority dstnat - 10; policy accept;',
@@ -155,6 +179,113 @@ function chains(options: StructureOptions): string[] {
     ]),
   ]
 }
+
+/** The chains that judge a packet in one direction: its peer's number, the policy's word on it, leases, and what is remembered of denials. */
+function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[] {
+  const { subject, peer } = sides(direction, f)
+  const allowed = direction === 'egress' ? 'passed' : 'allowed'
+  const key = `meta priority . ${subject}`
+  const flow = `meta priority . ${peer} . meta l4proto . th dport`
+  const look = (lookup: string, more: string): string => `meta priority set ${key}${more} map @${direction}_${lookup}${f}`
+  const identity = `meta priority set ${subject} map @identity${f}`
+  const outcomes = [
+    `${verdictClass.allow} : goto ${allowed}`,
+    `${verdictClass.deny} : goto denied_${direction}${f}`,
+    ...(direction === 'egress' ? [`${verdictClass.lease} : goto lease${f}`] : []),
+  ]
+  return [
+    block(`chain denied_${direction}${f}`, [
+      ...(host ? [`meta priority set ${hostClass}`] : []),
+      identity,
+      `${PORTED} update @denied_${direction}${f} { ${flow} counter }`,
+      // Without the protocols named, an ICMP packet's checksum would be its port.
+      `meta l4proto != { tcp, udp, sctp } update @denied_${direction}_any${f} { meta priority . ${peer} . meta l4proto counter }`,
+      `${subject} @${direction}_audited${f} goto ${allowed}`,
+      'goto refuse',
+    ]),
+    ...(direction === 'egress'
+      ? [
+          block(`chain lease${f}`, [
+            identity,
+            `${PORTED} ${flow} @learned${f} goto passed`,
+            `meta priority . ${peer} @learned_any${f} goto passed`,
+            `${PORTED} ${flow} @learned_range${f} goto passed`,
+            `goto denied_egress${f}`,
+          ]),
+        ]
+      : []),
+    block(`chain ${direction}_verdict${f}`, [
+      `${PORTED} ${look('port', ' . meta l4proto . th dport')}`,
+      `${PORTED} ${look('ports', ' . meta l4proto . th dport')}`,
+      look('icmp', f === 4 ? ' . icmp type' : ' . icmpv6 type'),
+      look('protocol', ' . meta l4proto'),
+      look('any', ''),
+      `meta priority vmap { ${outcomes.join(', ')} }`,
+    ]),
+    // A number that the subject's policy does not know: then it is one of its place.
+    block(`chain ${direction}_peer${f}`, [
+      `jump ${direction}_verdict${f}`,
+      'meta priority set none',
+      `${peer} @cluster${f} meta priority set ${clusterClass}`,
+      `jump ${direction}_verdict${f}`,
+      `goto denied_${direction}${f}`,
+    ]),
+    block(`chain ${direction}${f}`, [
+      'meta priority set none',
+      `meta priority set ${peer} map @range${f}`,
+      `meta priority set ${peer} map @peer${f}`,
+      `goto ${direction}_peer${f}`,
+    ]),
+  ]
+} // prettier-ignore
+
+/** What an IPv6 host cannot live without, and leases of addresses (DHCP): no policy of the host is about these. */
+const LINK = 'icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report } accept' // prettier-ignore
+
+/**
+ * This machine's own traffic. What it sends to its endpoints is judged by their ingress with the host as peer, even from an address that is
+ * not known to be the host's. Where its own policies hold: replies, loopback, the link's upkeep, the workloads' DNS to the proxy and the
+ * proxy's to its upstreams pass; addresses that are not known to be the host's are not held back.
+ */
+function ownTraffic({ hostPolicies, proxy }: StructureOptions): string[] {
+  const local = families.map((f) => `${ip(f)} daddr @identity${f} goto from_host${f}`)
+  const base = (name: string, lines: readonly string[]): string =>
+    block(`chain ${name}`, [
+      `type filter hook ${name === 'host_out' ? 'output' : 'input'} priority filter; policy accept;`,
+      'ct state established,related accept',
+      ...lines,
+    ])
+  const fromHost = families.map((f) =>
+    block(`chain from_host${f}`, [
+      ...(f === 6 ? [`${ND} accept`] : []),
+      `meta priority set ${hostClass}`,
+      `meta priority set ${ip(f)} saddr map @peer${f}`,
+      `goto ingress_peer${f}`,
+    ]),
+  )
+  if (hostPolicies === undefined) return [...fromHost, base('host_out', local)]
+  return [
+    ...fromHost,
+    block('chain to_endpoint', local),
+    base('host_out', [
+      'oifname "lo" accept',
+      LINK,
+      'udp sport 68 udp dport 67 accept',
+      'udp sport 546 udp dport 547 accept',
+      ...hostPolicies.upstreams.map(({ address, port }) => `${ip(address.length === 4 ? 4 : 6)} daddr ${addressToText(address)} meta l4proto { tcp, udp } th dport ${port} goto to_endpoint`),
+      ...families.map((f) => `${ip(f)} saddr @host${f} goto egress${f}`),
+      'goto to_endpoint',
+    ]),
+    base('host_in', [
+      'iifname "lo" accept',
+      LINK,
+      'udp sport 67 udp dport 68 accept',
+      'udp sport 547 udp dport 546 accept',
+      ...families.map((f) => `${ip(f)} saddr @identity${f} meta l4proto { tcp, udp } th dport ${proxy.port} accept`),
+      ...families.map((f) => `${ip(f)} daddr @host${f} goto ingress${f}`),
+    ]),
+  ]
+} // prettier-ignore
 
 function workloadMatches(options: StructureOptions): string[] {
   // Sorted and joined, as the kernel lists them. Not so interface names: how nft orders a set of those is its own affair, so each is alone.

@@ -133,7 +133,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     const ending = await signals.supervise(launch({ namespace, command: options.command, resolvConf, mapBackTo }))
     // From here on the ending is the command's, whatever goes wrong with us.
     try {
-      const flows = await agent.denied()
+      const flows = (await agent.denied()).filter(({ direction }) => direction === 'egress')
       if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
       if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
     } catch (error) {

@@ -1,7 +1,8 @@
-// `npm run bench [-- race cold patterns policy commit]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy commit packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
 import { makeLab, type Lab } from './lab.ts'
+import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
 import { policy } from './policy.ts'
 import { race } from './race.ts'
@@ -13,6 +14,10 @@ const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<voi
   commit: async (lab) => {
     await lab()
     await commit()
+  },
+  packet: async (lab) => {
+    await lab()
+    await packet()
   },
   race: async (lab) => race(await lab()),
   cold: async (lab) => cold(await lab()),

@@ -3,17 +3,15 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { monotonic } from '../../src/clock.ts'
 import { probeRenewal, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
-import type { LeaseElement } from '../../src/datapath/element.ts'
+import type { LeaseElement, OpenPorts } from '../../src/datapath/element.ts'
 import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { renderStructure, type StructureOptions } from '../../src/datapath/structure.ts'
-import type { Endpoint } from '../../src/identity/endpoints.ts'
-import { addressFromText, type Address } from '../../src/net/address.ts'
-import { Protocol, type Ports } from '../../src/net/ports.ts'
-import { prefixFromText } from '../../src/net/prefix.ts'
-import type { EgressPolicy, PeerEntry, Snapshot } from '../../src/policy/egress.ts'
+import { Protocol } from '../../src/net/ports.ts'
+import type { Entry, Snapshot } from '../../src/policy/snapshot.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { at, denying, entry, makeSnapshot, peers, range } from '../support/snapshot.ts'
 
 const reason = whyNoKernel()
 const structure: StructureOptions = {
@@ -26,39 +24,21 @@ const structure: StructureOptions = {
   learnedMax: 65536,
 }
 const digest = (text: string): string => String(text.length)
-const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
-const tcp = (first: number, last = first): Ports => ({ kind: 'ports', protocol: Protocol.TCP, first, last })
-const range = (text: string) => prefixFromText(text) ?? expect.fail(text)
-const entry = (kind: 'allow' | 'deny', prefix: string, ports: Ports): PeerEntry => ({ kind, ranges: [range(prefix)], ports, why: { text: 'test' } }) // prettier-ignore
-const lease = (identity: number, address: string, ports: Ports, seconds = 600): LeaseElement => ({ identity, address: at(address), ports, timeoutMillis: seconds * 1000 }) // prettier-ignore
+const ports = (first: number, last = first): OpenPorts => ({ kind: 'ports', protocol: Protocol.TCP, first, last })
+const lease = (identity: number, address: string, opens: OpenPorts, seconds = 600): LeaseElement => ({ identity, address: at(address), ports: opens, timeoutMillis: seconds * 1000 }) // prettier-ignore
 
-/** Two workloads: web is identity 256, db is 257. */
-function snapshotOf(entries: Record<number, PeerEntry[] | 'open'>): Snapshot {
-  const endpoint = (id: number, name: string, identity: number, addresses: string[]): Endpoint => ({ id, name, identity, namespace: 'default', labels: new Map(), addresses: addresses.map(at) }) // prettier-ignore
-  const endpoints = [endpoint(1, 'web', 256, ['10.1.0.2', 'fd01::2']), endpoint(2, 'db', 257, ['10.2.0.2', 'fd02::2'])]
-  return {
-    revision: 1,
-    endpoints,
-    endpointOf: (address) => endpoints.find((e) => e.addresses.includes(address)),
-    identities: new Map(),
-    notes: [],
-    isInCluster: () => false,
-    policyOf: (identity): EgressPolicy => {
-      const own = entries[identity] ?? []
-      return {
-        identity,
-        defaultDeny: own !== 'open',
-        selectedBy: [],
-        denyReply: 'refused',
-        mayAsk: () => ({ kind: 'deny', why: { text: '' } }),
-        grantsFor: () => [],
-        grantPorts: [],
-        grantsText: '',
-        entries: own === 'open' ? [] : own,
-      }
-    },
-  }
-}
+/** Two workloads: web is identity 256, db is 257; their egress is denied but for these entries, and what leases open. */
+function snapshotOf(entries: Record<number, Entry[] | 'open'>): Snapshot {
+  const policies = [256, 257].map((identity) => {
+    const own = entries[identity] ?? []
+    return [identity, own === 'open' ? {} : { egress: { ...denying(...own), fallbackFromHost: 'deny' as const } }] as const
+  })
+  return makeSnapshot({
+    endpoints: [{ name: 'web', identity: 256, addresses: ['10.1.0.2', 'fd01::2'] }, { name: 'db', identity: 257, addresses: ['10.2.0.2', 'fd02::2'] }],
+    policies: Object.fromEntries(policies),
+    named: true,
+  })
+} // prettier-ignore
 
 describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   let web: Host
@@ -98,12 +78,14 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       interfaces: ['veth*', 'a'],
       prefixes: ['10.9.0.0/16', '10.8.0.0/16', '10.2.0.0/16'].map(range),
       proxy: { port: 53, address4: '10.1.0.1' },
+      hostPolicies: { upstreams: [{ address: at('192.0.2.53'), port: 53 }, { address: at('2001:db8::53'), port: 5353 }] }, // prettier-ignore
     },
     {
       ...structure,
       interfaces: ['eth0', 'eth10', 'eth2', 'docker0', 'veth*', 'br-1234567890ab', 'eth0'],
       proxy: { port: 53, address4: '0.0.0.0', address6: 'FD01:0::0001' },
     },
+    { ...structure, hostPolicies: { upstreams: [] } },
   ]
   for (const [i, options] of variants.entries())
     test(`the kernel lists the structure as it was rendered (${i})`, () => {
@@ -120,7 +102,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('a learned address opens its port to its identity alone', async () => {
-    await datapath.commit([lease(256, '198.18.0.1', tcp(443)), lease(256, '2001:db8::1', tcp(443))])
+    await datapath.commit([lease(256, '198.18.0.1', ports(443)), lease(256, '2001:db8::1', ports(443))])
     expect(connect(web, '198.18.0.1', 443)).toBe(true)
     expect(connect(web, '2001:db8::1', 443)).toBe(true)
     expect(connect(web, '198.18.0.1', 444)).toBe(false)
@@ -129,7 +111,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('ranges of ports and any port', async () => {
-    await datapath.commit([lease(256, '198.18.0.2', tcp(1000, 2000)), lease(256, '2001:db8::2', tcp(1000, 2000))])
+    await datapath.commit([lease(256, '198.18.0.2', ports(1000, 2000)), lease(256, '2001:db8::2', ports(1000, 2000))])
     await datapath.commit([lease(256, '198.18.0.3', { kind: 'all' }), lease(256, '2001:db8::3', { kind: 'all' })])
     expect(['198.18.0.2', '2001:db8::2'].map((a) => [999, 1000, 2000, 2001].map((p) => connect(web, a, p)))).toEqual(
       Array<boolean[]>(2).fill([false, true, true, false]),
@@ -141,32 +123,32 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('removed, present or not', async () => {
-    await datapath.remove([lease(256, '198.18.0.2', tcp(1000, 2000)), lease(256, '198.18.77.77', tcp(1))])
+    await datapath.remove([lease(256, '198.18.0.2', ports(1000, 2000)), lease(256, '198.18.77.77', ports(1))])
     expect(connect(web, '198.18.0.2', 1000)).toBe(false)
   })
 
   test('CIDRs by policy, deny before allow and before leases', async () => {
-    await datapath.commit([lease(256, '198.18.9.9', tcp(443))])
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '198.18.8.0/23', tcp(80, 90)), entry('deny', '198.18.9.0/24', { kind: 'all' })], 257: 'open' })) // prettier-ignore
+    await datapath.commit([lease(256, '198.18.9.9', ports(443))])
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.8.0/23'), ports(80, 90)), entry('deny', peers('198.18.9.0/24'), { kind: 'all' })], 257: 'open' })) // prettier-ignore
     expect(connect(web, '198.18.8.1', 80)).toBe(true)
     expect(connect(web, '198.18.8.1', 91)).toBe(false)
     expect(connect(web, '198.18.9.1', 80)).toBe(false)
     expect(connect(web, '198.18.9.9', 443)).toBe(false)
     expect(connect(db, '198.19.1.1', 1)).toBe(true)
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '198.18.8.0/24', { kind: 'all' })] }))
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.8.0/24'), { kind: 'all' })] }))
     expect(connect(web, '198.18.9.9', 443)).toBe(true)
     expect(web.sh('ping -c1 -W2 198.18.8.1').status).toBe(0)
     expect(connect(db, '198.19.1.1', 1)).toBe(false)
   })
 
   test('every port of every protocol with ports is not ICMP', async () => {
-    const all = [Protocol.TCP, Protocol.UDP, Protocol.SCTP].map((protocol) => entry('allow', '198.18.4.0/24', { kind: 'ports', protocol, first: 0, last: 65535 })) // prettier-ignore
+    const all = [Protocol.TCP, Protocol.UDP, Protocol.SCTP].map((protocol) => entry('allow', peers('198.18.4.0/24'), { kind: 'ports', protocol, first: 0, last: 65535 })) // prettier-ignore
     await datapath.apply(snapshotOf({ 256: all }))
     expect([connect(web, '198.18.4.4', 9), web.sh('ping -c3 -i0.2 -W1 198.18.4.4').status]).toEqual([true, 1])
   })
 
   test('a forged source address is refused, from another workload or from nowhere', async () => {
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '0.0.0.0/0', { kind: 'all' })] }))
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('0.0.0.0/0'), { kind: 'all' })] }))
     db.sh('ip addr add 10.1.0.2/32 dev eth0; ip addr add 10.99.0.1/32 dev eth0')
     const forged = (source: string): number | null => db.sh(`ping -c1 -W1 -I ${source} 198.18.0.50`).status
     expect(web.sh('ping -c1 -W2 198.18.0.50').status).toBe(0)
@@ -188,18 +170,33 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       [at('198.18.5.5'), at('198.18.5.6'), at('2001:db8::5')].includes(f.address),
     )
     expect(denied).toContainEqual({
+      direction: 'egress',
       identity: 256,
       address: at('198.18.5.5'),
       protocol: 1,
       port: undefined,
       packets: 2,
     })
-    expect(denied).toContainEqual({ identity: 256, address: at('198.18.5.6'), protocol: 6, port: 8443, packets: 1 })
-    expect(denied).toContainEqual({ identity: 257, address: at('2001:db8::5'), protocol: 6, port: 99, packets: 1 })
+    expect(denied).toContainEqual({
+      direction: 'egress',
+      identity: 256,
+      address: at('198.18.5.6'),
+      protocol: 6,
+      port: 8443,
+      packets: 1,
+    })
+    expect(denied).toContainEqual({
+      direction: 'egress',
+      identity: 257,
+      address: at('2001:db8::5'),
+      protocol: 6,
+      port: 99,
+      packets: 1,
+    })
   })
 
   test('established connections go on when the policy that let them in is gone', async () => {
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '198.18.0.60', { kind: 'all' })] }))
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.0.60'), { kind: 'all' })] }))
     // One ICMP identifier is one flow.
     expect(web.sh('ping -c1 -W2 -e 77 198.18.0.60').status).toBe(0)
     await datapath.apply(snapshotOf({}))
@@ -208,7 +205,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('a restart adopts the table: learned addresses stand, no moment is open', async () => {
-    await datapath.commit([lease(256, '198.18.0.70', tcp(443))])
+    await datapath.commit([lease(256, '198.18.0.70', ports(443))])
     datapath.close()
     expect(connect(web, '198.18.0.70', 443)).toBe(true)
     expect(connect(web, '198.18.0.71', 443)).toBe(false)
@@ -220,8 +217,8 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
 
   test('learned addresses are read back as they were written', async () => {
     const written = [
-      lease(256, '198.18.44.1', tcp(443)),
-      lease(257, '2001:db8::44', tcp(1000, 2000)),
+      lease(256, '198.18.44.1', ports(443)),
+      lease(257, '2001:db8::44', ports(1000, 2000)),
       lease(256, '198.18.44.2', { kind: 'all' }),
     ]
     await datapath.commit(written)
@@ -232,9 +229,9 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
 
   test('the epoch changes when somebody else changes the ruleset, not by our own commits', async () => {
     const before = datapath.epoch()
-    await datapath.commit([lease(256, '198.18.0.80', tcp(443))])
-    await datapath.commit([lease(256, '198.18.0.80', tcp(443), 900), lease(256, '198.18.0.81', tcp(443))])
-    await datapath.remove([lease(256, '198.18.0.81', tcp(443))])
+    await datapath.commit([lease(256, '198.18.0.80', ports(443))])
+    await datapath.commit([lease(256, '198.18.0.80', ports(443), 900), lease(256, '198.18.0.81', ports(443))])
+    await datapath.remove([lease(256, '198.18.0.81', ports(443))])
     expect(datapath.epoch()).toBe(before)
     sh('nft flush set inet namegate learned4')
     const after = datapath.epoch()
@@ -243,15 +240,15 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('committing again renews the timeout', async () => {
-    await datapath.commit([lease(256, '198.18.0.82', tcp(443), 60)])
-    await datapath.commit([lease(256, '198.18.0.82', tcp(443), 7200)])
+    await datapath.commit([lease(256, '198.18.0.82', ports(443), 60)])
+    await datapath.commit([lease(256, '198.18.0.82', ports(443), 7200)])
     expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.82 . tcp . 443 timeout 2h')
   })
 
   test('a kernel that does not renew is made to, in the same transaction', async () => {
     const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, 'replace')
-    await sets.commit([lease(256, '198.18.0.83', tcp(443), 60)])
-    await sets.commit([lease(256, '198.18.0.83', tcp(443), 7200), lease(256, '198.18.0.84', tcp(1000, 2000), 7200)])
+    await sets.commit([lease(256, '198.18.0.83', ports(443), 60)])
+    await sets.commit([lease(256, '198.18.0.83', ports(443), 7200), lease(256, '198.18.0.84', ports(1000, 2000), 7200)])
     expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.83 . tcp . 443 timeout 2h')
     expect(connect(web, '198.18.0.84', 1500)).toBe(true)
     sets.close()
@@ -264,33 +261,33 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
 
   test('a table that is gone: the commit fails by name, repair brings it back', async () => {
     sh('nft delete table inet namegate')
-    await expect(datapath.commit([lease(256, '198.18.0.90', tcp(443))])).rejects.toMatchObject({ code: 'ENOENT' })
-    await expect(datapath.commit([lease(256, '198.18.0.90', tcp(443))])).rejects.toBeInstanceOf(KernelError)
+    await expect(datapath.commit([lease(256, '198.18.0.90', ports(443))])).rejects.toMatchObject({ code: 'ENOENT' })
+    await expect(datapath.commit([lease(256, '198.18.0.90', ports(443))])).rejects.toBeInstanceOf(KernelError)
     expect(await datapath.repair()).toBe('reloaded')
     expect(await datapath.repair()).toBe('stands')
-    await datapath.commit([lease(256, '198.18.0.90', tcp(443))])
+    await datapath.commit([lease(256, '198.18.0.90', ports(443))])
     expect([connect(web, '198.18.0.90', 443), connect(web, '198.18.0.91', 443)]).toEqual([true, false])
   })
 
   test('policy maps changed by hand are made true by the next change', async () => {
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '198.18.4.1', tcp(1))] }))
-    sh('nft flush map inet namegate verdict4')
-    await datapath.apply(snapshotOf({ 256: [entry('allow', '198.18.4.2', tcp(1))] }))
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.4.1'), ports(1))] }))
+    sh('nft flush map inet namegate egress_port4')
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.4.2'), ports(1))] }))
     expect([connect(web, '198.18.4.1', 1), connect(web, '198.18.4.2', 1)]).toEqual([false, true])
   })
 
   test('one element that the kernel refuses does not hold up the others', async () => {
-    const bad = lease(256, '198.18.0.1', tcp(5000, 4000))
+    const bad = lease(256, '198.18.0.1', ports(5000, 4000))
     const results = await Promise.allSettled([
       datapath.commit([bad]),
-      datapath.commit([lease(256, '198.18.0.95', tcp(443))]),
+      datapath.commit([lease(256, '198.18.0.95', ports(443))]),
     ])
     expect(results.map((r) => r.status)).toEqual(['rejected', 'fulfilled'])
     expect(connect(web, '198.18.0.95', 443)).toBe(true)
   })
 
   test('1 000 commits at once are all acknowledged', async () => {
-    const all = Array.from({ length: 1000 }, (_, i) => lease(256, `198.19.${i >> 8}.${i & 255}`, tcp(443)))
+    const all = Array.from({ length: 1000 }, (_, i) => lease(256, `198.19.${i >> 8}.${i & 255}`, ports(443)))
     await Promise.all(all.map((element) => datapath.commit([element])))
     expect(sh('nft list set inet namegate learned4').match(/198\.19\./g)).toHaveLength(1000)
   })

@@ -4,6 +4,7 @@ import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'nod
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
+import { makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
 
 const CLONE_NEWNET = 0x40000000
 const libc = koffi.load('libc.so.6')
@@ -28,6 +29,21 @@ export function enterLab(): void {
   if ((unshare(CLONE_NEWNET) as number) !== 0) throw new Error(`unshare: errno ${koffi.errno()}`)
   sh('ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0')
 } // prettier-ignore
+
+/** Forgets every connection that this namespace's kernel tracks, so that all packets are first ones. */
+export function flushConnections(): void {
+  const netlink = makeNetlink(openNetlink())
+  // linux/netfilter/nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE (2) of NFNL_SUBSYS_CTNETLINK (1) about no connection is about all of them.
+  const request = Uint8Array.from([20, 0, 0, 0, 2, 1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+  const answer = new Uint8Array(4096)
+  try {
+    netlink.send(request, request.length)
+    if (netlink.receive(answer) === 0 || answer.slice(16, 20).some((octet) => octet !== 0))
+      throw new Error('connections are not flushed')
+  } finally {
+    netlink.close()
+  }
+}
 
 /** Runs a shell script here; gives its stdout, throws with its stderr. */
 export function sh(script: string, input = ''): string {

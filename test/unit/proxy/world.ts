@@ -138,7 +138,11 @@ export function worldOf(parts: Partial<ProxyParts> & { answer?: Parts }): World 
 
 function elementsOf({ identity, addresses, grants, ttlSeconds }: Fact): LearnedWell['elements'] {
   return addresses.flatMap((address) =>
-    grants.map(({ ports }) => ({ identity, address, ports, timeoutMillis: ttlSeconds * 1000 })),
+    grants.flatMap(({ ports }) =>
+      ports.kind === 'all' || ports.kind === 'ports'
+        ? [{ identity, address, ports, timeoutMillis: ttlSeconds * 1000 }]
+        : [],
+    ),
   )
 }
 
