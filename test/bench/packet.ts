@@ -43,7 +43,7 @@ function policies(count: number): object[] {
     }
   }
   const talk = [{ matchLabels: { app: 'here' } }]
-  const all = [...Array.from({ length: count - 1 }, (_, i) => ofIndex(i)), { egress: [{ toEndpoints: talk }], ingress: [{ fromEndpoints: talk }] }] // prettier-ignore
+  const all = [...Array.from({ length: count - 1 }, (_, i) => ofIndex(i)), { egress: [{ toEndpoints: talk }, { toEntities: ['world'], toPorts: [{ ports: [{ port: '9', protocol: 'UDP' }] }] }], ingress: [{ fromEndpoints: talk }] }] // prettier-ignore
   return all.map((spec, i) => object('cilium.io/v2', 'CiliumNetworkPolicy', `p${i}`, { spec: { endpointSelector: { matchLabels: { app: 'here' } }, ...spec } })) // prettier-ignore
 }
 
@@ -56,23 +56,32 @@ function snapshotOf(count: number): Snapshot {
 }
 
 /** Nanoseconds for a packet's whole trip through the gate, from one namespace to the other, on one core. */
-async function measure(left: Host, right: Host, mode: 'first' | 'known'): Promise<number> {
-  const child = spawn('nsenter', [`--net=${left.path}`, 'taskset', '-c', '0', process.execPath, fileURLToPath(new URL('packets.ts', import.meta.url)), right.path, '10.12.0.2', mode], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+async function measure(left: Host, right: Host, to: string, mode: 'first' | 'known'): Promise<number> {
+  const child = spawn('nsenter', [`--net=${left.path}`, 'taskset', '-c', '0', process.execPath, fileURLToPath(new URL('packets.ts', import.meta.url)), right.path, to, mode], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
   let out = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))
   await once(child, 'close')
   return (JSON.parse(out) as { nanos: number }).nanos
 }
 
+const outside = '203.0.113.1'
+const trips = [
+  { title: 'first packet of a connection, to a workload', to: '10.12.0.2', mode: 'first' },
+  { title: 'first packet, to the world', to: outside, mode: 'first' },
+  { title: 'packet of an established connection', to: '10.12.0.2', mode: 'known' },
+] as const
+
 export async function packet(): Promise<void> {
   const left = await addHost('left', ['10.11.0.2/24'], ['10.11.0.1/24'])
   const right = await addHost('right', ['10.12.0.2/24'], ['10.12.0.1/24'])
+  right.sh(`ip addr add ${outside}/32 dev lo`)
+  sh(`ip route add ${outside} via 10.12.0.2`)
   sh('sysctl -qw net.netfilter.nf_conntrack_max=1000000')
   const structure = { table: 'bench', proxy: { port: 10053 }, denied: 'drop', interfaces: ['left', 'right'], prefixes: [], strangers: 'deny', learnedMax: 1 << 20 } as const // prettier-ignore
   const snapshots = { none: undefined, few: snapshotOf(few), many: snapshotOf(many) }
   const nft = makeNft()
   let datapath: Datapath | undefined
-  const figures = { first: { none: [], few: [], many: [] }, known: { none: [], few: [], many: [] } } as Record<'first' | 'known', Record<keyof typeof snapshots, number[]>> // prettier-ignore
+  const figures = trips.map(() => ({ none: [] as number[], few: [] as number[], many: [] as number[] }))
   const applied: number[] = []
   for (let round = -1; round < rounds; round++)
     for (const which of ['none', 'few', 'many'] as const) {
@@ -88,22 +97,18 @@ export async function packet(): Promise<void> {
         else await datapath.apply(snapshot)
         if (which === 'many') applied.push(performance.now() - started)
       }
-      for (const mode of ['first', 'known'] as const) {
+      for (const [i, { to, mode }] of trips.entries()) {
         flushConnections()
-        const nanos = await measure(left, right, mode)
+        const nanos = await measure(left, right, to, mode)
         // The first round warms up.
-        if (round >= 0) figures[mode][which].push(nanos)
+        if (round >= 0) figures[i]?.[which].push(nanos)
       }
     }
   datapath?.close()
   sh('nft delete table inet bench')
   left.stop()
   right.stop()
-  const rows = (['first', 'known'] as const).map((mode) => {
-    const { none, few: atFew, many: atMany } = figures[mode]
-    const title = mode === 'first' ? 'first packet of a connection' : 'packet of a connection that is known'
-    return [title, ...[none, atFew, atMany].map((nanos) => spread(nanos)), (median(atMany) / median(atFew)).toFixed(3)]
-  })
+  const rows = figures.map(({ none, few: atFew, many: atMany }, i) => [trips[i]?.title ?? '', ...[none, atFew, atMany].map((nanos) => spread(nanos)), (median(atMany) / median(atFew)).toFixed(3)]) // prettier-ignore
   console.log(`Packet, namespace to namespace, ns on one core, ${rounds} alternating rounds`)
   console.log(table(['', 'no table', `${few} policies`, `${many} policies`, 'ratio'], rows))
   console.log(`${many} policies in place of ${few}: ${spread(applied)} ms`)
