@@ -15,17 +15,27 @@ import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
-import type { Policy } from './policy/rules.ts'
+import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
-import { loadWorld, type ManifestFile } from './sources/manifests.ts'
+import { makeLoader, type ManifestFile } from './sources/manifests.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
+
+/** How policies are read and what becomes of what they deny; see CompileOptions and ParseOptions. */
+export interface PolicySettings extends ParseOptions {
+  readonly enforcement: 'default' | 'always' | 'never'
+  readonly allowLocalhost: boolean
+  readonly audit: boolean
+  readonly hostPolicies: boolean
+  /** The Node that this machine is. */
+  readonly localNode: string | undefined
+}
 
 /** What can be set, as in the configuration file. */
 export interface AgentSettings {
@@ -37,6 +47,7 @@ export interface AgentSettings {
     readonly cache: { readonly entries: number; readonly octets: number }
   }
   readonly leases: LeaseLimits
+  readonly policy: PolicySettings
   readonly datapath: {
     readonly table: string
     readonly denied: 'drop' | 'reject'
@@ -113,10 +124,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const first = loadWorld(files)
+  const readWorld = makeLoader(settings.policy)
+  const first = readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
   const compile = makeCompiler({
+    ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,
@@ -216,7 +229,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let changing: Promise<void> = Promise.resolve()
   let retry: NodeJS.Timeout | undefined
   function load(newFiles: readonly ManifestFile[]): void {
-    const loaded = loadWorld(newFiles)
+    const loaded = readWorld(newFiles)
     metrics.load(loaded.ok)
     if (!loaded.ok) {
       policySet = { ...policySet, refused: loaded.issues }
@@ -338,19 +351,15 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
 }
 
-/** Where the kernel sends the workloads' DNS when the proxy does not listen on every address. */
+/** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {
-  const given = listeners.flatMap((listener) =>
-    listener.kind === 'address' && listener.address !== '0.0.0.0' && listener.address !== '::'
-      ? [listener.address]
-      : [],
-  )
+  const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
 }
 
 function sayWarnings(log: Logger, set: PolicySet, snapshot: Snapshot): void {
-  for (const warning of set.warnings) log.warn(issueToText(warning))
+  for (const issue of set.warnings) log[issue.severity === 'note' ? 'info' : 'warn'](issueToText(issue))
   for (const note of snapshot.notes) log.warn(note)
 }
 

@@ -37,6 +37,15 @@ export function serverFromText(text: string): Server | undefined {
   return { address, port }
 }
 
+/** `1.20`, in quotes: YAML reads it as a number else. */
+function versionFromText(text: string): readonly [number, number] | undefined {
+  const parts = text.split('.')
+  const isNumber = (part: string): boolean =>
+    part !== '' && part.length < 6 && [...part].every((c) => c >= '0' && c <= '9')
+  if (parts.length !== 2 || !parts.every(isNumber)) return undefined
+  return [Number(parts[0]), Number(parts[1])]
+}
+
 const checked = <T>(read: (text: string) => T | undefined, what: string) =>
   z.string().transform((text, context): T => {
     const value = read(text)
@@ -52,7 +61,7 @@ const prefix = checked(prefixFromText, 'a prefix such as 10.0.0.0/8')
 /** As nft takes it between quotes: no quote, no blank, at most 15 characters, `*` only at the end. */
 const isInterface = (text: string): boolean => {
   const name = text.endsWith('*') ? text.slice(0, -1) : text
-  return text.length >= 1 && text.length <= 15 && [...name].every((c) => c > ' ' && c <= '~' && !'"*/\\'.includes(c))
+  return name.length >= 1 && text.length <= 15 && [...name].every((c) => c > ' ' && c <= '~' && !'"*/\\'.includes(c))
 }
 const interfaceName = checked((text) => (isInterface(text) ? text : undefined), 'an interface name (it may end in *)')
 const isTable = (text: string): boolean =>
@@ -61,6 +70,7 @@ const table = checked(
   (text) => (text.length > 0 && text.length <= 64 && isTable(text) ? text : undefined),
   'a table name (a-z, 0-9, _)',
 )
+const version = checked(versionFromText, 'a version such as 1.20')
 const count = (fallback: number, min = 0, max = 2 ** 31 - 1) => z.number().int().min(min).max(max).default(fallback)
 
 const schema = z.strictObject({
@@ -72,6 +82,10 @@ const schema = z.strictObject({
       listen: z
         .array(z.strictObject({ address, port: count(10053, 1, 65535) }))
         .min(1)
+        .refine(
+          (listen) => listen.every(({ port }) => port === listen[0]?.port),
+          'must all have one port: the kernel leads DNS to it',
+        )
         .default([
           { address: '0.0.0.0', port: 10053 },
           { address: '::', port: 10053 },
@@ -81,7 +95,7 @@ const schema = z.strictObject({
       deadlineMillis: count(4000, 10, 60_000),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
-      cache: z.strictObject({ entries: count(100_000, 1), octets: count(64 << 20, 1024) }).prefault({}),
+      cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
     })
     .prefault({}),
   leases: z
@@ -107,7 +121,22 @@ const schema = z.strictObject({
       prefixes: z.array(prefix).default([]),
     })
     .prefault({}),
-  host: z.strictObject({ addresses: z.array(address).default([]) }).prefault({}),
+  policy: z
+    .strictObject({
+      /** Where the sources disagree: what the Kubernetes specification says, or what Cilium does. */
+      semantics: z.enum(['spec', 'cilium']).default('spec'),
+      ciliumVersion: version.default([1, 20]),
+      clusterName: z.string().min(1).max(32).default('default'),
+      /** `always`: who is selected by no policy is denied everything. `never`: policies do nothing. */
+      enforcement: z.enum(['default', 'always', 'never']).default('default'),
+      allowLocalhost: z.boolean().default(true),
+      /** Denials are noted, and let through. */
+      audit: z.boolean().default(false),
+      /** Policies with a nodeSelector hold for this machine's own traffic. */
+      hostPolicies: z.boolean().default(false),
+    })
+    .prefault({}),
+  host: z.strictObject({ addresses: z.array(address).default([]), node: z.string().min(1).optional() }).prefault({}),
   api: z
     .strictObject({
       socket: z.string().min(1).nullable().default('/run/namegate/api.sock'),
@@ -186,7 +215,7 @@ function sayWrong(issue: z.core.$ZodRawIssue): string | undefined {
   }
 } // prettier-ignore
 
-const nouns: Readonly<Record<string, string>> = { object: 'a mapping', array: 'a list', string: 'a string', number: 'a number', int: 'an integer' } // prettier-ignore
+const nouns: Readonly<Record<string, string>> = { object: 'a mapping', array: 'a list', string: 'a string', number: 'a number', int: 'an integer', boolean: 'a boolean' } // prettier-ignore
 
 function nounOf(value: unknown): string {
   if (value === null) return 'nothing'
@@ -210,7 +239,7 @@ export function defaultSettings(): AgentSettings {
   return toConfig(schema.parse({ manifests: '.' })).settings
 }
 
-function toConfig({ manifests, dns, leases, datapath, host, api, log }: z.output<typeof schema>): Config {
+function toConfig({ manifests, dns, leases, policy, datapath, host, api, log }: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
   return {
     manifests,
@@ -220,7 +249,12 @@ function toConfig({ manifests, dns, leases, datapath, host, api, log }: z.output
     enforce,
     api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
     logLevel: log.level,
-    settings: { dns, leases, datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) } },
+    settings: {
+      dns,
+      leases,
+      policy: { ...policy, localNode: host.node },
+      datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) },
+    },
   }
 }
 

@@ -1,7 +1,7 @@
 // The command line: what there is, with which options. What a command does stands in its own file, loaded when it is asked for.
 import { readFileSync } from 'node:fs'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import type { CacheRow, EndpointRow, IdentityRow, PolicyView, StatusView } from '../api/routes.ts'
+import type { CacheRow, EndpointRow, IdentityRow, StatusView } from '../api/routes.ts'
 import { defaultSettings, serverFromText } from '../config.ts'
 import { logLevels, type LogLevel } from '../log.ts'
 import type { Server } from '../proxy/upstream.ts'
@@ -9,6 +9,8 @@ import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
 import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
+import { addPolicy } from './policy.ts'
+import { print } from './print.ts'
 
 interface Asking {
   readonly api: string
@@ -18,15 +20,6 @@ interface Asking {
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
-/** What an inspecting command found. `namegate fqdn cache list | head`: whoever stops reading has seen enough. */
-function print(text: string): void {
-  process.stdout.once('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error
-    process.exit()
-  })
-  process.stdout.write(text)
-}
-
 /** The whole program; parse it with argv. */
 export function makeProgram(): Command {
   const program = new Command('namegate')
@@ -43,6 +36,7 @@ export function makeProgram(): Command {
 Examples:
   namegate run --policy policy.yaml -- npm ci        a build step that reaches what the policy names, and nothing else
   namegate agent --config config.yaml                policies for the workloads of this machine
+  namegate policy lint manifests/                    what policies probably do not mean to say
   namegate fqdn cache list -p '*.example.com'        who may reach what, because of which name, for how long
   namegate demo                                      see it work on a world of its own`,
     )
@@ -125,7 +119,7 @@ function addInspection(program: Command): void {
       const rows = (await callApi(api, 'GET', `/v1/fqdn/cache${query(filters)}`)) as CacheRow[]
       const head = ['Endpoint', 'Identity', 'Source', 'FQDN', 'TTL', 'Remaining', 'ExpirationTime', 'IPs']
       const cells = (row: CacheRow): string[] => [String(row['endpoint-id']), String(row.identity), row.source, row.fqdn, String(row.ttl), `${row['remaining-seconds']}s`, row['expiration-time'], row.ips.join(',')]
-      print(render(output, rows, () => table(head, rows.map(cells))))
+      await print(render(output, rows, () => table(head, rows.map(cells))))
     })
   asking(cache.command('clean').description('take leases out of the cache and the kernel'))
     .option('-p, --matchpattern <pattern>', 'only names that match (default: all)')
@@ -137,36 +131,30 @@ function addInspection(program: Command): void {
         return
       }
       const answer = (await callApi(api, 'DELETE', `/v1/fqdn/cache${query({ matchpattern })}`)) as { deleted: number }
-      print(render(output, answer, () => `${answer.deleted} leases cleaned\n`))
+      await print(render(output, answer, () => `${answer.deleted} leases cleaned\n`))
     })
 
   const identity = program.command('identity').description('numbers for label sets')
   const identityTable = (rows: readonly IdentityRow[]): string => table(['Identity', 'Kernel', 'Labels'], rows.flatMap(({ id, labels }) => labels.map((label, i) => (i === 0 ? [String(id), `0x${id.toString(16)}`, label] : ['', '', label]))))
   asking(identity.command('list').description('identities in use, with their labels')).action(async ({ api, output }: Asking) => {
     const rows = (await callApi(api, 'GET', '/v1/identity')) as IdentityRow[]
-    print(render(output, rows, () => identityTable(rows)))
+    await print(render(output, rows, () => identityTable(rows)))
   })
   asking(identity.command('get').argument('<id>').description('one identity')).action(async (id: string, { api, output }: Asking) => {
     const row = (await callApi(api, 'GET', `/v1/identity/${encodeURIComponent(id)}`)) as IdentityRow
-    print(render(output, row, () => identityTable([row])))
+    await print(render(output, row, () => identityTable([row])))
   })
   const endpoint = program.command('endpoint').description('workloads')
   asking(endpoint.command('list').description('workloads with identity, addresses and policies')).action(async ({ api, output }: Asking) => {
     const rows = (await callApi(api, 'GET', '/v1/endpoint')) as EndpointRow[]
     const cells = (row: EndpointRow): string[] => [String(row.id), `${row.namespace}/${row.name}`, String(row.identity), row['egress-default-deny'] ? 'deny' : 'allow', row.addresses.join(','), row.policies.join(',')]
-    print(render(output, rows, () => table(['Endpoint', 'Pod', 'Identity', 'Default', 'Addresses', 'Policies'], rows.map(cells))))
+    await print(render(output, rows, () => table(['Endpoint', 'Pod', 'Identity', 'Default', 'Addresses', 'Policies'], rows.map(cells))))
   })
-  const policy = program.command('policy').description('policies')
-  asking(policy.command('get').description('policies in force, and what is wrong with a newer set')).action(async ({ api, output }: Asking) => {
-    const view = (await callApi(api, 'GET', '/v1/policy')) as PolicyView
-    const rows = view.policies.map((p) => [p.name, String(p['egress-rules']), p.endpoints.join(','), p.file])
-    const notes = [...view.refused.map((text) => `refused: ${text}\n`), ...view.warnings.map((text) => `${text}\n`)].join('')
-    print(render(output, view, () => `Revision: ${view.revision}\n${table(['Policy', 'Rules', 'Endpoints', 'File'], rows)}${notes}`))
-  })
+  addPolicy(program, asking, version)
   asking(program.command('status').description('whether the agent does its job; exit status 1 when not')).action(async ({ api, output }: Asking) => {
     const view = (await callApi(api, 'GET', '/v1/status')) as StatusView
     const rows = Object.entries(view).map(([key, value]) => [key, Array.isArray(value) ? value.join('; ') || 'none' : String(value)])
-    print(render(output, view, () => table(['Status', view.ready ? 'ready' : 'not ready'], rows.slice(1))))
+    await print(render(output, view, () => table(['Status', view.ready ? 'ready' : 'not ready'], rows.slice(1))))
     if (!view.ready) process.exitCode = 1
   })
 } // prettier-ignore

@@ -7,7 +7,7 @@ import type { Digest } from '../identity/identities.ts'
 import type { Protocol } from '../net/ports.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
-import { desiredElements, diff, renderChange, renderFlush, type Elements } from './desired.ts'
+import { desiredElements, diff, renderChange, renderFlush, renderLearned, type Elements } from './desired.ts'
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
@@ -35,7 +35,7 @@ export interface Datapath {
   readonly commit: LearnedSets['commit']
   readonly remove: LearnedSets['remove']
   readonly epoch: LearnedSets['epoch']
-  /** Whether the table stands with our structure; when not, it is loaded again with the last snapshot's policy. True when it was. */
+  /** Writes the policy in force into the table anew, whatever somebody did to it; the table itself, and all learned with it, only when its structure is not ours. */
   readonly repair: () => Promise<'stands' | 'reloaded'>
   readonly denied: () => Promise<DeniedFlow[]>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
@@ -53,8 +53,9 @@ export interface DatapathParts {
 }
 
 /**
- * Adopts the table that stands when its structure is ours to the letter; else loads it, replacing what stands in one transaction. Learned
- * addresses are adopted with it unless an identity's number stands for other labels now, or its policy grants names otherwise. Either way the snapshot's policy comes with it: no moment is open. Rejects with `NftError` or `KernelError`.
+ * Adopts the table that stands when its structure is ours to the letter; else replaces it in one transaction. Learned addresses stay in either
+ * case, unless an identity's number stands for other labels now, or its policy grants names otherwise. The snapshot's policy comes with it: no
+ * moment is open. Rejects with `NftError` or `KernelError`.
  */
 export async function startDatapath(
   { nft, netlink, clock, structure, digest }: DatapathParts,
@@ -63,9 +64,11 @@ export async function startDatapath(
   const { table } = structure
   const wanted = renderStructure(structure)
   const nothing: Elements = new Map()
-  let realised: Elements = nothing
   const options = { digest, numbers: makeCellNumbers(), hostPolicies: structure.hostPolicies !== undefined }
-  let latest = desiredElements(snapshot, options)
+  /** What the policy maps hold; undefined when that is not known: nft may have done it and then died. */
+  let realised: Elements | undefined
+  /** What is in force: the last that the kernel took. */
+  let inForce = desiredElements(snapshot, options)
   // nft runs one after the other: two transactions in flight could land in the wrong order.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -77,40 +80,54 @@ export async function startDatapath(
   const standing = (): Promise<string | undefined> =>
     nft(['-s', '-t', 'list', 'table', 'inet', table]).catch(() => undefined)
 
-  async function load(elements: Elements, replace: boolean, forget = false): Promise<void> {
-    const kept =
-      renderFlush(table) + (forget ? learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('') : '')
-    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : kept
-    await nft(['-f', '-'], before + renderChange(table, diff(elements, nothing)))
+  async function load(elements: Elements, replace: boolean, learned = ''): Promise<void> {
+    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : renderFlush(table)
+    await write(before + renderChange(table, diff(elements, nothing)) + learned, elements)
+  }
+
+  async function write(text: string, elements: Elements): Promise<void> {
+    realised = undefined
+    await nft(['-f', '-'], text)
     realised = elements
   }
 
-  const adopted = (await standing()) === wanted
-  await load(latest, !adopted, adopted && !(await stillHolds(nft, table, latest)))
+  // What stands may be of another version or other settings: its structure goes, what was learned stays.
+  const found = await standing()
+  const holds = await stillHolds(nft, table, inForce)
+  const forget = (): string => learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('')
+  if (found === wanted) await load(inForce, false, holds ? '' : forget())
+  else if (found === undefined || !holds) await load(inForce, true)
+  else
+    await load(inForce, true, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
+      load(inForce, true),
+    )
   const learned = makeLearnedSets(netlink, table, clock, await probeRenewal(nft, netlink, table, clock))
 
   async function apply(snapshot: Snapshot): Promise<void> {
-    latest = desiredElements(snapshot, options)
+    const desired = desiredElements(snapshot, options)
     await inTurn(async () => {
-      const wantedNow = latest
-      const change = renderChange(table, diff(wantedNow, realised))
-      if (change === '') return
-      try {
-        await nft(['-f', '-'], change)
-        realised = wantedNow
-      } catch (error) {
-        // The map does not hold what we believed (somebody's hand): write all of it. A second refusal is the caller's to know.
-        if ((await standing()) !== wanted) await load(wantedNow, true)
-        else await load(wantedNow, false).catch(() => Promise.reject(error as Error))
-      }
+      const change = realised === undefined ? undefined : renderChange(table, diff(desired, realised))
+      if (change !== '') await learned.ours(() => bring(desired, change))
+      inForce = desired
     })
+  }
+
+  /** By the difference where it is known and the kernel takes it; else as a whole. The kernel's refusal of that is the caller's to know. */
+  async function bring(desired: Elements, change: string | undefined): Promise<void> {
+    try {
+      if (change !== undefined) return await write(change, desired)
+    } catch {
+      // The maps do not hold what we believed: somebody's hand, or an nft that did its work and was killed.
+    }
+    await load(desired, (await standing()) !== wanted)
   }
 
   function repair(): Promise<'stands' | 'reloaded'> {
     return inTurn(async () => {
-      if ((await standing()) === wanted) return 'stands'
-      await load(latest, true)
-      return 'reloaded'
+      const stands = (await standing()) === wanted
+      // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
+      await learned.ours(() => load(inForce, !stands))
+      return stands ? 'stands' : 'reloaded'
     })
   }
 

@@ -18,6 +18,7 @@ import {
   type Layer,
   type Placed,
 } from './cell.ts'
+import { setOf, type LeaseElement } from './element.ts'
 import {
   clusterNumber,
   hostNumber,
@@ -306,3 +307,16 @@ function renderElements(verb: 'add' | 'delete', table: string, elements: Element
   }
   return text
 }
+
+/** Adds learned addresses by text, for a table that takes over from another; all other commits go by netlink. */
+export function renderLearned(table: string, elements: readonly LeaseElement[]): string {
+  return elements
+    .filter(({ timeoutMillis }) => timeoutMillis > 0)
+    .map((element) => {
+      const { identity, address, ports, timeoutMillis } = element
+      const port = ports.kind === 'all' ? '' : ` . ${protocolName(ports.protocol)} . ${ports.first === ports.last ? ports.first : `${ports.first}-${ports.last}`}`
+      const time = `${Math.ceil(timeoutMillis / 1000)}s`
+      return `add element inet ${table} ${setOf(element)} { ${identityToText(identity)} . ${addressToText(address)}${port} timeout ${time} expires ${time} }\n`
+    })
+    .join('')
+} // prettier-ignore

@@ -27,6 +27,11 @@ export interface LearnedSets {
   readonly remove: (elements: readonly LeaseElement[]) => Promise<Acknowledged>
   /** A number that changes whenever anybody but `commit` and `remove` has changed the ruleset. Asks the kernel (3 us). */
   readonly epoch: () => number
+  /**
+   * Runs one nft transaction of our own, on anything but the learned sets: it is no foreign hand. (That nft ends without a change is all the same:
+   * then the epoch is another, and what was acknowledged is acknowledged again.)
+   */
+  readonly ours: <T>(transaction: () => Promise<T>) => Promise<T>
   readonly close: () => void
 }
 
@@ -74,18 +79,31 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, r
     while (netlink.receive(answer) > 0);
   }
 
-  function epoch(): number {
+  /** The ruleset's generation; undefined from a kernel that does not even say that: the commit that follows will tell. */
+  function ask(): number | undefined {
     sequence = (sequence + 1) & 0x7fffffff
     try {
       netlink.send(request, askGeneration(request, sequence))
       const now = receive().find((a) => a.kind === 'generation' && a.sequence === sequence)
-      if (now?.kind === 'generation' && now.generation === generation) return currentEpoch
-      generation = now?.kind === 'generation' ? now.generation : undefined
+      return now?.kind === 'generation' ? now.generation : undefined
     } catch {
-      // A kernel that does not even say its generation is not one to rely on: the commit that follows will tell.
-      generation = undefined
+      return undefined
     }
+  }
+
+  function epoch(): number {
+    const now = ask()
+    if (now !== undefined && now === generation) return currentEpoch
+    generation = now
     return ++currentEpoch
+  }
+
+  async function ours<T>(transaction: () => Promise<T>): Promise<T> {
+    epoch()
+    const result = await transaction()
+    // Our own commits meanwhile are counted already.
+    if (generation !== undefined && ask() === (generation + 1) >>> 0) generation = (generation + 1) >>> 0
+    return result
   }
 
   function run(jobs: readonly Job[]): void {
@@ -127,6 +145,7 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, r
     commit: (elements) => enqueue('commit', elements),
     remove: (elements) => enqueue('remove', elements),
     epoch,
+    ours,
     close: netlink.close,
   }
 }

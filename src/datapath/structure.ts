@@ -2,13 +2,16 @@
 // A packet from or to a workload meets a constant number of lookups, whatever the number of policies:
 //   established passes;  is its source a workload: whose peer is the destination, as a number;  what does the subject's policy say about
 //   that number and port;  if a lease could open it, the learned sets;  and then the same for its destination, with the source as peer.
-import { addressToText, type Address } from '../net/address.ts'
+import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
 import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
   readonly table: string
-  /** Where the workloads' DNS is sent: a port of this host, on the address the packet came in by, or on a given address. */
+  /**
+   * Where the workloads' DNS is sent: a port of this host, on the address the packet came in by (`0.0.0.0`, `::`, or none given at all), or on a
+   * given address. A family that has none while the other has one is without DNS.
+   */
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
   /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
@@ -103,7 +106,16 @@ function sets(options: StructureOptions): string[] {
 } // prettier-ignore
 
 const PORTED = 'meta l4proto { tcp, udp, sctp }'
-const NEIGHBOUR = 'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept'
+/**
+ * Neighbours of the link, and nobody farther: a message to any other address would be forwarded, with whatever is written in it. A neighbour is
+ * this host, an address of link scope, or one that is reached by the way that the message came.
+ */
+const ND = 'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255'
+const NEIGHBOURS = [
+  `${ND} ip6 daddr { fe80::/10, ff02::/16 } accept`,
+  `${ND} fib daddr type local accept`,
+  `${ND} fib daddr . iif oif exists accept`,
+]
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
 /** The subject's address and the peer's, of a packet in a direction. */
@@ -136,19 +148,20 @@ function chains(options: StructureOptions): string[] {
     ...families.flatMap((f) => judging('egress', f, hostPolicies !== undefined)),
     ...families.map((f) =>
       block(`chain outgoing${f}`, [
-        ...(f === 6 ? [NEIGHBOUR] : []),
-        'fib saddr . iif oif missing goto refuse',
+        ...(f === 6 ? NEIGHBOURS : []),
         dns,
         // By way of a service, a workload can meet itself.
         `${ip(f)} saddr . ${ip(f)} daddr @self${f} accept`,
         `goto egress${f}`,
       ]),
     ),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [NEIGHBOUR, dns, 'goto refuse'])] : []),
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'goto refuse'])] : []),
     // This machine's own address does not come from outside.
-    block('chain arriving', [NEIGHBOUR, 'fib saddr type local goto refuse', 'goto passed']),
+    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local goto refuse', 'goto passed']),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
+      // Before all else: who forges another's address would ride on the other's established connections.
+      ...families.map((f) => `${ip(f)} saddr @identity${f} fib saddr . iif oif missing goto refuse`),
       'ct state established,related accept',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
@@ -243,7 +256,7 @@ function ownTraffic({ hostPolicies, proxy }: StructureOptions): string[] {
     ])
   const fromHost = families.map((f) =>
     block(`chain from_host${f}`, [
-      ...(f === 6 ? [NEIGHBOUR] : []),
+      ...(f === 6 ? [`${ND} accept`] : []),
       `meta priority set ${hostClass}`,
       `meta priority set ${ip(f)} saddr map @peer${f}`,
       `goto ingress_peer${f}`,
@@ -274,11 +287,10 @@ function ownTraffic({ hostPolicies, proxy }: StructureOptions): string[] {
 } // prettier-ignore
 
 function workloadMatches(options: StructureOptions): string[] {
-  // Sorted and joined, as the kernel lists them.
+  // Sorted and joined, as the kernel lists them. Not so interface names: how nft orders a set of those is its own affair, so each is alone.
   const list = (values: readonly string[]): string =>
     values.length === 1 ? (values[0] ?? '') : `{ ${values.join(', ')} }`
-  const matches =
-    options.interfaces.length > 0 ? [`iifname ${list(options.interfaces.map((name) => `"${name}"`).sort())}`] : []
+  const matches = [...new Set(options.interfaces)].map((name) => `iifname "${name}"`)
   for (const family of [4, 6] as const) {
     const prefixes = joinRanges(options.prefixes.filter((prefix) => prefix.family === family)).map(rangeToText)
     if (prefixes.length > 0) matches.push(`${family === 4 ? 'ip' : 'ip6'} saddr ${list(prefixes)}`)
@@ -286,14 +298,19 @@ function workloadMatches(options: StructureOptions): string[] {
   return matches
 }
 
-function redirects(proxy: StructureOptions['proxy']): string[] {
-  const { port, address4, address6 } = proxy
+function redirects({ port, address4, address6 }: StructureOptions['proxy']): string[] {
+  const isAny = (address: string | undefined): boolean => address === '0.0.0.0' || address === '::'
   if (address4 === undefined && address6 === undefined) return [`meta l4proto { tcp, udp } redirect to :${port}`]
+  if (isAny(address4) && isAny(address6)) return [`meta l4proto { tcp, udp } redirect to :${port}`]
+  const lead = (nfproto: 'ipv4' | 'ipv6', address: string | undefined, target: (text: string) => string): string[] => {
+    const parsed = address === undefined ? undefined : addressFromText(address)
+    if (parsed === undefined) return []
+    const how = isAny(address) ? `redirect to :${port}` : target(addressToText(parsed))
+    return [`meta nfproto ${nfproto} meta l4proto { tcp, udp } ${how}`]
+  }
   return [
-    ...(address4 === undefined ? [] : [`meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ${address4}:${port}`]),
-    ...(address6 === undefined
-      ? []
-      : [`meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to [${address6}]:${port}`]),
+    ...lead('ipv4', address4, (text) => `dnat ip to ${text}:${port}`),
+    ...lead('ipv6', address6, (text) => `dnat ip6 to [${text}]:${port}`),
     // A family without a proxy address has no DNS: silence is better than an answer from elsewhere.
     'drop',
   ]

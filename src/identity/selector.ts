@@ -32,9 +32,14 @@ export const labelSources = [
   'container',
 ]
 
-/** `app` becomes `any:app`; a known source in front of the first colon stays. `unspec:` means any source too. */
+/**
+ * `app` becomes `any:app`; a known source in front of the first colon stays. `unspec:` means any source too, and `reserved.init` and `$init`
+ * are other spellings of `reserved:init`.
+ */
 export function keyWithSource(key: string): string {
   const colon = key.indexOf(':')
+  if (key.startsWith('$')) return `reserved:${key.slice(1)}`
+  if (colon < 0 && key.startsWith('reserved.')) return `reserved:${key.slice('reserved.'.length)}`
   const source = colon < 0 ? '' : key.slice(0, colon)
   if (!labelSources.includes(source)) return `any:${key}`
   return source === 'unspec' ? `any:${key.slice(colon + 1)}` : key

@@ -141,8 +141,8 @@ function headerEffects(
     if (expected === undefined) return undefined
     const found = seen.get(match.name)
     if (headerHolds(found, expected)) continue
-    // Nothing wrong is there to delete.
-    if (match.mismatch === 'DELETE' && (found === undefined || expected === '')) continue
+    // Nothing is there to delete.
+    if (match.mismatch === 'DELETE' && found === undefined) continue
     const effect = { action: match.mismatch, name: match.name, expected, found, secret: match.secret !== undefined }
     effects.push(effect)
     const changed = new Map(seen)

@@ -1,15 +1,23 @@
-// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or Cilium's
-// agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
+// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or
+// Cilium's agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
 import { namespaceKey, type Requirement, type Selector } from '../identity/selector.ts'
-import { isSince, type Context, type PolicyMeta, type Section } from './context.ts'
-import { isAbsent, readBoolean, readList, readMap, readPart, readString, type Field, type Report } from './field.ts'
+import { isSince, notEnforced, type Context, type PolicyMeta, type Section } from './context.ts'
+import {
+  isAbsent,
+  readBoolean,
+  readList,
+  readMap,
+  readPart,
+  readString,
+  readWord,
+  type Field,
+  type Report,
+} from './field.ts'
 import { parseIcmp } from './icmp.ts'
-import { parseAuthentication, parsePeers, peerKeys } from './peers.ts'
+import { parsePeers, peerKeys } from './peers.ts'
 import { Tier, type Direction, type ParseOptions, type Peer, type Policy, type Rule, type Subject } from './rules.ts'
-import { nodeKey, readPeerSelector, readSelector, readSubjectSelector } from './selectors.ts'
+import { hostKey, readPeerSelector, readSelector, readSubjectSelector } from './selectors.ts'
 import { parseToPorts, type PortStatement } from './toPorts.ts'
-
-export type { PolicyMeta } from './context.ts'
 
 const sections: readonly Section[] = [
   { key: 'ingress', direction: 'ingress', kind: 'allow' },
@@ -89,14 +97,14 @@ function parseSubject(
     if (meta.namespace !== undefined)
       report.error(node, 'Invalid CiliumNetworkPolicy spec: rule cannot have NodeSelector')
     else report.note(node, 'enforced where policies for the host itself are switched on (they are off by default)')
-    return { kind: 'node', selector: readSelector(report, node, nodeKey) }
+    return { kind: 'node', selector: readSelector(report, node, hostKey) }
   }
   if (!isAbsent(endpoint)) return { kind: 'endpoints', selector: readSubjectSelector(report, endpoint, meta.namespace) }
   report.error(spec, 'rule must have one of EndpointSelector or NodeSelector')
   return undefined
 }
 
-/** Without a word about it, a direction that has rules denies what they do not allow. One that has none is left as it is, whatever is said. */
+/** Unless it is said otherwise, a direction that has rules denies what they do not allow. One without rules is left as it is in any case. */
 function parseDefaultDeny(
   report: Report,
   field: Field | undefined,
@@ -165,9 +173,20 @@ function parseRule(context: Context, field: Field): Rule[] {
   ]
 }
 
+/** What the peers must prove about themselves, kept as it was said. */
+function parseAuthentication(context: Context, field: Field | undefined): Rule['authentication'] {
+  if (isAbsent(field)) return undefined
+  const { report } = context
+  const entry = readMap(report, field, ['mode']).get('mode')
+  if (isAbsent(entry)) report.error(field, 'mode: Required value')
+  const mode = readWord(report, entry, ['disabled', 'required', 'test-always-fail'])
+  if (mode !== undefined && mode !== 'disabled') notEnforced(context, field, 'authentication')
+  return mode
+}
+
 /**
- * fromRequires and toRequires, gone since 1.19: endpoints that rules allow must meet these selectors too. Read as what has taken their place, a
- * deny of the endpoints that do not meet them.
+ * fromRequires and toRequires, gone since 1.19: endpoints that rules allow must meet these selectors too. Read as what has taken their
+ * place, a deny of the endpoints that do not meet them.
  */
 function parseRequires(context: Context, field: Field | undefined): Rule[] {
   const { report, meta, matchesInit, options, section } = context

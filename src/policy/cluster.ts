@@ -1,4 +1,4 @@
-// policy.networking.k8s.io into rules: ClusterNetworkPolicy (v1alpha2), and its elders AdminNetworkPolicy and BaselineAdminNetworkPolicy
+// policy.networking.k8s.io into rules: ClusterNetworkPolicy (v1alpha2, v1beta1), and its elders AdminNetworkPolicy and BaselineAdminNetworkPolicy
 // (v1alpha1), which say the same with other words for ports. What a later version of the API may have added fails closed.
 import type { Selector } from '../identity/selector.ts'
 import { readPattern } from '../match/pattern.ts'
@@ -27,7 +27,7 @@ const ingressPeers = ['namespaces', 'pods']
 const clusterDialect: Dialect = {
   actions: ['Accept', 'Deny', 'Pass'],
   portsKey: 'protocols',
-  egressPeers: [...ingressPeers, 'nodes', 'networks', 'domainNames'],
+  egressPeers: [...ingressPeers, 'networks', 'nodes', 'domainNames'],
   rulesMax: 25,
   itemsMax: 25,
   podsRequired: ['podSelector'],
@@ -43,7 +43,7 @@ const adminDialect: Dialect = {
 const baselineDialect: Dialect = {
   ...adminDialect,
   actions: ['Allow', 'Deny'],
-  egressPeers: [...ingressPeers, 'nodes', 'networks'],
+  egressPeers: [...ingressPeers, 'networks', 'nodes'],
 }
 
 /** Networks, and names, that one peer may list. */
@@ -261,9 +261,8 @@ function readListed(report: Report, field: Field): readonly Field[] {
 /** By the specification every node whose labels fit, this one too; in Cilium only others. */
 function parseNodes({ report, options }: Context, field: Field, spot: Spot): Peer[] {
   const selector = readNodeSelector(report, field)
-  const others: Peer = { ...spot, kind: 'nodes', selector: ofThisCluster(selector, options) }
-  if (options.semantics === 'cilium') return [others]
-  return [others, { ...spot, kind: 'endpoints', selector: [{ operator: 'Exists', key: 'reserved:host' }, ...selector] }]
+  const nodes = { ...spot, kind: 'nodes', selector: ofThisCluster(selector, options) } as const
+  return [options.semantics === 'spec' ? { ...nodes, self: true } : nodes]
 }
 
 function parseNetwork({ report, options }: Context, field: Field): Peer[] {

@@ -1,14 +1,14 @@
 // World -> snapshot: labels become identities, policies become what each identity may ask and reach. Identities that the same policies
-// select share one compiled policy. Numbers live on from one snapshot to the next, and so does what a change does not touch.
+// select share one compiled policy. Numbers live on from one snapshot to the next, and so does what a change does not touch: what is
+// compiled of a policy lasts as long as those it can be about; an identity's policy as long as the policies that select it.
 import type { IdentityId } from '../identity/endpoints.ts'
 import { makeIdentities, type IdentityTable } from '../identity/identities.ts'
 import { hostId, unknownId, worldId } from '../identity/reserved.ts'
 import { selects } from '../identity/selector.ts'
-import type { Labels } from '../identity/labels.ts'
 import type { Address } from '../net/address.ts'
-import { compareStatements, compileNames, whyOf, type PolicyRule } from './names.ts'
-import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
+import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers } from './names.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
+import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
 import { Tier, type Direction, type NamedPort, type Policy, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
@@ -36,49 +36,75 @@ export interface CompileOptions {
 
 type Settings = Required<Omit<CompileOptions, 'localNode' | 'identities'>>
 
-/** Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. */
+/**
+ * Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. Objects of a world that are the same as
+ * in the world before are taken for unchanged.
+ */
 export function makeCompiler(options: CompileOptions): (world: World) => Snapshot {
   const settings: Settings = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } // prettier-ignore
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
+  let before: Compiled | undefined
   let revision = 0
 
   return (world) => {
-    const places = place(world)
-    const around: Surroundings = { places, world, semantics: settings.semantics, clusterName: settings.clusterName }
-    const compiled = new Map<string, Omit<SubjectPolicy, 'identity'>>()
-    const policies = new Map<IdentityId, SubjectPolicy>()
-    const unknown = compileSubject(unknownId, [], [], around, { ...settings, enforcement: 'always', audit: false })
-    const free = compileSubject(unknownId, [], [], around, { ...settings, enforcement: 'never' })
-
-    function policyOf(identity: IdentityId): SubjectPolicy {
-      let policy = policies.get(identity)
-      if (policy === undefined) policies.set(identity, (policy = computePolicy(identity)))
-      return policy
-    }
-    function computePolicy(identity: IdentityId): SubjectPolicy {
-      const labels = places.universe.identities.get(identity)?.labels
-      if (labels === undefined) return { ...unknown, identity, mayAsk: () => ({ kind: 'deny', why: { text: 'no endpoint has this identity' } }) } // prettier-ignore
-      if (!isSubject(identity, places, settings)) return { ...free, identity }
-      const selecting = world.policies.filter((policy) => isSelected(policy, identity, labels, places))
-      const ports = places.namedPorts.get(identity) ?? []
-      const key = `${identity === hostId} ${selecting.map((policy) => world.policies.indexOf(policy)).join()} ${JSON.stringify(ports)}` // prettier-ignore
-      let shared = compiled.get(key)
-      if (shared === undefined) compiled.set(key, (shared = compileSubject(identity, selecting, ports, around, settings))) // prettier-ignore
-      return { ...shared, identity }
-    }
+    const compiled = (before = compileWorld(world, place(world), settings, before))
+    const { places } = compiled
     return {
       revision: ++revision,
       endpoints: places.endpoints,
       endpointOf: (address) => places.endpointsByAddress.get(address),
       identities: places.universe.identities,
-      policyOf,
+      policyOf: compiled.policyOf,
       identityOf: (address) => identityOf(places, address),
       addresses: places.addresses,
       isInCluster: (address) => places.inCluster.has(address),
       notes: places.notes,
     }
   }
+}
+
+/** One world, compiled as far as it was asked for, with what the next one may take over. */
+interface Compiled {
+  readonly world: World
+  readonly places: Places
+  readonly rules: RuleCompiler
+  readonly selecting: Selecting
+  readonly policies: ReadonlyMap<IdentityId, SubjectPolicy>
+  readonly policyOf: (identity: IdentityId) => SubjectPolicy
+}
+
+function compileWorld(world: World, places: Places, settings: Settings, before: Compiled | undefined): Compiled {
+  const rules = before !== undefined && before.rules.stillHolds(world, places) ? before.rules : makeRuleCompiler(world, places, settings)
+  const { selecting, changed } = selectAll(world.policies, places, rules === before?.rules ? before : undefined)
+  const resolvers: Resolvers = {
+    upstreams: settings.upstreams,
+    identityOf: (address) => identityOf(places, address),
+    isOutside: (address) => !places.inCluster.has(address),
+  }
+  const policies = new Map<IdentityId, SubjectPolicy>()
+  if (before !== undefined && changed !== undefined && sameUpstreams(before.places, places, settings))
+    for (const [identity, policy] of before.policies) if (!changed.has(identity)) policies.set(identity, policy)
+  const compileSubject = makeSubjectCompiler(rules, resolvers)
+  const unknown = compileSubject(unknownId, [], [], { ...settings, enforcement: 'always', audit: false })
+  const free = compileSubject(unknownId, [], [], { ...settings, enforcement: 'never' })
+
+  function computePolicy(identity: IdentityId): SubjectPolicy {
+    if (!places.universe.identities.has(identity)) return { ...unknown, identity, mayAsk: () => ({ kind: 'deny', why: { text: 'no endpoint has this identity' } }) }
+    if (!isSubject(identity, places, settings)) return { ...free, identity }
+    return compileSubject(identity, selecting.get(identity) ?? [], places.namedPorts.get(identity) ?? [], settings)
+  }
+  function policyOf(identity: IdentityId): SubjectPolicy {
+    let policy = policies.get(identity)
+    if (policy === undefined) policies.set(identity, (policy = computePolicy(identity)))
+    return policy
+  }
+  return { world, places, rules, selecting, policies, policyOf }
+} // prettier-ignore
+
+/** The resolvers' addresses have the identities that they had. */
+function sameUpstreams(a: Places, b: Places, { upstreams }: Settings): boolean {
+  return upstreams.every((address) => identityOf(a, address) === identityOf(b, address) && a.inCluster.has(address) === b.inCluster.has(address)) // prettier-ignore
 }
 
 /** World, other nodes and API servers have no policy of their own here; this host has one behind a switch. */
@@ -88,42 +114,170 @@ function isSubject(identity: IdentityId, { nodeIds, universe }: Places, { hostPo
   return universe.identities.get(identity)?.labels.has('reserved:kube-apiserver') !== true
 }
 
-function isSelected(policy: Policy, identity: IdentityId, labels: Labels, { hostNodeLabels }: Places): boolean {
-  if (policy.subject.kind === 'node') return identity === hostId && selects(policy.subject.selector, hostNodeLabels)
-  return identity !== hostId && selects(policy.subject.selector, labels)
-}
+// Who is selected by what.
 
-function compileSubject(
-  identity: IdentityId,
-  selecting: readonly Policy[],
-  ports: readonly NamedPort[],
-  around: Surroundings,
-  settings: Settings,
-): SubjectPolicy {
-  const { places } = around
-  const direction = (of: Direction): DirectionPolicy => compileDirection(of, identity, selecting, ports, around, settings) // prettier-ignore
-  const directions = { ingress: direction('ingress'), egress: direction('egress') }
-  const rules = settings.enforcement === 'never' ? [] : rulesOf(selecting, 'egress', settings)
-  return {
-    identity,
-    directions,
-    denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
-      ? 'nxdomain'
-      : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
-    ...compileNames(rules, directions.egress, {
-      upstreams: settings.upstreams,
-      identityOf: (address) => identityOf(places, address),
-      isOutside: (address) => !places.inCluster.has(address),
-    }),
+/** The policies that select each identity, in the world's order; whom none selects is not here. */
+type Selecting = ReadonlyMap<IdentityId, readonly Policy[]>
+
+/** More changed policies than this are not worked in one by one. */
+const changesMax = 256
+
+/** `changed`: identities whose policies are not those of before; undefined when that is not known. */
+function selectAll(
+  policies: readonly Policy[],
+  places: Places,
+  before: Compiled | undefined,
+): { readonly selecting: Selecting; readonly changed: ReadonlySet<IdentityId> | undefined } {
+  const selectedBy = (policy: Policy): Iterable<IdentityId> => selectedIdentities(policy, places)
+  const isSameHost = before?.places.hostNodeLabels === places.hostNodeLabels
+  const change = before === undefined || !isSameHost ? undefined : differenceOf(before.world.policies, policies)
+  if (before === undefined || change === undefined || change.removed.length + change.added.length > changesMax) {
+    const all = new Map<IdentityId, Policy[]>()
+    for (const policy of policies)
+      for (const identity of selectedBy(policy)) {
+        const list = all.get(identity)
+        if (list === undefined) all.set(identity, [policy])
+        else list.push(policy)
+      }
+    return { selecting: all, changed: undefined }
   }
+  const selecting = new Map(before.selecting)
+  const changed = new Set([...change.removed, ...change.added].flatMap((policy) => [...selectedBy(policy)]))
+  const gone = new Set(change.removed)
+  const added = change.added.map((policy) => ({ policy, selected: new Set(selectedBy(policy)) }))
+  for (const identity of changed) {
+    const old = selecting.get(identity) ?? []
+    const at = old.filter((policy) => change.isAhead(policy)).length
+    const rest = old.slice(at).filter((policy) => !gone.has(policy))
+    const fresh = added.flatMap(({ policy, selected }) => (selected.has(identity) ? [policy] : []))
+    selecting.set(identity, [...old.slice(0, at), ...fresh, ...rest])
+  }
+  return { selecting, changed }
 }
 
-/** The rules of one direction. By the specification a NetworkPolicy's verdict is final: the Baseline tier is not reached where one isolates. */
-function rulesOf(selecting: readonly Policy[], direction: Direction, { semantics }: Settings): readonly PolicyRule[] {
-  const isIsolated = semantics === 'spec' && selecting.some((policy) => policy.kind === 'NetworkPolicy' && policy.defaultDeny[direction]) // prettier-ignore
+function selectedIdentities(policy: Policy, places: Places): Iterable<IdentityId> {
+  const { kind, selector } = policy.subject
+  if (kind === 'node') return selects(selector, places.hostNodeLabels) ? [hostId] : []
+  // This host is nobody's endpoint; the others that are none are never asked for.
+  const selected = places.universe.select(selector)
+  return selected.has(hostId) ? [...selected].filter((identity) => identity !== hostId) : selected
+}
+
+/** What stands between the beginning and the end that two lists have in common. `isAhead`: whether an item stands in that beginning. */
+function differenceOf<T extends object>(old: readonly T[], next: readonly T[]): { readonly removed: readonly T[]; readonly added: readonly T[]; readonly isAhead: (item: T) => boolean } {
+  let head = 0
+  while (head < old.length && head < next.length && old[head] === next[head]) head++
+  let tail = 0
+  while (tail < old.length - head && tail < next.length - head && old[old.length - 1 - tail] === next[next.length - 1 - tail]) tail++
+  const ahead = new Set(old.slice(0, head))
+  return { removed: old.slice(head, old.length - tail), added: next.slice(head, next.length - tail), isAhead: (item) => ahead.has(item) }
+} // prettier-ignore
+
+// What a policy says to a subject.
+
+/** Entries of policies, each made once as long as those whom rules can be about stay the same. */
+interface RuleCompiler {
+  readonly entriesOf: (policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]) => readonly Entry[]
+  /** A number for each policy. */
+  readonly numberOf: (policy: Policy) => number
+  /** Whether what was made holds in another world too. */
+  readonly stillHolds: (world: World, places: Places) => boolean
+  /** Compiled policies by what they are compiled from. */
+  readonly shared: Map<string, Omit<SubjectPolicy, 'identity'>>
+}
+
+const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed on by rule' } as const
+
+function makeRuleCompiler(world: World, places: Places, settings: Settings): RuleCompiler {
+  const { semantics, clusterName } = settings
+  const around: Surroundings = { places, world, semantics, clusterName, addressesUsed: false }
+  const made = new WeakMap<Policy, Map<string, readonly Entry[]>>()
+
+  /** One entry for each of the rule's ports; none when its peers are nobody. */
+  function compileRule(policy: Policy, rule: Policy['rules'][number], subjectPorts: readonly NamedPort[]): readonly Entry[] {
+    const resolved = resolvePeers(rule, around)
+    if (isNobody(resolved)) return []
+    const { kind, tier, priority, l7 } = rule
+    const why = whyOf(policy, rule, said[kind])
+    return rule.ports.flatMap((rulePorts) =>
+      resolvePorts(rulePorts, resolved, rule, subjectPorts, around).map(({ peers, ports }) => ({ kind, tier, priority, peers, ports, ...(l7 === undefined ? {} : { l7 }), rule, why })),
+    )
+  }
+  function entriesOf(policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]): readonly Entry[] {
+    let lists = made.get(policy)
+    if (lists === undefined) made.set(policy, (lists = new Map<string, readonly Entry[]>()))
+    const key = direction === 'ingress' && usesSubjectPorts(policy) ? JSON.stringify(subjectPorts) : direction
+    let entries = lists.get(key)
+    if (entries === undefined) {
+      const rules = policy.rules.filter((rule) => rule.direction === direction)
+      lists.set(key, (entries = rules.flatMap((rule) => compileRule(policy, rule, subjectPorts))))
+    }
+    return entries
+  }
+  const numbers = new WeakMap<Policy, number>()
+  let count = 0
+  function numberOf(policy: Policy): number {
+    let number = numbers.get(policy)
+    if (number === undefined) numbers.set(policy, (number = count++))
+    return number
+  }
+  function stillHolds(other: World, otherPlaces: Places): boolean {
+    return (
+      otherPlaces.universe === places.universe &&
+      (otherPlaces === places || !around.addressesUsed) &&
+      sameItems(world.services, other.services) &&
+      sameItems(world.endpointSlices, other.endpointSlices) &&
+      sameItems(world.cidrGroups, other.cidrGroups) &&
+      sameUpstreams(places, otherPlaces, settings)
+    )
+  }
+  return { entriesOf, numberOf, stillHolds, shared: new Map() }
+} // prettier-ignore
+
+function usesSubjectPorts(policy: Policy): boolean {
+  return policy.rules.some((rule) => rule.direction === 'ingress' && rule.ports.some((ports) => ports.kind === 'named'))
+}
+
+type SubjectCompiler = (identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings) => SubjectPolicy // prettier-ignore
+
+/** Compiled policies kept for subjects that the same policies select; at the bound they go, and those in use are made again. */
+const sharedMax = 100_000
+
+function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers): SubjectCompiler {
+  function compute(identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings): Omit<SubjectPolicy, 'identity'> {
+    const direction = (of: Direction): DirectionPolicy => compileDirection(of, identity, selecting, ports, rules, settings)
+    const directions = { ingress: direction('ingress'), egress: direction('egress') }
+    const egress = settings.enforcement === 'never' ? [] : rulesOf(selecting, 'egress', settings)
+    return {
+      directions,
+      denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
+        ? 'nxdomain'
+        : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
+      ...compileNames(egress, directions.egress, resolvers),
+    }
+  }
+  return (identity, selecting, ports, settings) => {
+    const own = selecting.some(usesSubjectPorts) ? JSON.stringify(ports) : ''
+    const key = `${identity === hostId} ${settings.enforcement} ${settings.audit} ${selecting.map(rules.numberOf).join()} ${own}`
+    let shared = rules.shared.get(key)
+    if (shared === undefined) {
+      if (rules.shared.size >= sharedMax) rules.shared.clear()
+      rules.shared.set(key, (shared = compute(identity, selecting, ports, settings)))
+    }
+    return { ...shared, identity }
+  }
+} // prettier-ignore
+
+/** By the specification a NetworkPolicy's verdict is final: the Baseline tier is not reached where one isolates. */
+function isIsolated(selecting: readonly Policy[], direction: Direction, { semantics }: Settings): boolean {
+  return semantics === 'spec' && selecting.some((policy) => policy.kind === 'NetworkPolicy' && policy.defaultDeny[direction] && policy.directions.includes(direction)) // prettier-ignore
+}
+
+function rulesOf(selecting: readonly Policy[], direction: Direction, settings: Settings): readonly PolicyRule[] {
+  const isolated = isIsolated(selecting, direction, settings)
   return selecting.flatMap((policy) =>
     policy.rules
-      .filter((rule) => rule.direction === direction && !(isIsolated && rule.tier === Tier.Baseline))
+      .filter((rule) => rule.direction === direction && !(isolated && rule.tier === Tier.Baseline))
       .map((rule) => ({ policy, rule })),
   )
 }
@@ -133,18 +287,16 @@ function compileDirection(
   identity: IdentityId,
   selecting: readonly Policy[],
   ports: readonly NamedPort[],
-  around: Surroundings,
+  rules: RuleCompiler,
   settings: Settings,
 ): DirectionPolicy {
   const { enforcement, audit, allowLocalhost } = settings
-  const free = { selected: false, defaultDeny: false, selectedBy: [], entries: [], fallback: 'allow', fallbackFromHost: 'allow', audit } as const // prettier-ignore
-  if (enforcement === 'never') return free
+  if (enforcement === 'never') return { selected: false, defaultDeny: false, selectedBy: [], entries: [], fallback: 'allow', fallbackFromHost: 'allow', audit } // prettier-ignore
   const here = selecting.filter((policy) => policy.directions.includes(direction))
   const defaultDeny = enforcement === 'always' || here.some((policy) => policy.defaultDeny[direction])
   const passesLocalhost = direction === 'ingress' && allowLocalhost && here.length > 0 && identity !== hostId
-  const entries = rulesOf(here, direction, settings).flatMap(({ policy, rule }) =>
-    compileRule(policy, rule, ports, around),
-  )
+  const all = here.flatMap((policy) => rules.entriesOf(policy, direction, ports))
+  const entries = isIsolated(here, direction, settings) ? all.filter(({ tier }) => tier !== Tier.Baseline) : all
   return {
     selected: here.length > 0,
     defaultDeny,
@@ -156,15 +308,6 @@ function compileDirection(
   }
 }
 
-const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed on by rule' } as const
-
-/** A rule as entries, one for each of its ports; none when its peers are nobody. */
-function compileRule(policy: Policy, rule: Policy['rules'][number], subjectPorts: readonly NamedPort[], around: Surroundings): readonly Entry[] {
-  const resolved = resolvePeers(rule, around)
-  if (isNobody(resolved)) return []
-  const { kind, tier, priority, l7 } = rule
-  const why = whyOf(policy, rule, said[kind])
-  return rule.ports.flatMap((rulePorts) =>
-    resolvePorts(rulePorts, resolved, rule, subjectPorts, around).map(({ peers, ports }) => ({ kind, tier, priority, peers, ports, ...(l7 === undefined ? {} : { l7 }), rule, why })),
-  )
-} // prettier-ignore
+function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
+  return a === b || (a.length === b.length && a.every((item, i) => item === b[i]))
+}

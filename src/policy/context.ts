@@ -34,9 +34,16 @@ export function isSince({ ciliumVersion: [major, minor] }: ParseOptions, release
   return major > 1 || (major === 1 && minor >= Number(release.slice(2)))
 }
 
-/** A requirement that is read and kept, and that this agent's kernel side can not hold: it must not open more than the policy says. */
+/**
+ * A requirement that is read, kept and judged in verdicts, and that the agent can not hold connections to: without what reads them it opens
+ * nothing by such a rule. Who peers are and how their traffic is encrypted is only stated.
+ */
 export function notEnforced({ report, section }: Context, at: Field, what: string): void {
-  if (section.kind === 'allow') report.warn(at, `not enforced yet: ${what}; the agent opens nothing by this rule`)
+  const stated = ['authentication', 'terminatingTLS', 'originatingTLS'].includes(what)
+  const consequence = stated
+    ? 'verdicts state it, and no connection is held to it'
+    : 'the agent opens nothing by this rule'
+  if (section.kind === 'allow') report.warn(at, `not enforced yet: ${what}; ${consequence}`)
 }
 
 /** Where a Secret is: `namespace/name`, in the policy's namespace when none is said, `name` alone in a cluster-wide policy. */

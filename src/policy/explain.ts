@@ -9,7 +9,15 @@ import { compareStatements } from './names.ts'
 import { asksAbove, isAbout, type PeerOf, type Statement } from './rulings.ts'
 import { Tier, type Direction } from './rules.ts'
 import type { DirectionPolicy, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
-import { decide, labelsOfName, resolveParty, type Decision, type Flow, type VerdictKind } from './verdict.ts'
+import {
+  decide,
+  labelsOfName,
+  outsidersOf,
+  resolveParty,
+  type Decision,
+  type Flow,
+  type VerdictKind,
+} from './verdict.ts'
 
 /** What a rule lacks to be about the flow. `name`: none of the names that it grants is known for the address. */
 export type Lack = 'peer' | 'port' | 'name' | 'l7'
@@ -54,8 +62,9 @@ export interface Explanation {
 /** Explains the verdict on a flow. */
 export function explain(snapshot: Snapshot, flow: Flow): Explanation {
   const decision = decide(snapshot, flow)
-  const from = resolveParty(snapshot, flow.from, flow.to)
-  const to = resolveParty(snapshot, flow.to, flow.from)
+  const outsiders = outsidersOf(snapshot)
+  const from = resolveParty(snapshot, outsiders, flow.from, flow.to)
+  const to = resolveParty(snapshot, outsiders, flow.to, flow.from)
   const egress = explainDirection(snapshot, 'egress', from, to, flow, decision)
   const ingress = explainDirection(snapshot, 'ingress', to, from, flow, decision)
   const text = [flowText(snapshot, from, to, flow), ...directionText(egress), ...directionText(ingress), `verdict: ${decision.verdict}`] // prettier-ignore

@@ -13,7 +13,8 @@ export interface Issue {
 
 export type Scalar = string | number | boolean | null
 
-interface Place {
+/** Where a field stands. */
+export interface Place {
   readonly file: string
   readonly line: number
   readonly column: number
@@ -33,6 +34,7 @@ export interface Report {
   readonly error: (at: Place, message: string) => void
   readonly warn: (at: Place, message: string) => void
   readonly note: (at: Place, message: string) => void
+  readonly add: (issue: Issue) => void
   /** How many errors there are so far. */
   readonly errorCount: () => number
 }
@@ -40,13 +42,15 @@ export interface Report {
 export function makeReport(): Report {
   const issues: Issue[] = []
   let errors = 0
+  const add = (issue: Issue): void => {
+    if (issue.severity === 'error') errors++
+    issues.push(issue)
+  }
   const say =
     (severity: Issue['severity']) =>
-    ({ file, line, column, path }: Place, message: string): void => {
-      if (severity === 'error') errors++
-      issues.push({ file, line, column, path, message, severity })
-    }
-  return { issues, error: say('error'), warn: say('warning'), note: say('note'), errorCount: () => errors }
+    ({ file, line, column, path }: Place, message: string): void =>
+      add({ file, line, column, path, message, severity })
+  return { issues, error: say('error'), warn: say('warning'), note: say('note'), add, errorCount: () => errors }
 }
 
 /** `file:line:column: path: message`, as people and editors read it. */
@@ -135,7 +139,23 @@ export function readStringMap(report: Report, field: Field | undefined): Readonl
 /** `; did you mean "web"?` where a known word is near, else ''. */
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = nearest(word, known)
-  return near === undefined ? '' : `; did you mean "${near}"?`
+  return near === undefined || near === word ? '' : `; did you mean "${near}"?`
+}
+
+/** The JSON of a field. */
+export function fieldToJson(field: Field): string {
+  return JSON.stringify(toValue(field))
+}
+
+function toValue(field: Field): unknown {
+  switch (field.kind) {
+    case 'scalar':
+      return field.value
+    case 'list':
+      return field.items.map(toValue)
+    case 'map':
+      return Object.fromEntries([...field.entries].map(([key, entry]) => [key, toValue(entry)]))
+  }
 }
 
 /** The known word nearest to a misspelt one, where it is near enough to be meant. */

@@ -22,7 +22,9 @@ export function parseNetworkPolicy(report: Report, meta: PolicyMeta, spec: Field
   const namespace = meta.namespace ?? 'default'
   const context: Context = { report, namespace, options }
   const fields = readMap(report, spec, ['podSelector', 'policyTypes', 'ingress', 'egress'])
-  const selector = podsOfNamespace(readPodSelector(report, fields.get('podSelector')), namespace)
+  const subject = fields.get('podSelector')
+  if (spec.kind === 'map' && isAbsent(subject)) report.warn(spec, `podSelector is not there: the policy selects every pod of namespace ${namespace}`)
+  const selector = podsOfNamespace(readPodSelector(report, subject), namespace)
   const rules = (['ingress', 'egress'] as const).flatMap((direction) =>
     readList(report, fields.get(direction)).map((item) => parseRule(context, item, direction)),
   )

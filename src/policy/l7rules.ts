@@ -1,11 +1,11 @@
 // `rules` of a toPorts item: HTTP, Kafka, DNS and generic rules, checked as Cilium's agent checks them.
-import { readHeader } from '../l7/http.ts'
+import { readHeader, type HeaderMatch } from '../l7/http.ts'
 import { checkKafka, kafkaApiKeys, readKafkaVersion } from '../l7/kafka.ts'
 import { checkRegex } from '../l7/regex.ts'
 import { checkPattern, readPattern, type Pattern } from '../match/pattern.ts'
 import { isSince, secretName, type Context } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field, type Report } from './field.ts'
-import type { HeaderMatch, HttpRule, KafkaRule, L7, NameMatch } from './rules.ts'
+import type { HttpRule, KafkaRule, L7, NameMatch } from './rules.ts'
 
 const kinds = ['http', 'kafka', 'dns', 'l7', 'l7proto'] as const
 const removed: Readonly<Record<string, string>> = {
@@ -32,7 +32,9 @@ export function parseL7(context: Context, field: Field): L7 | undefined {
   const items = (key: (typeof kinds)[number]): readonly Field[] => readList(report, fields.get(key))
   const http = items('http').map((item) => parseHttp(context, item))
   const kafka = items('kafka').map((item) => parseKafka(report, item))
-  const dns = items('dns').flatMap((item) => parseNames(context, item).map((name) => ({ ...spotOf(item), ...name })))
+  const dns = items('dns').flatMap((item) =>
+    parseNames(context, item, 'dns').map((name) => ({ ...spotOf(item), ...name })),
+  )
   const pairs = items('l7').map((item) => parsePairs(report, item))
   const protocol = readString(report, fields.get('l7proto')) ?? ''
   // With the default deny off, a rule of layer 7 shows what passes and stops none of it: Cilium adds one that allows everything.
@@ -54,30 +56,26 @@ export function parseL7(context: Context, field: Field): L7 | undefined {
 const spotOf = ({ path, line }: Field): { readonly path: string; readonly line: number } => ({ path, line })
 const everyName: NameMatch = { field: 'matchPattern', text: '*', pattern: { kind: 'any' } }
 
-/** The matchName and matchPattern of an item of toFQDNs or of `dns`: one of them, or an error. */
-export function parseNames(context: Context, field: Field): NameMatch[] {
+/** The matchName or matchPattern of an item of toFQDNs or of `dns`; [] with an error when it is not one of them. */
+export function parseNames(context: Context, field: Field, list: 'toFQDNs' | 'dns'): NameMatch[] {
   const { report } = context
   const fields = readMap(report, field, ['matchName', 'matchPattern'])
   const given = (['matchName', 'matchPattern'] as const).filter((key) => !isAbsent(fields.get(key)))
-  const inDnsRule = field.path.includes('.rules.dns[')
-  if (given.length > 1)
-    report.error(
-      field,
-      `only one of MatchName or MatchPattern is allowed in ${inDnsRule ? 'a DNS rule' : 'an FQDNSelector'}`,
-    )
+  if (given.length > 1) {
+    const where = list === 'dns' ? 'a DNS rule' : 'an FQDNSelector'
+    report.error(field, `only one of MatchName or MatchPattern is allowed in ${where}`)
+  }
   if (given.length === 0) report.error(field, 'one of matchName or matchPattern is required')
   return given.flatMap((key): NameMatch[] => {
     const entry = fields.get(key)
     const text = readString(report, entry)
     if (text === undefined || entry === undefined) return []
     const wrong = checkPattern(text, key)
+    if (wrong === undefined) return [{ field: key, text, pattern: patternOf(context, entry, text) }]
     // The agent has two wordings for one check.
-    if (wrong !== undefined)
-      report.error(
-        entry,
-        inDnsRule && key === 'matchName' ? wrong.replace('., -, _ characters', '. and - characters') : wrong,
-      )
-    return wrong === undefined ? [{ field: key, text, pattern: patternOf(context, entry, text) }] : []
+    const isOther = list === 'dns' && key === 'matchName'
+    report.error(entry, isOther ? wrong.replace('., -, _ characters', '. and - characters') : wrong)
+    return []
   })
 }
 

@@ -2,8 +2,18 @@
 import { keyWithSource, type Selector } from '../identity/selector.ts'
 import { rangeToText, subtractRanges } from '../net/prefix.ts'
 import { readCidr, readExcept, readPrefix } from './cidr.ts'
-import { notEnforced, type Context } from './context.ts'
-import { didYouMean, isAbsent, readList, readMap, readString, readStringMap, type Field } from './field.ts'
+import type { Context } from './context.ts'
+import {
+  didYouMean,
+  fieldToJson,
+  isAbsent,
+  readList,
+  readMap,
+  readString,
+  readStringMap,
+  type Field,
+  type Report,
+} from './field.ts'
 import { parseNames } from './l7rules.ts'
 import { entities, type Entity, type Peer, type Rule } from './rules.ts'
 import { isSubdomain, readNodesSelector, readPeerSelector, readSelector } from './selectors.ts'
@@ -37,8 +47,8 @@ export function peerKeys(context: Context): string[] {
 }
 
 /**
- * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with which Cilium
- * takes a rule whose groups, services or names come to nothing for one about everyone.
+ * The peers of a rule, `everyone` when it has no list of them. An empty list is nobody; `ported`: the rule has toPorts or icmps, with
+ * which Cilium takes a rule whose groups, services or names come to nothing for one about everyone.
  */
 export function parsePeers(
   context: Context,
@@ -59,7 +69,7 @@ export function parsePeers(
       return []
     }
     const items = readList(report, list)
-    return [{ ...kind, field: list, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
+    return [{ ...kind, count: items.length, peers: items.flatMap((item) => kind.parse(context, item)) }]
   })
   if (lists.length === 0) return 'everyone'
   const [first, second] = lists
@@ -72,7 +82,7 @@ export function parsePeers(
   const unresolved = (word: string): boolean => cilium && word === 'Services' && section.kind === 'deny'
   const peers = lists.filter(({ word }) => !unresolved(word)).flatMap((list) => list.peers)
   if (lists.some(({ loose, count }) => !loose && count === 0)) return peers.filter((peer) => peer.kind === 'name')
-  return peers.length === 0 && cilium && ported && lists.every(({ loose }) => loose) ? 'everyone' : peers
+  return peers.length === 0 && cilium && ported ? 'everyone' : peers
 }
 
 const spotOf = ({ path, line }: Field): { readonly path: string; readonly line: number } => ({ path, line })
@@ -122,7 +132,7 @@ function parseCidrSet(context: Context, item: Field): Peer[] {
         },
       ]
     }
-    const group = key === 'cidrGroupRef' ? readGroupName(context, field) : readBareSelector(context, field, 'cidrgroup')
+    const group = key === 'cidrGroupRef' ? readGroupName(context, field) : readGroupSelector(context, field)
     const holes = readExcept(report, fields.get('except'))
     const ignored = options.semantics === 'cilium' && holes.length > 0
     if (ignored) report.warn(fields.get('except') ?? item, 'Cilium ignores except beside a group')
@@ -137,8 +147,18 @@ function readGroupName({ report }: Context, field: Field): string | undefined {
   return name
 }
 
+/** A cidrGroupSelector; the agent says of what its complaint is. */
+function readGroupSelector(context: Context, field: Field): Selector {
+  const { report } = context
+  const error: Report['error'] = (at, message) => {
+    const isAgents = message.startsWith('invalid label selector')
+    report.error(at, isAgents ? `failed to sanitize cidrGroupSelector ${fieldToJson(field)}: ${message}` : message)
+  }
+  return readBareSelector({ ...report, error }, field, 'cidrgroup')
+}
+
 /** A selector of objects by their own labels, whose keys have no source; `source` is what Cilium puts in front of them. */
-function readBareSelector({ report }: Context, field: Field, source: string): Selector {
+function readBareSelector(report: Report, field: Field, source: string): Selector {
   return readSelector(report, field, (key) => {
     const full = keyWithSource(key)
     return full.startsWith('any:') || full.startsWith(`${source}:`) ? full.slice(full.indexOf(':') + 1) : full
@@ -165,7 +185,7 @@ function parseEntity({ report }: Context, item: Field): Peer[] {
 }
 
 function parseGroup(context: Context, item: Field): Peer[] {
-  const { report } = context
+  const { report, section, options } = context
   const aws = readMap(report, item, ['aws']).get('aws')
   if (!isAbsent(aws)) {
     const fields = readMap(report, aws, ['labels', 'region', 'securityGroupsIds', 'securityGroupsNames'])
@@ -175,10 +195,9 @@ function parseGroup(context: Context, item: Field): Peer[] {
       for (const id of readList(report, fields.get(key))) readString(report, id)
   }
   const key = `${prefixOf(context)}Groups`
-  report.warn(
-    item,
-    `not enforced yet: ${key}; nobody here can ask the provider who is in the group: it matches nothing`,
-  )
+  const denies = section.kind === 'deny' && options.semantics === 'spec'
+  const consequence = denies ? 'the rule denies everyone' : 'it matches nothing'
+  report.warn(item, `not enforced yet: ${key}; nobody here can ask the provider who is in the group: ${consequence}`)
   return [{ ...spotOf(item), kind: 'unresolved', field: key }]
 }
 
@@ -201,30 +220,12 @@ function parseService(context: Context, item: Field): Peer[] {
     const selector = service.get('selector')
     const namespace = readString(report, service.get('namespace'))
     if (isAbsent(selector)) report.error(selected, 'selector: Required value')
-    else add(readBareSelector(context, selector, 'k8s'), namespace)
+    else add(readBareSelector(report, selector, 'k8s'), namespace)
   }
   if (isAbsent(named) && isAbsent(selected)) report.warn(item, 'names no service: it matches nothing')
   return peers
 }
 
 function parseFqdn(context: Context, item: Field): Peer[] {
-  return parseNames(context, item).map((name) => ({ ...spotOf(item), kind: 'name', ...name }))
-}
-
-/** What authentication demands, kept as it was said. */
-export function parseAuthentication(context: Context, field: Field | undefined): Rule['authentication'] {
-  if (isAbsent(field)) return undefined
-  const { report } = context
-  const mode = readMap(report, field, ['mode']).get('mode')
-  const modes = ['disabled', 'required', 'test-always-fail'] as const
-  const text = readString(report, mode)
-  const word = modes.find((known) => known === text)
-  if (text === undefined && isAbsent(mode)) report.error(field, 'mode: Required value')
-  else if (text !== undefined && word === undefined)
-    report.error(
-      mode ?? field,
-      `Unsupported value: "${text}": supported values: ${modes.map((m) => `"${m}"`).join(', ')}`,
-    )
-  if (word !== undefined && word !== 'disabled') notEnforced(context, field, 'authentication')
-  return word
+  return parseNames(context, item, 'toFQDNs').map((name) => ({ ...spotOf(item), kind: 'name', ...name }))
 }

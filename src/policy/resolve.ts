@@ -1,5 +1,5 @@
 // The peers of a rule as identities and address ranges, and its ports as numbers: what entries are made of.
-import { apiServerLabel, hostLabel, remoteNodeLabel } from '../identity/reserved.ts'
+import { apiServerLabel, hostId, hostLabel, remoteNodeLabel } from '../identity/reserved.ts'
 import { clusterKey, namespaceKey, selects, type Selector } from '../identity/selector.ts'
 import type { Identity, IdentityId } from '../identity/endpoints.ts'
 import { addressFromText } from '../net/address.ts'
@@ -15,6 +15,8 @@ export interface Surroundings {
   readonly world: Pick<World, 'services' | 'endpointSlices' | 'cidrGroups'>
   readonly semantics: Semantics
   readonly clusterName: string
+  /** Set when something depends on which endpoint has which address, not on labels alone. */
+  addressesUsed: boolean
 }
 
 const nobody: Exclude<Peers, 'everyone'> = { identities: new Set(), outside: [], everywhere: [] }
@@ -64,7 +66,7 @@ function resolvePeer(peer: Peer, rule: Rule, around: Surroundings): Peers | unde
     case 'endpoints':
       return { ...nobody, identities: around.places.universe.select(peer.selector) }
     case 'nodes':
-      return { ...nobody, identities: selectNodes(peer.selector, around) }
+      return { ...nobody, identities: selectNodes(peer, around) }
     case 'entity':
       return resolveEntity(peer.entity, around)
     case 'service':
@@ -85,10 +87,14 @@ function selectsBare(selector: Selector, labels: ReadonlyMap<string, string>): b
 const bareKey = (key: string): string => (key.startsWith('any:') || key.startsWith('k8s:') ? key.slice(4) : key)
 
 /** Nodes carry their cluster's name when nodes are asked for, and not when endpoints are: a selector on labels that nodes lack must not mean them. */
-function selectNodes(selector: Selector, { places, clusterName }: Surroundings): ReadonlySet<IdentityId> {
+function selectNodes(
+  { selector, self }: Peer & { readonly kind: 'nodes' },
+  { places, clusterName }: Surroundings,
+): ReadonlySet<IdentityId> {
   const isSelected = (id: IdentityId): boolean =>
     selects(selector, new Map([...(places.universe.identities.get(id)?.labels ?? []), [clusterKey, clusterName]]))
-  return new Set([...places.nodeIds].filter(isSelected))
+  const here = self === true && selects(selector, places.hostNodeLabels) ? [hostId] : []
+  return new Set([...[...places.nodeIds].filter(isSelected), ...here])
 }
 
 const membersOf: Readonly<Record<Exclude<Entity, 'all' | 'none'>, (identity: Identity, clusterName: string) => boolean>> = {
@@ -188,10 +194,12 @@ export function resolvePorts(
 }
 
 /** Those of the peers that have one of these endpoint identities. */
-function havingIdentity(peers: Peers, ids: ReadonlySet<IdentityId>, { places }: Surroundings): Peers {
+function havingIdentity(peers: Peers, ids: ReadonlySet<IdentityId>, around: Surroundings): Peers {
+  const { places } = around
   if (peers === 'everyone') return { ...nobody, identities: ids }
   const identities = new Set([...peers.identities].filter((id) => ids.has(id)))
   if (peers.everywhere.length === 0) return { ...nobody, identities }
+  around.addressesUsed = true
   const inside = [...places.addresses.keys()].filter(
     (address) => ids.has(identityOf(places, address)) && peers.everywhere.some((range) => rangeCovers(range, address)),
   )

@@ -52,8 +52,8 @@ export type Peer = Spot &
     /** The members of CiliumCIDRGroups, by name or by the groups' labels (keys without source), less `except`. Reach is `outside`. */
     | { readonly kind: 'cidrGroup'; readonly group: string | Selector; readonly except: readonly AddressRange[] }
     | { readonly kind: 'endpoints'; readonly selector: Selector }
-    /** Nodes other than this one, by labels with the source `node:`. */
-    | { readonly kind: 'nodes'; readonly selector: Selector }
+    /** Nodes other than this one, by labels with the source `node:`; `self`: this one too, by the same labels. */
+    | { readonly kind: 'nodes'; readonly selector: Selector; readonly self?: true }
     | { readonly kind: 'entity'; readonly entity: Entity }
     | ({ readonly kind: 'name' } & NameMatch)
     /** The backends of services, by name or by the services' labels (keys without source); `namespace` undefined is every one. */

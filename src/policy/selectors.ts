@@ -9,6 +9,7 @@ import {
   type Requirement,
   type Selector,
 } from '../identity/selector.ts'
+import { isSince } from './context.ts'
 import { didYouMean, isAbsent, readList, readMap, readString, type Field, type Report } from './field.ts'
 import type { ParseOptions } from './rules.ts'
 
@@ -114,7 +115,7 @@ function checkKey(report: Report, at: Field, key: string): void {
     return
   }
   const prefix = namespaceLabelsPrefix.slice(namespaceLabelsPrefix.indexOf(':') + 1)
-  const bare = key.slice(colon + 1)
+  const bare = key.slice(key.startsWith('$') ? 1 : colon + 1)
   // The key of a namespace's label stands behind a prefix, which does not count into its length.
   const wrong = keyComplaint(bare.startsWith(prefix) ? bare.slice(prefix.length) : bare)
   if (wrong !== undefined) report.error(at, `${complaint}key: Invalid value: "${key}": ${wrong}`)
@@ -142,8 +143,8 @@ function checkValue(report: Report, at: Field, value: string): void {
 }
 
 /**
- * An endpointSelector. A namespaced policy selects in its own namespace: another one that matchLabels name with the source `k8s:` gives way to
- * it; named in any other way it stays, and then nothing has both.
+ * An endpointSelector. A namespaced policy selects in its own namespace: another one that matchLabels name with the source `k8s:` gives
+ * way to it; named in any other way it stays, and then nothing has both.
  */
 export function readSubjectSelector(report: Report, field: Field, namespace: string | undefined): Selector {
   const { labels, expressions } = readHalves(report, field, keyWithSource)
@@ -189,25 +190,27 @@ function namespaceDefault(selector: Selector, { namespace, matchesInit }: PeerSc
 }
 
 /** policy-default-local-cluster, on since 1.19: peers that name no cluster are of this one. Before, they are of every connected cluster. */
-export function clusterDefault(
-  selector: Selector,
-  { ciliumVersion: [major, minor], clusterName }: ParseOptions,
-): Requirement[] {
-  if (major < 1 || (major === 1 && minor < 19) || mentions(selector, clusterKey)) return []
-  return [{ operator: 'In', key: clusterKey, values: [clusterName] }]
+function clusterDefault(selector: Selector, options: ParseOptions): Requirement[] {
+  if (!isSince(options, '1.19') || mentions(selector, clusterKey)) return []
+  return [{ operator: 'In', key: clusterKey, values: [options.clusterName] }]
 }
 
 /**
- * An item of fromNodes or toNodes: nodes other than this one, by their labels. Those have the source `node:`; the cluster's name is no label of
- * the Node object and keeps its own.
+ * An item of fromNodes or toNodes: nodes other than this one, by their labels. Those have the source `node:`; the cluster's name is no
+ * label of the Node object and keeps its own.
  */
 export function readNodesSelector(report: Report, field: Field, options: ParseOptions): Selector {
   const selector = readSelector(report, field, nodeKey)
   return [...selector, ...clusterDefault(selector, options)]
 }
 
-/** A nodeSelector's key: any source is the node's. */
-export function nodeKey(key: string): string {
+/** A key of a nodeSelector, which is about this host: `k8s:` too is a label of its Node object. */
+export function hostKey(key: string): string {
+  const full = nodeKey(key)
+  return full.startsWith('k8s:') && full !== clusterKey ? `node:${full.slice('k8s:'.length)}` : full
+}
+
+function nodeKey(key: string): string {
   const full = keyWithSource(key)
   const bare = full.slice(full.indexOf(':') + 1)
   if (`k8s:${bare}` === clusterKey) return clusterKey

@@ -182,7 +182,7 @@ function readPortNumber(report: Report, at: Field, text: string): number | undef
   if (text.length > 32 || !text.split('_').every((part) => part !== '' && [...part].every((c) => c >= '0' && c <= '9')))
     return complain('invalid syntax')
   const digits = text.replaceAll('_', '')
-  const octal = digits.length > 1 && digits.startsWith('0')
+  const octal = digits.startsWith('0')
   if (octal && [...digits].some((c) => c > '7')) return complain('invalid syntax')
   const number = octal ? Number(`0o${digits}`) : Number(digits)
   if (number > 65535) return complain('value out of range')

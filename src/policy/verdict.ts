@@ -1,13 +1,14 @@
 // The verdict on one flow, both directions, each with its why: pure, from a snapshot. What the kernel does at L3/L4, and what the proxies
 // say above it where the flow tells.
-import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
-import { hostId, unknownId } from '../identity/reserved.ts'
+import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
+import { apiServerLabel, hostId, hostLabel, remoteNodeLabel, unknownId, worldId } from '../identity/reserved.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { portsCover, portsToText, type L4 } from '../net/ports.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 import { makeJudges, type Above } from './above.ts'
 import { compareStatements } from './names.ts'
-import { makeRulings, settle, type PeerOf, type Ruling, type Rulings, type Statement } from './rulings.ts'
+import { isAbout, settle, type PeerOf, type Ruling, type Statement } from './rulings.ts'
+import { makeTables } from './tables.ts'
 import type { Direction } from './rules.ts'
 import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
 
@@ -44,52 +45,59 @@ export function decide(snapshot: Snapshot, flow: Flow): Decision {
   return makeDecider(snapshot)(flow)
 }
 
-/** What is known of one identity as a subject. */
-interface Subject {
-  readonly policy: SubjectPolicy
-  readonly rulings: Readonly<Record<Direction, Rulings>>
-}
+type Judged = Ruling & { readonly kind: 'judge' }
 
 /** Decides flows under one snapshot. */
 export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
-  const subjects = new Map<IdentityId, Subject>()
-  const rulingsOf = new Map<DirectionPolicy, Rulings>()
-  const verdicts = new WeakMap<DirectionPolicy, WeakMap<Ruling, DirectionVerdict>>()
+  // Lanes are numbers, and what they say stands in arrays: a verdict then touches little memory (see tables.ts).
+  const policies: DirectionPolicy[] = []
+  /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
+  const fallbacks: DirectionVerdict[] = []
+  /** By code: what the tables' rulings say. */
+  const outcomes: (DirectionVerdict | Judged | undefined)[] = [undefined]
+  const tables = makeTables(
+    (lane, ruling) => outcomes.push(presented(policies[lane], ruling)) - 1,
+    () => void (outcomes.length = 1),
+  )
+  const lanes = new Map<DirectionPolicy, number>()
   const judges = makeJudges()
+  const outsiders = outsidersOf(snapshot)
 
-  function rulingsFor(policy: DirectionPolicy): Rulings {
-    let rulings = rulingsOf.get(policy)
-    if (rulings === undefined) rulingsOf.set(policy, (rulings = makeRulings(policy.entries)))
-    return rulings
-  }
-  function subjectOf(identity: IdentityId): Subject {
-    let subject = subjects.get(identity)
-    if (subject === undefined) {
-      const policy = snapshot.policyOf(identity)
-      const { ingress, egress } = policy.directions
-      subjects.set(identity, (subject = { policy, rulings: { ingress: rulingsFor(ingress), egress: rulingsFor(egress) } })) // prettier-ignore
-    }
-    return subject
-  }
-
-  function decideDirection(direction: Direction, subject: PeerOf, peer: PeerOf, flow: Flow): DirectionVerdict {
-    const { policy, rulings } = subjectOf(subject.identity)
+  function laneOf(direction: Direction, identity: IdentityId): number {
+    const policy = snapshot.policyOf(identity)
     const of = policy.directions[direction]
-    const named = direction === 'egress' && flow.names !== undefined && flow.names.length > 0 && peer.isOutside
-    const ruling = named ? namedRuling(policy, rulings[direction].rowOf(peer).entries, flow) : rulings[direction].rulingOf(peer, flow) // prettier-ignore
-    if (ruling.kind === 'judge') return judgedVerdict(of, ruling, flow)
-    if (ruling.kind === 'fallback') return fallbackVerdict(direction, policy, peer, flow)
-    return kept(of, ruling)
+    let lane = lanes.get(of)
+    if (lane === undefined) {
+      lane = tables.add(of.entries)
+      lanes.set(of, lane)
+      policies.push(of)
+      fallbacks.push(...fallbacksOf(direction, policy))
+    }
+    return lane
   }
-  /** One verdict for each ruling: nothing is made for a flow. */
-  function kept(of: DirectionPolicy, ruling: Ruling & { kind: 'allow' | 'deny' }): DirectionVerdict {
-    let ofPolicy = verdicts.get(of)
-    if (ofPolicy === undefined) verdicts.set(of, (ofPolicy = new WeakMap()))
-    let verdict = ofPolicy.get(ruling)
-    if (verdict === undefined) ofPolicy.set(ruling, (verdict = ruledVerdict(of, ruling)))
-    return verdict
+  // By identity; arrays, since numbers of identities are small.
+  const egressLanes: (number | undefined)[] = []
+  const ingressLanes: (number | undefined)[] = []
+
+  function decideLane(lane: number, peer: PeerOf, flow: Flow): DirectionVerdict {
+    const outcome = outcomes[tables.lookUp(lane, peer, flow)] ?? fallbackOf(lane, peer)
+    return 'level' in outcome ? judgedVerdict(lane, outcome, flow) : outcome
   }
-  function judgedVerdict(of: DirectionPolicy, { level }: Ruling & { kind: 'judge' }, flow: Flow): DirectionVerdict {
+  function fallbackOf(lane: number, { identity, isOutside }: PeerOf): DirectionVerdict {
+    return fallbacks[lane * 3 + (identity === hostId ? 1 : isOutside ? 2 : 0)] ?? nothing
+  }
+  /** Where names count: grants stand among the entries. */
+  function decideNamed(identity: IdentityId, lane: number, peer: PeerOf, flow: Flow, names: readonly string[]): DirectionVerdict {
+    const policy = snapshot.policyOf(identity)
+    const { egress } = policy.directions
+    const ruling = namedRuling(policy, egress.entries.filter((entry) => isAbout(entry, peer)), flow)
+    if (ruling.kind === 'judge') return judgedVerdict(lane, ruling, flow)
+    if (ruling.kind !== 'fallback') return ruledVerdict(egress, ruling)
+    const fallback = fallbackOf(lane, peer)
+    const why = egress.fallback === 'deny' ? namedWhy(policy, names) : undefined
+    return why === undefined ? fallback : { ...fallback, why: [why] }
+  } // prettier-ignore
+  function judgedVerdict(lane: number, { level }: Judged, flow: Flow): DirectionVerdict {
     const judgement = judges.judge(level, flow)
     switch (judgement.kind) {
       case 'met': {
@@ -104,23 +112,33 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
       case 'unmet': {
         const [first] = level
         const words = [...new Set(level.filter((by) => by.l7 !== undefined || by.rule.serverNames !== undefined).map(what))].join(', ') // prettier-ignore
-        return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${of.selectedBy.join(', ')}` }] } // prettier-ignore
+        return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${(policies[lane]?.selectedBy ?? []).join(', ')}` }] } // prettier-ignore
       }
     }
   }
 
   return (flow) => {
-    const from = resolveParty(snapshot, flow.from, flow.to)
-    const to = resolveParty(snapshot, flow.to, flow.from)
-    if (from.address !== undefined && from.address === to.address && from.identity === to.identity && from.identity >= firstWorkload) return toItself
-    const egress = decideDirection('egress', from, to, flow)
-    const ingress = decideDirection('ingress', to, from, flow)
+    const from = resolveParty(snapshot, outsiders, flow.from, flow.to)
+    const to = resolveParty(snapshot, outsiders, flow.to, flow.from)
+    if (
+      from.address !== undefined &&
+      from.address === to.address &&
+      from.identity === to.identity &&
+      from.identity >= firstWorkload
+    )
+      return toItself
+    const { names } = flow
+    const lane = (egressLanes[from.identity] ??= laneOf('egress', from.identity))
+    const egress = names !== undefined && names.length > 0 && to.isOutside ? decideNamed(from.identity, lane, to, flow, names) : decideLane(lane, to, flow) // prettier-ignore
+    const ingress = decideLane((ingressLanes[to.identity] ??= laneOf('ingress', to.identity)), from, flow)
     return { verdict: worse(egress.verdict, ingress.verdict), egress, ingress }
   }
 }
 
 const firstWorkload = 256
 const loop: DirectionVerdict = { verdict: 'allowed', why: [{ text: 'a workload always reaches itself' }] }
+/** Of a lane that is not there. */
+const nothing: DirectionVerdict = { verdict: 'denied', why: [{ text: 'no policy is known' }] }
 const toItself: Decision = { verdict: 'allowed', egress: loop, ingress: loop }
 
 const severity: Readonly<Record<VerdictKind, number>> = { allowed: 0, audited: 1, redirect: 2, denied: 3 }
@@ -129,12 +147,25 @@ function worse(a: VerdictKind, b: VerdictKind): VerdictKind {
   return severity[a] >= severity[b] ? a : b
 }
 
+/** Identities that CIDRs are about although they are not world's: API servers out there. */
+export function outsidersOf({ identities }: Pick<Snapshot, 'identities'>): ReadonlySet<IdentityId> {
+  const isApart = ({ labels }: Identity): boolean => labels.has(apiServerLabel) && !labels.has(remoteNodeLabel) && !labels.has(hostLabel)
+  return new Set([...identities.values()].flatMap((identity) => (isApart(identity) ? [identity.id] : [])))
+} // prettier-ignore
+
 /** Who a party is; an endpoint with several addresses uses the first of the other's family. */
-export function resolveParty(snapshot: Snapshot, party: Party, other: Party): PeerOf {
+export function resolveParty(
+  snapshot: Snapshot,
+  outsiders: ReadonlySet<IdentityId>,
+  party: Party,
+  other: Party,
+): PeerOf {
   switch (party.kind) {
     case 'address': {
       const { address } = party
-      return { identity: snapshot.identityOf(address), address, isOutside: !snapshot.isInCluster(address) }
+      const identity = snapshot.addresses.get(address)
+      if (identity === undefined) return { identity: worldId[familyOf(address)], address, isOutside: true }
+      return { identity, address, isOutside: outsiders.has(identity) }
     }
     case 'endpoint': {
       const { endpoint, address } = party
@@ -163,6 +194,11 @@ function namedRuling(policy: SubjectPolicy, entries: readonly Statement[], flow:
   return settle(grants.length === 0 ? covering : [...covering, ...grants].sort(compareStatements))
 }
 
+function presented(of: DirectionPolicy | undefined, ruling: Ruling): DirectionVerdict | Judged | undefined {
+  if (ruling.kind === 'judge') return ruling
+  return ruling.kind === 'fallback' || of === undefined ? undefined : ruledVerdict(of, ruling)
+}
+
 function ruledVerdict(of: DirectionPolicy, ruling: Ruling & { kind: 'allow' | 'deny' }): DirectionVerdict {
   const { by } = ruling
   if (ruling.kind === 'deny') return { verdict: of.audit ? 'audited' : 'denied', why: [by.why] }
@@ -185,34 +221,31 @@ function what({ l7, rule }: Statement): string {
   return { http: 'HTTP', kafka: 'Kafka', dns: 'DNS', l7: l7.kind === 'l7' ? l7.protocol : '' }[l7.kind]
 }
 
-/** What no entry decides. */
-function fallbackVerdict(direction: Direction, policy: SubjectPolicy, peer: PeerOf, flow: Flow): DirectionVerdict {
-  const of = policy.directions[direction]
-  const fallback = peer.identity === hostId ? of.fallbackFromHost : of.fallback
-  if (fallback === 'deny') {
-    const why = deniedWhy(direction, policy, peer, flow)
-    return { verdict: of.audit ? 'audited' : 'denied', why: [why] }
-  }
-  const text = of.fallback === 'allow' ? `no policy denies ${direction} by default` : 'this host reaches its workloads'
-  return { verdict: 'allowed', why: [{ text }] }
-}
-
-function deniedWhy(direction: Direction, policy: SubjectPolicy, peer: PeerOf, flow: Flow): Why {
-  const { selectedBy } = policy.directions[direction]
-  if (policy.identity === unknownId) return { text: 'nobody knows whose address this is' }
+/** What is said where no entry decides: by default, to flows from this host, to flows out of the cluster. */
+function fallbacksOf(direction: Direction, policy: SubjectPolicy): [DirectionVerdict, DirectionVerdict, DirectionVerdict] {
+  const { fallback, fallbackFromHost, selectedBy, audit } = policy.directions[direction]
   const selected = selectedBy.length === 0 ? '' : `; selected by ${selectedBy.join(', ')}`
-  if (direction === 'ingress') return { text: `no rule matched${selected}` }
-  for (const name of flow.names ?? []) {
-    const grants = policy.grantsFor(labelsOfName(name))
+  const missing = policy.identity === unknownId ? 'nobody knows whose address this is' : 'no rule matched'
+  const say = (verdict: 'allow' | 'deny', text: string): DirectionVerdict => ({ verdict: verdict === 'allow' ? 'allowed' : audit ? 'audited' : 'denied', why: [{ text }] })
+  const free = `no policy denies ${direction} by default`
+  const denied = missing + selected
+  const wantsName = direction === 'egress' && policy.grantPorts.length > 0
+  return [
+    say(fallback, fallback === 'allow' ? free : denied),
+    say(fallbackFromHost, fallback === 'allow' ? free : fallbackFromHost === 'allow' ? 'this host reaches its workloads' : denied),
+    say(fallback, fallback === 'allow' ? free : wantsName ? `${missing}, and no name that is allowed leads there${selected}` : denied),
+  ]
+} // prettier-ignore
+
+/** What is near to allowing: a name that is granted, on other ports. */
+function namedWhy(policy: SubjectPolicy, names: readonly string[]): Why | undefined {
+  for (const name of names) {
+    const grants = policy.grantsFor(labelsOfName(name)).filter((grant) => grant.kind === 'allow')
     const [near] = grants
-    if (near !== undefined && peer.isOutside)
-      return { ...near.why, text: `${name} is allowed on ${[...new Set(grants.map(({ ports }) => portsToText(ports)))].join(', ')} only` } // prettier-ignore
+    if (near === undefined) continue
+    return { ...near.why, text: `${name} is allowed on ${[...new Set(grants.map(({ ports }) => portsToText(ports)))].join(', ')} only` } // prettier-ignore
   }
-  if (policy.grantPorts.length > 0 && peer.isOutside && peer.address !== undefined)
-    return {
-      text: `no rule matched, and no name leased to this identity has ${addressToText(peer.address)}${selected}`,
-    }
-  return { text: `no rule matched${selected}` }
+  return undefined
 }
 
 export interface EgressFlow extends L4 {
@@ -232,14 +265,12 @@ export function decideEgress(snapshot: Snapshot, flow: EgressFlow): EgressVerdic
   const { identity, address, leasedNames: names } = flow
   const policy = snapshot.policyOf(identity)
   const peer = { identity: snapshot.identityOf(address), address, isOutside: !snapshot.isInCluster(address) }
-  const about = makeRulings(policy.directions.egress.entries).rowOf(peer).entries
+  const about = policy.directions.egress.entries.filter((entry) => isAbout(entry, peer))
   const asked: Flow = { ...flow, from: { kind: 'identity', identity }, to: { kind: 'address', address }, names }
   const ruling = peer.isOutside ? namedRuling(policy, about, asked) : settle(about.filter((entry) => portsCover(entry.ports, flow))) // prettier-ignore
   switch (ruling.kind) {
-    case 'fallback': {
-      const { verdict, why } = fallbackVerdict('egress', policy, peer, asked)
-      return { kind: verdict === 'allowed' ? 'allow' : 'deny', why: why[0] }
-    }
+    case 'fallback':
+      return deniedEgress(policy, peer, names)
     case 'judge': {
       const [by] = ruling.level
       return { kind: 'deny', why: { ...by?.why, text: `not enforced yet: ${by === undefined ? '' : what(by)}` } }
@@ -251,6 +282,16 @@ export function decideEgress(snapshot: Snapshot, flow: EgressFlow): EgressVerdic
     }
   }
 }
+
+function deniedEgress(policy: SubjectPolicy, { address, isOutside, identity }: PeerOf, names: readonly string[]): EgressVerdict {
+  const { egress } = policy.directions
+  if ((identity === hostId ? egress.fallbackFromHost : egress.fallback) === 'allow') return { kind: 'allow', why: { text: 'no policy denies egress by default' } }
+  const near = isOutside ? namedWhy(policy, names) : undefined
+  if (near !== undefined) return { kind: 'deny', why: near }
+  const selected = egress.selectedBy.length === 0 ? '' : `; selected by ${egress.selectedBy.join(', ')}`
+  const missing = policy.grantPorts.length > 0 && isOutside && address !== undefined ? `no rule matched, and no name leased to this identity has ${addressToText(address)}` : 'no rule matched'
+  return { kind: 'deny', why: { text: missing + selected } }
+} // prettier-ignore
 
 export function labelsOfName(name: string): readonly string[] {
   const wire = wireFromText(name)

@@ -100,6 +100,9 @@ async function story(
     const snapshot = parts.snapshot()
     const endpoint = snapshot.endpointOf(source)
     const about = { question, source, endpoint, transport }
+    // Addresses of other classes, and of all at once, are none that a lease could be about.
+    if (question.qclass !== Class.IN)
+      return refuse(asked, about, Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` })
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
       return refuse(asked, about, Rcode.Refused, Ede.Prohibited, {
         text: 'no endpoint is known with this source address',
@@ -189,7 +192,7 @@ function factOf(
 ): Fact | undefined {
   const { fallback, entries } = policy.directions.egress
   const isRestricted = fallback === 'deny' || entries.some((entry) => entry.kind === 'deny')
-  if (answered.answer.addresses.length === 0 || question.qclass !== Class.IN || !isRestricted) return undefined
+  if (answered.answer.addresses.length === 0 || !isRestricted) return undefined
   const grants = policy.grantsFor(question.labels)
   const addresses = answered.answer.addresses.filter((address) => !snapshot.isInCluster(address))
   if (grants.length === 0 || addresses.length === 0) return undefined

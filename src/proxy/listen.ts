@@ -35,6 +35,8 @@ export interface Listening {
 
 /** Questions in hand over UDP; what comes on top is dropped, as a full socket buffer would. */
 const udpInHandMax = 4096
+/** Of these, what one source may hold: whoever asks for slow names must not silence the others. Above what one resolver has under way. */
+const udpInHandPerSourceMax = 1024
 const tcpConnectionsMax = 1024
 /** Of these, what one source may hold: a workload that opens connections and says nothing must not lock the others out. */
 const tcpConnectionsPerSourceMax = 128
@@ -53,8 +55,12 @@ interface Desk {
   readonly addressOf: (text: string) => Address | undefined
   /** Questions that are read and not answered yet. */
   inHand: { udp: number; tcp: number }
+  /** Of questions over UDP. */
+  readonly shares: Shares
   dropped: number
   closing: boolean
+  /** The sockets are gone; what is still in hand has nowhere to go. */
+  closed: boolean
   /** Called when something in hand is done. */
   onDone: () => void
 }
@@ -72,8 +78,10 @@ export async function listen(
     answer: guarded(answer, onFault),
     addressOf: makeAddressReader(),
     inHand: { udp: 0, tcp: 0 },
+    shares: makeShares(udpInHandMax, udpInHandPerSourceMax),
     dropped: 0,
     closing: false,
+    closed: false,
     onDone: () => undefined,
   }
   const bound: Pair[] = []
@@ -101,11 +109,39 @@ export async function listen(
     for (const { udp } of bound) udp.removeAllListeners('message')
     for (const connection of connections.keys()) connection.pause()
     await drained(desk)
+    desk.closed = true
     for (const { udp } of bound) udp.close()
     for (const connection of connections.keys()) connection.destroy()
     await Promise.all(ended)
   }
   return { port, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
+}
+
+/** Places of which each source has a share. */
+interface Shares {
+  /** Whether there was a place; it must be given back. */
+  readonly take: (source: Address) => boolean
+  readonly giveBack: (source: Address) => void
+}
+
+function makeShares(max: number, perSourceMax: number): Shares {
+  const held = new Map<Address, number>()
+  let count = 0
+  return {
+    take(source) {
+      const own = held.get(source) ?? 0
+      if (count >= max || own >= perSourceMax) return false
+      held.set(source, own + 1)
+      count++
+      return true
+    },
+    giveBack(source) {
+      const own = (held.get(source) ?? 0) - 1
+      if (own > 0) held.set(source, own)
+      else held.delete(source)
+      count--
+    },
+  }
 }
 
 /** Resolves when nothing is in hand any more, or it takes too long. */
@@ -124,18 +160,20 @@ function drained(desk: Desk): Promise<void> {
 function serveUdp(desk: Desk, socket: UdpSocket): void {
   socket.on('message', (message, from) => {
     const source = desk.addressOf(from.address)
-    if (source === undefined || desk.inHand.udp >= udpInHandMax) {
+    // Nobody can be answered at port 0 (RFC 768: none was given); to try would throw.
+    if (source === undefined || from.port === 0 || !desk.shares.take(source)) {
       desk.dropped++
       return
     }
     desk.inHand.udp++
     const done = (): void => {
       desk.inHand.udp--
+      desk.shares.giveBack(source)
       desk.onDone()
     }
     void desk.answer(message, source, 'udp').then((reply) => {
       // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
-      if (reply === undefined) done()
+      if (reply === undefined || desk.closed) done()
       else socket.send(reply, from.port, from.address, done)
     })
   })

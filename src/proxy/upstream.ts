@@ -33,7 +33,7 @@ export interface Upstreams {
   readonly ask: (question: Question, flags: QueryFlags) => Promise<UpstreamReply>
   /** Messages that were thrown away: wrong ID, wrong question, too late. */
   readonly strangers: () => number
-  /** Whether the last question that ended was answered; true before the first. */
+  /** Whether any of the last questions was answered; true before the first. */
   readonly healthy: () => boolean
   /** Asks nothing new; what is under way ends by itself, within its timeout. */
   readonly close: () => void
@@ -41,6 +41,8 @@ export interface Upstreams {
 
 /** Questions under way; more are refused at once, so that a dead upstream cannot hold memory. */
 export const pendingMax = 4096
+/** So many without an answer mean that the servers are gone; one name whose own servers are silent does not. */
+const unansweredMax = 5
 /** Sockets, hence source ports, a server at a time. With the ID that is 20 bits to guess, anew every second or two. */
 const socketsPerServer = 16
 /** A socket is given up for a fresh port after so many questions or so long. */
@@ -75,7 +77,8 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
   let preferred = 0
   let pending = 0
   let strangers = 0
-  let healthy = true
+  /** Questions one after the other that no server answered. */
+  let unanswered = 0
   let closing = false
 
   async function ask(question: Question, flags: QueryFlags): Promise<UpstreamReply> {
@@ -84,7 +87,7 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
     pending++
     try {
       const reply = await askServers(question, flags, clock() + deadlineMillis)
-      healthy = reply.kind === 'message'
+      unanswered = reply.kind === 'message' ? 0 : unanswered + 1
       return reply
     } finally {
       pending--
@@ -243,7 +246,7 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
     closing = true
     for (const pool of pools) for (const port of [...pool.ports]) retire(port)
   }
-  return { ask, strangers: () => strangers, healthy: () => healthy, close }
+  return { ask, strangers: () => strangers, healthy: () => unanswered < unansweredMax, close }
 }
 
 function failed(reason: 'timeout' | 'network', text: string): UpstreamReply {

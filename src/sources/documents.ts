@@ -1,6 +1,6 @@
 // Manifest text into fields that know their places: YAML 1.2 or JSON, many documents a file. Aliases and merge keys (`<<`) are followed,
 // within a bound. What does not parse is reported and left out.
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Alias, type Document, type Node } from 'yaml' // prettier-ignore
+import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, visit, type Alias, type Document, type Node, type YAMLMap } from 'yaml' // prettier-ignore
 import type { Field, Report, Scalar } from '../policy/field.ts'
 
 export interface ManifestFile {
@@ -14,13 +14,8 @@ export const manifestCharactersMax = 16_000_000
 /** Deeper than this no manifest is. */
 const depthMax = 64
 
-/** Aliases multiply: a few lines of them can stand for billions of nodes. This many in one load come from aliases; more is an error. */
+/** Aliases multiply: a few lines of them can stand for billions of nodes. This many of one file come from aliases; more is an error. */
 const borrowedNodesMax = 100_000
-
-/** How many nodes of one load came from aliases so far. */
-export interface Borrowed {
-  nodes: number
-}
 
 /** What the conversion of one document carries along. */
 interface Conversion {
@@ -28,7 +23,8 @@ interface Conversion {
   readonly file: string
   readonly lines: LineCounter
   readonly document: Document.Parsed
-  readonly borrowed: Borrowed
+  /** How many nodes of the file came from aliases so far. */
+  readonly borrowed: { nodes: number }
   /** What each alias of the document stands for; found when the first one is met. */
   targets: ReadonlyMap<Alias, Node> | undefined
   /** Something is wrong that makes the whole document unreadable; it was said. */
@@ -36,12 +32,13 @@ interface Conversion {
 }
 
 /** The documents of a file as fields; what does not parse is reported and left out. */
-export function readDocuments(report: Report, { path: file, text }: ManifestFile, borrowed: Borrowed): Field[] {
+export function readDocuments(report: Report, { path: file, text }: ManifestFile): Field[] {
   if (text.length > manifestCharactersMax) {
     report.error({ file, line: 1, column: 1, path: '' }, `larger than ${manifestCharactersMax} characters`)
     return []
   }
   const lines = new LineCounter()
+  const borrowed = { nodes: 0 }
   // YAML 1.2 core: `on` and `yes` are strings. Keys that are there twice are found here: the library's own search is quadratic.
   const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: false, version: '1.2' })
   if (!Array.isArray(documents)) return []
@@ -49,7 +46,7 @@ export function readDocuments(report: Report, { path: file, text }: ManifestFile
     sayErrors(report, file, lines, document)
     if (document.errors.length > 0 || document.contents === null) return []
     const conversion: Conversion = { report, file, lines, document, borrowed, targets: undefined, broken: false }
-    const field = toField(conversion, document.contents, '', 0, false)
+    const field = toField(conversion, document.contents, { path: '', depth: 0, isBorrowed: false })
     return conversion.broken || (field.kind === 'scalar' && field.value === null) ? [] : [field]
   })
 }
@@ -64,10 +61,19 @@ function sayErrors(report: Report, file: string, lines: LineCounter, { errors }:
   }
 }
 
-/** @param isBorrowed whether the node came here through an alias */
-function toField(conversion: Conversion, node: unknown, path: string, depth: number, isBorrowed: boolean): Field {
-  const offset = startOf(node) ?? 0
-  const place = { file: conversion.file, ...lineOf(conversion, offset), path }
+/** Where a node stands among the fields; `isBorrowed`: it came here through an alias. */
+interface Position {
+  readonly path: string
+  readonly depth: number
+  readonly isBorrowed: boolean
+}
+
+const inside = ({ depth, isBorrowed }: Position, path: string): Position => ({ path, depth: depth + 1, isBorrowed })
+const pathOf = (path: string, name: string): string => (path === '' ? name : `${path}.${name}`)
+
+function toField(conversion: Conversion, node: unknown, position: Position): Field {
+  const { path, depth, isBorrowed } = position
+  const place = { file: conversion.file, ...lineOf(conversion, startOf(node) ?? 0), path }
   const nothing: Field = { ...place, kind: 'scalar', value: null }
   if (conversion.broken) return nothing
   const breakOff = (message: string): Field => {
@@ -80,46 +86,42 @@ function toField(conversion: Conversion, node: unknown, path: string, depth: num
     return breakOff(`aliases stand for more than ${borrowedNodesMax} nodes`)
   if (isAlias(node)) {
     const target = targetOf(conversion, node)
+    // Without the error the field would count as absent: a rule without peers is a rule about everyone.
     if (target === undefined) return breakOff(`there is no anchor "${node.source}" before this alias`)
-    return { ...toField(conversion, target, path, depth + 1, true), line: place.line, column: place.column }
+    const field = toField(conversion, target, { path, depth: depth + 1, isBorrowed: true })
+    return { ...field, line: place.line, column: place.column }
   }
   if (isSeq(node)) {
-    const items = node.items.map((item, i) => toField(conversion, item, `${path}[${i}]`, depth + 1, isBorrowed))
+    const items = node.items.map((item, i) => toField(conversion, item, inside(position, `${path}[${i}]`)))
     return { ...place, kind: 'list', items }
   }
-  if (isMap(node)) return { ...place, kind: 'map', entries: entriesOf(conversion, node, offset, path, depth, isBorrowed) } // prettier-ignore
+  if (isMap(node)) return { ...place, kind: 'map', entries: entriesOf(conversion, node, position) }
   return { ...place, kind: 'scalar', value: isScalar(node) ? scalarOf(node.value) : null }
 }
 
 /** An issue about a field points at its key, where people look for it; one about a list item points at the item. */
-function entriesOf(
-  conversion: Conversion,
-  map: { readonly items: readonly { readonly key: unknown; readonly value: unknown }[] },
-  offset: number,
-  path: string,
-  depth: number,
-  isBorrowed: boolean,
-): ReadonlyMap<string, Field> {
+function entriesOf(conversion: Conversion, map: YAMLMap, position: Position): ReadonlyMap<string, Field> {
+  const { report } = conversion
   const entries = new Map<string, Field>()
   const merged: Field[] = []
   for (const { key, value } of map.items) {
-    const at = lineOf(conversion, startOf(key) ?? offset)
+    const at = lineOf(conversion, startOf(key) ?? startOf(map) ?? 0)
     const name = isScalar(key) ? String(key.value) : ''
-    const field: Field = { ...toField(conversion, value, path === '' ? name : `${path}.${name}`, depth + 1, isBorrowed), ...at } // prettier-ignore
-    if (!isScalar(key)) conversion.report.error({ ...field, path }, 'a key must be a string')
+    const field: Field = { ...toField(conversion, value, inside(position, pathOf(position.path, name))), ...at }
+    if (!isScalar(key)) report.error({ ...field, path: position.path }, 'a key must be a string')
     else if (isMergeKey(key)) merged.push(...(field.kind === 'list' ? field.items : [field]))
     else {
       const twin = entries.get(name)
-      if (twin !== undefined) conversion.report.error(field, `Map keys must be unique; "${name}" is on line ${twin.line} too`) // prettier-ignore
+      if (twin !== undefined) report.error(field, `Map keys must be unique; "${name}" is on line ${twin.line} too`)
       entries.set(name, field)
     }
   }
   // What the mapping says itself wins over what it merges, and what it merges first over what it merges later.
   for (const field of merged) {
-    if (field.kind !== 'map') conversion.report.error(field, 'only mappings can be merged')
+    if (field.kind !== 'map') report.error(field, 'only mappings can be merged')
     else
       for (const [name, entry] of field.entries)
-        if (!entries.has(name)) entries.set(name, moved(entry, path === '' ? name : `${path}.${name}`))
+        if (!entries.has(name)) entries.set(name, moved(entry, pathOf(position.path, name)))
   }
   return entries
 }

@@ -1,6 +1,6 @@
 // Kubernetes manifests as text into a world: every kind that policies are about, every issue with its place. All or nothing: one error
 // anywhere and there is no world.
-import { isAbsent, makeReport, nearest, readList, readMap, readString, type Field, type Issue, type Report } from '../policy/field.ts' // prettier-ignore
+import { isAbsent, makeReport, nearest, readList, readMap, readString, type Field, type Issue, type Place, type Report } from '../policy/field.ts' // prettier-ignore
 import { parseCidrGroup } from '../policy/cidr.ts'
 import { policyKinds, type CidrGroup, type EndpointSlice, type Node, type ParseOptions, type Pod, type Policy, type PolicyKind, type Service, type World } from '../policy/rules.ts' // prettier-ignore
 import { readDocuments, type ManifestFile } from './documents.ts'
@@ -22,16 +22,32 @@ export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVers
 
 /** Reads all files together. */
 export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
-  const load: Load = {
-    report: makeReport(),
-    options: { ...defaultParseOptions, ...options },
-    seen: new Map(),
-    world: { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }, // prettier-ignore
+  return makeLoader(options)(files)
+}
+
+/**
+ * Loads again and again. A file whose text is the same as last time is not read again: its policies, pods and the others are the same objects,
+ * by which whoever compiles sees what changed.
+ */
+export function makeLoader(options: Partial<ParseOptions> = {}): (files: readonly ManifestFile[]) => Loaded {
+  const all = { ...defaultParseOptions, ...options }
+  let known = new Map<string, Content>()
+
+  return (files) => {
+    const contents = files.map((file) => {
+      const old = known.get(file.path)
+      return old?.text === file.text ? old : readFile(file, all)
+    })
+    known = new Map(contents.map((content) => [content.path, content]))
+    return join(contents)
   }
-  const borrowed = { nodes: 0 }
-  for (const file of files) for (const root of readDocuments(load.report, file, borrowed)) readObject(load, root)
-  const { issues } = load.report
-  return load.report.errorCount() > 0 ? { ok: false, issues } : { ok: true, world: load.world, warnings: issues }
+}
+
+/** What one file holds. */
+interface Content extends ManifestFile {
+  readonly report: Report
+  readonly world: Building
+  readonly objects: readonly { readonly id: string; readonly place: Place }[]
 }
 
 interface Building extends World {
@@ -44,11 +60,48 @@ interface Building extends World {
   readonly policies: Policy[]
 }
 
+function readFile(file: ManifestFile, options: ParseOptions): Content {
+  const load: Load = {
+    report: makeReport(),
+    options,
+    objects: [],
+    world: { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }, // prettier-ignore
+  }
+  for (const root of readDocuments(load.report, file)) readObject(load, root)
+  return { ...file, ...load }
+}
+
+/** The contents of all files as one world; objects that are there twice are found here. */
+function join(contents: readonly Content[]): Loaded {
+  const report = makeReport()
+  const seen = new Map<string, Place>()
+  for (const content of contents) {
+    for (const issue of content.report.issues) report.add(issue)
+    for (const { id, place } of content.objects) {
+      const twin = seen.get(id)
+      if (twin !== undefined) report.error(place, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
+      else seen.set(id, place)
+    }
+  }
+  if (report.errorCount() > 0) return { ok: false, issues: report.issues }
+  const worlds = contents.map(({ world }) => world)
+  const world: World = {
+    namespaces: new Map(worlds.flatMap(({ namespaces }) => [...namespaces])),
+    pods: worlds.flatMap(({ pods }) => pods),
+    nodes: worlds.flatMap(({ nodes }) => nodes),
+    services: worlds.flatMap(({ services }) => services),
+    endpointSlices: worlds.flatMap(({ endpointSlices }) => endpointSlices),
+    cidrGroups: worlds.flatMap(({ cidrGroups }) => cidrGroups),
+    policies: worlds.flatMap(({ policies }) => policies),
+  }
+  return { ok: true, world, warnings: report.issues }
+}
+
+/** One file while it is read. */
 interface Load {
   readonly report: Report
   readonly options: ParseOptions
-  /** Objects by kind, namespace and name. */
-  readonly seen: Map<string, Field>
+  readonly objects: { readonly id: string; readonly place: Place }[]
   readonly world: Building
 }
 
@@ -71,10 +124,10 @@ const into =
 
 const workload: Kind = { apiVersions: ['apps/v1'], isNamespaced: true, read: into('pods', readWorkload) }
 
-const policy = (kind: PolicyKind, apiVersion: string, isNamespaced: boolean): readonly [string, Kind] => [
+const policy = (kind: PolicyKind, apiVersions: readonly string[], isNamespaced: boolean): readonly [string, Kind] => [
   kind,
   {
-    apiVersions: [apiVersion],
+    apiVersions,
     isNamespaced,
     read: (object, { world, options }) => void world.policies.push(...readPolicies(object, kind, options)),
   },
@@ -95,12 +148,12 @@ const kinds: ReadonlyMap<string, Kind> = new Map<string, Kind>([
   ['Job', { ...workload, apiVersions: ['batch/v1'] }],
   ['CronJob', { ...workload, apiVersions: ['batch/v1', 'batch/v1beta1'] }],
   ['CiliumCIDRGroup', { apiVersions: ['cilium.io/v2', 'cilium.io/v2alpha1'], isNamespaced: false, read: readCidrGroup }],
-  policy('NetworkPolicy', 'networking.k8s.io/v1', true),
-  policy('CiliumNetworkPolicy', 'cilium.io/v2', true),
-  policy('CiliumClusterwideNetworkPolicy', 'cilium.io/v2', false),
-  policy('ClusterNetworkPolicy', 'policy.networking.k8s.io/v1alpha2', false),
-  policy('AdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
-  policy('BaselineAdminNetworkPolicy', 'policy.networking.k8s.io/v1alpha1', false),
+  policy('NetworkPolicy', ['networking.k8s.io/v1'], true),
+  policy('CiliumNetworkPolicy', ['cilium.io/v2'], true),
+  policy('CiliumClusterwideNetworkPolicy', ['cilium.io/v2'], false),
+  policy('ClusterNetworkPolicy', ['policy.networking.k8s.io/v1alpha2', 'policy.networking.k8s.io/v1beta1'], false),
+  policy('AdminNetworkPolicy', ['policy.networking.k8s.io/v1alpha1'], false),
+  policy('BaselineAdminNetworkPolicy', ['policy.networking.k8s.io/v1alpha1'], false),
 ]) // prettier-ignore
 
 function readCidrGroup({ report, root, fields, name, labels }: ManifestObject, { world }: Load): void {
@@ -138,7 +191,7 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
 }
 
 function readKnown(load: Load, root: Field, fields: ReadonlyMap<string, Field>, kind: string, known: Kind): void {
-  const { report, seen } = load
+  const { report } = load
   const meta = readMeta(report, fields)
   const { name } = meta
   if (name === undefined || name === '') {
@@ -147,10 +200,9 @@ function readKnown(load: Load, root: Field, fields: ReadonlyMap<string, Field>, 
   }
   const namespace = known.isNamespaced ? (meta.namespace ?? 'default') : undefined
   const id = `${kind} ${namespace === undefined ? '' : `${namespace}/`}${name}`
-  const twin = seen.get(id)
-  if (twin !== undefined && !meta.isGenerated)
-    report.error(root, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
-  seen.set(id, root)
+  // Of the object only its place is kept: trees of fields are many times the size of what is made of them.
+  const { file, line, column, path } = root
+  if (!meta.isGenerated) load.objects.push({ id, place: { file, line, column, path } })
   const { labels, annotations } = meta
   known.read({ report, root, fields, kind, name, namespace, labels, annotations }, load)
 }

@@ -31,8 +31,8 @@ export function readWorkload(object: ManifestObject): Pod | undefined {
 
 function podOf(object: ManifestObject, labels: ReadonlyMap<string, string>, addresses: readonly string[], spec: ReadonlyMap<string, Field>): Pod {
   const { report, kind, name, namespace = 'default' } = object
-  // `serviceAccount` is the field's old name; the API server keeps both alike.
-  const serviceAccount = readString(report, spec.get('serviceAccountName')) ?? readString(report, spec.get('serviceAccount'))
+  // `serviceAccount` is the field's old name; the API server keeps both alike, and gives `default` to a pod that names none.
+  const serviceAccount = readString(report, spec.get('serviceAccountName')) || readString(report, spec.get('serviceAccount')) || 'default'
   const node = readString(report, spec.get('nodeName'))
   const ports = portsOf(report, spec)
   return {
@@ -41,7 +41,7 @@ function podOf(object: ManifestObject, labels: ReadonlyMap<string, string>, addr
     namespace,
     name,
     labels,
-    ...(serviceAccount === undefined || serviceAccount === '' ? {} : { serviceAccount }),
+    serviceAccount,
     addresses,
     hostNetwork: readBoolean(report, spec.get('hostNetwork')) ?? false,
     ...(node === undefined || node === '' ? {} : { node }),

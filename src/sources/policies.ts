@@ -12,7 +12,18 @@ export function readPolicies(object: ManifestObject, kind: PolicyKind, options: 
   const { report, root, fields, name, namespace, annotations } = object
   checkName(object)
   const isCilium = kind === 'CiliumNetworkPolicy' || kind === 'CiliumClusterwideNetworkPolicy'
-  readMap(report, root, ['apiVersion', 'kind', 'metadata', 'spec', ...(isCilium ? ['specs'] : []), 'status'])
+  readMap(report, root, [
+    'apiVersion',
+    'kind',
+    'metadata',
+    'spec',
+    ...(isCilium ? ['specs', 'description'] : []),
+    'status',
+  ])
+  const remark = fields.get('description')
+  // Published examples of Cilium's have it there; kubectl drops or refuses it.
+  if (isCilium && remark !== undefined)
+    report.warn(remark, 'stands beside spec, where nobody keeps it: it belongs into spec')
   const meta: PolicyMeta = { kind, name, namespace, annotations }
   const spec = fields.get('spec')
   switch (kind) {
@@ -35,8 +46,8 @@ export function readPolicies(object: ManifestObject, kind: PolicyKind, options: 
 
 const listOf = (policy: Policy | undefined): Policy[] => (policy === undefined ? [] : [policy])
 
-function emptySpec({ file, line, column }: Field): Field {
-  return { file, line, column, path: 'spec', kind: 'map', entries: new Map() }
+function emptySpec({ file, line, column, path }: Field): Field {
+  return { file, line, column, path: path === '' ? 'spec' : `${path}.spec`, kind: 'map', entries: new Map() }
 }
 
 /** The longest name of an object (RFC 1123 subdomain). */

@@ -17,7 +17,7 @@ export interface FitAnswer {
   readonly rcode: number
   /** TC: the answer is to be had over TCP. Then nothing is told of its records, and `end` is the end of the question. */
   readonly truncated: boolean
-  /** In-chain A and AAAA, each once, in order. */
+  /** In-chain A, AAAA and the address hints of HTTPS and SVCB, each once, in order: all that a client may connect to. */
   readonly addresses: readonly Address[]
   /** The least TTL along the chain and its addresses; for a negative answer what RFC 2308 §5 says, 0 without SOA. */
   readonly ttlSeconds: number
@@ -82,6 +82,11 @@ export function fit(question: Question, message: Uint8Array): Fit {
     if (record.type === Type.AAAA && record.dataLength !== 16) return fault('an AAAA record that is not 16 octets')
     if (record.type === Type.A) addresses.add(addressFromOctets(message, record.dataAt, 4))
     if (record.type === Type.AAAA) addresses.add(addressFromOctets(message, record.dataAt, 16))
+    if (record.type === Type.SVCB || record.type === Type.HTTPS) {
+      const hints = readHints(message, record)
+      if (hints === undefined) return fault('a service record is malformed')
+      for (const hint of hints) addresses.add(hint)
+    }
     least = Math.min(least, ttlOf(record))
   }
   // NXDOMAIN may stand at the end of a chain (RFC 6604 §2.1), but an error that names addresses contradicts itself.
@@ -99,6 +104,30 @@ export function fit(question: Question, message: Uint8Array): Fit {
     ttlsAt: records.map((r) => r.ttlAt),
     end: at,
   }
+}
+
+const [ipv4hint, ipv6hint] = [4, 6]
+
+/** The address hints of a service record, which clients connect to at once (RFC 9460 §2.2, §7.3); `undefined` when it is malformed. */
+function readHints(message: Uint8Array, record: RecordAt): Address[] | undefined {
+  const end = record.dataAt + record.dataLength
+  const target = record.dataLength < 3 ? undefined : readName(message, record.dataAt + 2)
+  if (target === undefined || target.end > end) return undefined
+  const hints: Address[] = []
+  let at = target.end
+  while (at < end) {
+    const length = at + 4 > end ? Infinity : count(message, at + 2)
+    const key = count(message, at)
+    at += 4
+    if (at + length > end) return undefined
+    const size = key === ipv4hint ? 4 : key === ipv6hint ? 16 : undefined
+    if (size !== undefined) {
+      if (length === 0 || length % size !== 0) return undefined
+      for (let i = 0; i < length; i += size) hints.push(addressFromOctets(message, at + i, size))
+    }
+    at += length
+  }
+  return hints
 }
 
 /** Records that only lead on to others: an answer of nothing else is a negative one. */

@@ -16,6 +16,7 @@ export const Type = {
   DNAME: 39,
   OPT: 41,
   RRSIG: 46,
+  SVCB: 64,
   HTTPS: 65,
 } as const
 

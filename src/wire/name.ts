@@ -10,6 +10,8 @@ export const nameOctetsMax = 255
 const labelOctetsMax = 63
 /** A name has at most 127 labels and needs no more pointers than these; a message of nothing but pointers must not cost 8000 steps a name. */
 const pointersMax = 126
+/** Names stand behind the header. One that led into it would change with the message's ID and flags. */
+const firstName = 12
 
 const scratch = new Uint8Array(nameOctetsMax)
 
@@ -20,7 +22,7 @@ export interface ReadName {
 }
 
 /**
- * The name at `at`. A pointer must point before the label sequence that it ends, so reading always ends. `undefined` for anything
+ * The name at `at`. A pointer must point behind the header and before the label sequence that it ends, so reading always ends. `undefined` for anything
  * malformed: cut off, over 255 octets, reserved label types, pointers forward or to themselves, more than 126 of them.
  */
 export function readName(message: Uint8Array, at: number): ReadName | undefined {
@@ -36,7 +38,7 @@ export function readName(message: Uint8Array, at: number): ReadName | undefined 
       if (low === undefined) return undefined
       const target = ((length & 0x3f) << 8) | low
       if (end < 0) end = at + 2
-      if (target >= start || ++pointers > pointersMax) return undefined
+      if (target >= start || target < firstName || ++pointers > pointersMax) return undefined
       start = at = target
       continue
     }

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import type { Outcome } from '../../src/proxy/handle.ts'
+import type { Listener } from '../../src/proxy/listen.ts'
 import { startTestAgent } from '../support/agent.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
@@ -203,8 +204,9 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
   })
 
   describe('a restart', () => {
-    const restart = async (manifest: string): Promise<void> => {
-      const listeners = [{ kind: 'address', address: '0.0.0.0', port: agent.port }] as const
+    const both = (port: number) =>
+      (['0.0.0.0', '::'] as const).map((address) => ({ kind: 'address', address, port }) as const)
+    const restart = async (manifest: string, listeners: readonly Listener[] = both(agent.port)): Promise<void> => {
       await agent.close()
       agent = await startTestAgent(manifest, { listeners })
     }
@@ -223,6 +225,18 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
       const before = numbers()
       await restart(pod('db', ['10.2.0.2', 'fd02::2']) + pod('web', ['10.1.0.2', 'fd01::2']) + base.slice(pods.length))
       expect(numbers()).toEqual(before)
+      expect(await reach()).toEqual([true, false, false])
+    })
+
+    test('with other settings, hence another structure: what was learned stays', async () => {
+      const port = agent.port
+      const structure = (): string => sh('nft -s -t list table inet namegate')
+      const before = structure()
+      await restart(base, [{ kind: 'address', address: '10.1.0.1', port }])
+      expect(structure()).not.toBe(before)
+      expect(await reach()).toEqual([true, false, false])
+      await restart(base, both(port))
+      expect(structure()).toBe(before)
       expect(await reach()).toEqual([true, false, false])
     })
 

@@ -81,6 +81,11 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       hostPolicies: { upstreams: [{ address: at('192.0.2.53'), port: 53 }, { address: at('2001:db8::53'), port: 5353 }] }, // prettier-ignore
     },
     { ...structure, hostPolicies: { upstreams: [] } },
+    {
+      ...structure,
+      interfaces: ['eth0', 'eth10', 'eth2', 'docker0', 'veth*', 'br-1234567890ab', 'eth0'],
+      proxy: { port: 53, address4: '0.0.0.0', address6: 'FD01:0::0001' },
+    },
   ]
   for (const [i, options] of variants.entries())
     test(`the kernel lists the structure as it was rendered (${i})`, () => {

@@ -69,7 +69,8 @@ export function evaluate(world: World, switches: Switches, question: Question): 
 function isItself(a: Who, b: Who): boolean {
   if (a.kind !== 'pod' || b.kind !== 'pod' || a.address === undefined) return false
   const isOne = a.address.family === b.address?.family && a.address.number === b.address.number
-  return isOne && JSON.stringify([...a.labels].sort()) === JSON.stringify([...b.labels].sort())
+  const likeness = ({ labels, ports }: Who): string => JSON.stringify([[...labels].sort(), ports.map((port) => JSON.stringify(port)).sort()]) // prettier-ignore
+  return isOne && likeness(a) === likeness(b)
 }
 
 // Who is who.
@@ -233,10 +234,20 @@ function isBackend(at: Case, service: Service, who: Who): boolean {
 
 /** Names by the pattern's text: stars within a label, a leading `**.` for whole labels, a star alone for everything. */
 function nameMatches(text: string, name: string): boolean {
-  const pattern = text.toLowerCase().replace(/\.$/, '')
-  if (/^\*+$/.test(pattern)) return true
-  const escaped = pattern.replaceAll('.', '\\.').replace(/^\*\*+\\\./, '(?:[-a-z0-9_]+\\.)+').replace(/(?<![)\]])\*+/g, '[-a-z0-9_]*') // prettier-ignore
-  return new RegExp(`^${escaped}$`).test(name.toLowerCase())
+  const pattern = text.toLowerCase()
+  if ([...pattern].every((c) => c === '*')) return true
+  const [labels, wanted] = [name.toLowerCase().split('.'), pattern.split('.')]
+  if (wanted[0]?.startsWith('**') === true) {
+    const tail = wanted.slice(1)
+    return labels.length > tail.length && tail.every((of, i) => globMatches(of, labels.slice(-tail.length)[i] ?? ''))
+  }
+  return labels.length === wanted.length && wanted.every((of, i) => globMatches(of, labels[i] ?? ''))
+}
+
+function globMatches(glob: string, label: string): boolean {
+  if (glob === '') return label === ''
+  if (!glob.startsWith('*')) return glob[0] === label[0] && globMatches(glob.slice(1), label.slice(1))
+  return globMatches(glob.slice(1), label) || (label !== '' && globMatches(glob, label.slice(1)))
 }
 
 function isNamed(at: Case, text: string, rule: Rule): boolean {

@@ -75,7 +75,7 @@ const served: Arbitrary<Peer> = fc.tuple(fc.oneof(pick('web', 'bare', 'gone'), b
 /** Kinds of peers are not mixed with names or services, as in manifests. */
 const peers = (direction: Rule['direction'], kind: Rule['kind']): Arbitrary<Rule['peers']> => {
   const egress = direction === 'egress' ? [few(served, 2, 1), ...(kind === 'pass' ? [] : [few(name, 2, 1)])] : []
-  return fc.oneof({ arbitrary: fc.constant('everyone' as const), weight: 1 }, { arbitrary: few(located, 2), weight: 4 }, ...egress.map((arbitrary) => ({ arbitrary, weight: 1 }))) // prettier-ignore
+  return fc.oneof({ arbitrary: fc.constant('everyone' as const), weight: 2 }, { arbitrary: few(located, 2), weight: 4 }, ...egress.map((arbitrary) => ({ arbitrary, weight: 1 }))) // prettier-ignore
 }
 const cell: Arbitrary<Ports> = fc.oneof(
   fc.tuple(pick(6 as const, 17 as const, 132 as const), pick(0, 52, 53, 80, 443), pick(0, 1, 400)).map(([protocol, first, more]): Ports => (first === 0 ? { kind: 'ports', protocol, first: 0, last: 65535 } : { kind: 'ports', protocol, first, last: first + more })), // prettier-ignore
@@ -83,7 +83,7 @@ const cell: Arbitrary<Ports> = fc.oneof(
   fc.constant<Ports>({ kind: 'protocol', protocol: 47 }),
 )
 const named: Arbitrary<RulePorts> = fc.record({ kind: fc.constant('named' as const), name: pick('http', 'dns'), protocol: pick(6 as const, 17 as const), endPort: maybe(pick(70, 90, 500)) }) // prettier-ignore
-const ports: Arbitrary<RulePorts[]> = fc.oneof(fc.constant<RulePorts[]>([{ kind: 'all' }]), few(fc.oneof({ arbitrary: cell, weight: 3 }, { arbitrary: named, weight: 1 }), 3, 1)) // prettier-ignore
+const ports: Arbitrary<RulePorts[]> = fc.oneof(fc.constant<RulePorts[]>([{ kind: 'all' }]), few(fc.oneof({ arbitrary: cell, weight: 3 }, { arbitrary: named, weight: 2 }), 3, 1)) // prettier-ignore
 const above: Arbitrary<Pick<Rule, 'l7' | 'serverNames'>> = fc.oneof(
   { arbitrary: fc.constant({}), weight: 5 },
   { arbitrary: pick('GET', 'POST', undefined).map((method) => ({ l7: { kind: 'http', rules: [{ ...spot, ...(method === undefined ? {} : { methodRegex: method }), headers: [], headerMatches: [] }] } satisfies L7 })), weight: 1 }, // prettier-ignore
@@ -91,7 +91,7 @@ const above: Arbitrary<Pick<Rule, 'l7' | 'serverNames'>> = fc.oneof(
 )
 const standing = fc.oneof(
   { arbitrary: fc.record({ tier: fc.constant(Tier.Normal), priority: fc.constant(0), kind: pick('allow' as const, 'allow' as const, 'allow' as const, 'deny' as const) }), weight: 3 }, // prettier-ignore
-  { arbitrary: fc.record({ tier: pick(Tier.Admin, Tier.Baseline), priority: pick(1, 1.01, 2), kind: pick('allow' as const, 'deny' as const, 'pass' as const) }), weight: 1 }, // prettier-ignore
+  { arbitrary: fc.record({ tier: pick(Tier.Admin, Tier.Baseline), priority: pick(1, 1.01, 2), kind: pick('allow' as const, 'deny' as const, 'pass' as const) }), weight: 2 }, // prettier-ignore
 )
 const rule: Arbitrary<Rule> = fc.tuple(standing, pick('ingress' as const, 'egress' as const)).chain(([{ tier, priority, kind }, direction]) => fc.tuple(peers(direction, kind), ports, kind === 'allow' ? above : fc.constant({})).map(([of, at, asked]) => ({ ...spot, direction, tier, priority, kind, peers: of, ports: at, ...asked }))) // prettier-ignore
 export const policy: Arbitrary<Policy> = fc.record({ kind: pick(...policyKinds), subject: fc.oneof({ arbitrary: podSelector.map((of) => ({ kind: 'endpoints' as const, selector: of })), weight: 6 }, { arbitrary: few(keyed('node:zone', ['east', 'west']), 1).map((list) => ({ kind: 'node' as const, selector: list.flat() })), weight: 1 }), rules: few(rule, 4), selects: some(['ingress', 'egress'] as const), ingress: fc.boolean(), egress: fc.boolean() }).map(({ kind, subject, rules, selects, ingress, egress }) => {

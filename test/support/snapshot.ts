@@ -10,7 +10,7 @@ import type { DirectionPolicy, Entry, Peers, Snapshot } from '../../src/policy/s
 
 export const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
 export const range = (text: string): AddressRange => prefixFromText(text) ?? expect.fail(`not a prefix: ${text}`)
-export const tcp = (first: number, last = first): Ports => ({ kind: 'ports', protocol: 6, first, last })
+export const tcp = (first: number, last: number = first): Ports => ({ kind: 'ports', protocol: 6, first, last })
 
 export const host: IdentityId = 1
 export const world: Readonly<Record<4 | 6, IdentityId>> = { 4: 9, 6: 10 }

@@ -29,6 +29,15 @@ test('all defaults', () => {
   })
   expect(defaultSettings()).toMatchObject({
     dns: { timeoutMillis: 1000, deadlineMillis: 4000, denyReply: 'refused', unknownEndpoint: 'deny' },
+    policy: {
+      semantics: 'spec',
+      ciliumVersion: [1, 20],
+      clusterName: 'default',
+      enforcement: 'default',
+      allowLocalhost: true,
+      audit: false,
+      hostPolicies: false,
+    },
     leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 1e6 },
     datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
   })
@@ -38,19 +47,20 @@ test('everything said', () => {
   const config = read(`
 manifests: m
 dns:
-  listen: [{address: 127.0.0.1, port: 53}, {address: "::1"}]
+  listen: [{address: 127.0.0.1, port: 53}, {address: "::1", port: 53}]
   upstreams: ["10.0.0.10:5353", "[2001:db8::1]:53", 9.9.9.9]
   timeoutMillis: 500
   denyReply: nxdomain
   unknownEndpoint: allow
 leases: {graceSeconds: 0, leasesMax: 100}
 datapath: {enforce: none, table: gate_2, denied: reject, interfaces: [veth*, eth0.5], prefixes: [10.1.0.0/16, "fd01::/64"]}
-host: {addresses: [10.1.0.1]}
+host: {addresses: [10.1.0.1], node: n1}
+policy: {semantics: cilium, ciliumVersion: "1.18", clusterName: east, enforcement: always, allowLocalhost: false, audit: true, hostPolicies: true}
 api: {socket: null, address: "::1", port: null}
 log: {level: debug}
 `)
   expect(config).toMatchObject({
-    listeners: [{ address: '127.0.0.1', port: 53 }, { address: '::1', port: 10053 }],
+    listeners: [{ address: '127.0.0.1', port: 53 }, { address: '::1', port: 53 }],
     hostAddresses: ['10.1.0.1'],
     enforce: 'none',
     api: { socket: undefined, address: '::1', port: undefined },
@@ -58,6 +68,7 @@ log: {level: debug}
     settings: {
       dns: { timeoutMillis: 500, deadlineMillis: 4000, denyReply: 'nxdomain', unknownEndpoint: 'allow' },
       leases: { graceSeconds: 0, ttlMaxSeconds: 604_800, leasesMax: 100 },
+      policy: { semantics: 'cilium', ciliumVersion: [1, 18], clusterName: 'east', enforcement: 'always', allowLocalhost: false, audit: true, hostPolicies: true, localNode: 'n1' },
       datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 100 },
     },
   }) // prettier-ignore
@@ -72,7 +83,28 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
   { text: 'manifests: ""', issues: ['1:12: manifests: must not be empty'] },
   { text: 'manifests: x\ndns:', issues: ['2:5: dns: must be a mapping, not nothing'] },
   { text: 'manifests: x\ndns: {listen: []}', issues: ['2:15: dns.listen: must not be empty'] },
+  {
+    text: 'manifests: x\ndns: {listen: [{address: 10.0.0.1}, {address: "::", port: 54}]}',
+    issues: ['2:15: dns.listen: must all have one port: the kernel leads DNS to it'],
+  },
+  {
+    text: 'manifests: x\ndns: {cache: {entries: 2147483647}}',
+    issues: ['2:24: dns.cache.entries: must be at most 10000000'],
+  },
+  {
+    text: 'manifests: x\ndatapath: {interfaces: ["*"]}',
+    issues: ['2:25: datapath.interfaces[0]: "*" is not an interface name (it may end in *)'],
+  },
   { text: 'manifests: x\ndns: {upstreams: 10.0.0.1}', issues: ['2:18: dns.upstreams: must be a list, not a string'] },
+  {
+    text: 'manifests: x\npolicy: {ciliumVersion: "1.x", audit: 1, semantics: mine, localNode: n1}',
+    issues: [
+      '2:25: policy.ciliumVersion: "1.x" is not a version such as 1.20',
+      '2:39: policy.audit: must be a boolean, not 1',
+      '2:53: policy.semantics: must be one of spec, cilium',
+      '2:70: policy.localNode: unknown field "localNode"',
+    ],
+  },
   { text: 'manifests: x\ndns: {denyReply: drop}', issues: ['2:18: dns.denyReply: must be one of refused, nxdomain'] },
   { text: 'manifests: x\ndns: {timeoutMillis: 1}', issues: ['2:22: dns.timeoutMillis: must be at least 10'] },
   {

@@ -177,7 +177,7 @@ test('HEAD takes the parameters of GET', async () => {
 })
 
 test('identities with their labels, endpoints with their policies', async () => {
-  expect((await ask('/v1/identity/257')).body).toEqual({ id: 257, labels: ['k8s:app=db', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.cilium.k8s.policy.cluster=default', 'k8s:io.kubernetes.pod.namespace=shop'] }) // prettier-ignore
+  expect((await ask('/v1/identity/257')).body).toEqual({ id: 257, labels: ['k8s:app=db', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.cilium.k8s.policy.cluster=default', 'k8s:io.cilium.k8s.policy.serviceaccount=default', 'k8s:io.kubernetes.pod.namespace=shop'] }) // prettier-ignore
   expect(((await ask('/v1/identity')).body as { id: number }[]).map((row) => row.id)).toEqual([256, 257])
   expect((await ask('/v1/endpoint')).body).toEqual([
     { id: 1, namespace: 'shop', name: 'web', identity: 256, addresses: ['10.1.0.2'], policies: ['shop/web'], 'egress-default-deny': true, 'ingress-default-deny': false },

@@ -198,6 +198,7 @@ describe('identities', () => {
       'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop',
       'k8s:io.cilium.k8s.namespace.labels.team=red',
       'k8s:io.cilium.k8s.policy.cluster=default',
+      'k8s:io.cilium.k8s.policy.serviceaccount=default',
       'k8s:io.kubernetes.pod.namespace=shop',
     ])
   })

@@ -101,6 +101,14 @@ describe('refused', () => {
   })
   test('by policy: NXDOMAIN where it says so', async () =>
     expect(replyOf(await run(worldOf({ snapshot: () => denying('nxdomain') }))).rcode).toBe('NXDOMAIN'))
+  test('a question of another class, or of all at once', async () => {
+    for (const qclass of [3, 255]) {
+      const world = worldOf({})
+      const outcome = await run(world, { class: qclass })
+      expect(replyOf(outcome).rcode).toBe('REFUSED')
+      expect(world.log).toEqual(['refused'])
+    }
+  })
   test('an unknown source', async () => {
     const world = worldOf({})
     const outcome = await run(world, withOpt, stranger)

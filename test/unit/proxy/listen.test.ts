@@ -39,9 +39,10 @@ interface Client {
   /** Resolves when there are so many of them. */
   readonly got: (count: number) => Promise<number[]>
 }
-async function udpClient(port: number, address = '127.0.0.1'): Promise<Client> {
+async function udpClient(port: number, address = '127.0.0.1', from?: string): Promise<Client> {
   const socket: UdpSocket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
   closers.push(() => socket.close())
+  if (from !== undefined) await new Promise<void>((done) => socket.bind({ address: from }, done))
   socket.connect(port, address)
   await once(socket, 'connect')
   const client = collecting((message) => socket.send(message))
@@ -238,21 +239,30 @@ describe('TCP', () => {
 })
 
 describe('UDP', () => {
-  test('4096 in hand: what comes on top is dropped and counted', async () => {
+  test('1024 in hand of one source, 4096 in all: what comes on top is dropped and counted', async () => {
     const held = holding()
     const { port, dropped } = await start(held.answer)
-    const client = await udpClient(port)
-    // In portions, so that no socket buffer runs over.
-    for (let sent = 0; sent < 4096; sent += 64) {
-      client.send(...asked(numbers(64, sent + 1)))
-      await until(() => held.ids().length === sent + 64)
+    let sent = 0
+    for (const from of ['127.0.0.1', '127.0.0.2', '127.0.0.3', '127.0.0.4']) {
+      const client = await udpClient(port, '127.0.0.1', from)
+      // In portions, so that no socket buffer runs over.
+      for (let own = 0; own < 1024; own += 64) {
+        client.send(...asked(numbers(64, sent + 1)))
+        sent += 64
+        await until(() => held.ids().length === sent)
+      }
+      const before = dropped()
+      client.send(...asked([5001, 5002, 5003]))
+      await until(() => dropped() === before + 3)
     }
-    client.send(...asked([5001, 5002, 5003]))
-    await until(() => dropped() === 3)
+    const late = await udpClient(port, '127.0.0.1', '127.0.0.5')
+    late.send(query({ id: 6000 }))
+    await until(() => dropped() === 13)
     held.release(7)
-    expect(await client.got(1)).toEqual([7])
-    client.send(query({ id: 5004 }))
-    await until(() => held.ids().includes(5004))
+    await until(() => !held.ids().includes(7))
+    await settle()
+    late.send(query({ id: 6001 }))
+    await until(() => held.ids().includes(6001))
     held.release(...held.ids())
   })
 
@@ -322,6 +332,19 @@ describe('close', () => {
     expect(await udp.got(1)).toEqual([1])
     expect(await tcp.got(1)).toEqual([2])
     await closing
+  })
+
+  test('an answer that comes after the wait is over has nowhere to go', async () => {
+    const held = holding()
+    const { port, close } = await start(held.answer)
+    const client = await udpClient(port)
+    client.send(query({ id: 1 }))
+    await until(() => held.ids().length === 1)
+    await close()
+    // To send it on the closed socket would throw, and end the process.
+    held.release(1)
+    await settle()
+    expect(client.ids).toEqual([])
   })
 
   test('ends idle connections and gives the port back', async () => {

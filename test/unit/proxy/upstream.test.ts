@@ -153,6 +153,9 @@ describe('one server', () => {
   test('is silent: a timeout, in the end', async () => {
     const upstreams = upstreamsOf([await serveUdp(silent)], { timeoutMillis: 20, deadlineMillis: 50 })
     expect(await ask(upstreams)).toMatchObject({ kind: 'failed', reason: 'timeout' })
+    // One silent name says nothing about the servers; five in a row do.
+    expect(upstreams.healthy()).toBe(true)
+    for (let i = 0; i < 4; i++) await ask(upstreams)
     expect(upstreams.healthy()).toBe(false)
   })
 

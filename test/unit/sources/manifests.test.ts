@@ -1,11 +1,12 @@
 // Bad manifests: every issue at once, each with its place. Good ones: what is read from them.
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { issueToText } from '../../../src/policy/field.ts'
 import { readManifests, watchManifests } from '../../../src/sources/folder.ts'
-import { loadWorld, type ManifestFile } from '../../../src/sources/manifests.ts'
+import type { Pod } from '../../../src/policy/rules.ts'
+import { loadWorld, makeLoader, type ManifestFile } from '../../../src/sources/manifests.ts'
 
 const issuesOf = (text: string): string[] => {
   const loaded = loadWorld([{ path: 'p.yaml', text }])
@@ -26,41 +27,7 @@ const rows: { title: string; text: string; issues: string[] }[] = [
   { title: 'no spec', text: 'apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}', issues: ['p.yaml:1:1: spec or specs must be provided'] },
   { title: 'the same twice', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}', issues: ['p.yaml:5:1: Pod default/a is there twice; the other is at p.yaml:1'] },
   { title: 'nothing in a spec', text: cnp('  endpointSelector: {}'), issues: ['p.yaml:4:1: spec: rule must have at least one of Ingress, IngressDeny, Egress, EgressDeny'] },
-  {
-    title: 'many at once',
-    text: cnp(`  egres: []
-  egress:
-  - toFQDNs:
-    - matchName: "*.example.com"
-    - matchPattern: "a b"
-    - {matchName: a.com, matchPattern: b.com}
-    toPorts:
-    - ports: [{port: 443, protocol: TPC}, {port: "99999"}]
-      rules: {dns: [{matchName: a.com}], http: [{}]}
-  - toCIDR: [10.0.0.0/33]
-    toEntities: [wrld]
-  - toCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}, {}]
-  egressDeny:
-  - toFQDNs: [{matchName: a.com}]`),
-    issues: [
-      'p.yaml:5:3: spec.egres: unknown field "egres"; did you mean "egress"?',
-      'p.yaml:4:1: spec: rule must have one of EndpointSelector or NodeSelector',
-      'p.yaml:8:7: spec.egress[0].toFQDNs[0].matchName: Invalid characters in MatchName: "*.example.com". Only 0-9, a-z, A-Z and ., -, _ characters are allowed',
-      'p.yaml:9:7: spec.egress[0].toFQDNs[1].matchPattern: Invalid characters in MatchPattern: "a b". Only 0-9, a-z, A-Z and ., -, _ and * characters are allowed',
-      'p.yaml:10:7: spec.egress[0].toFQDNs[2]: only one of MatchName or MatchPattern is allowed in an FQDNSelector',
-      'p.yaml:12:16: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number',
-      'p.yaml:12:27: spec.egress[0].toPorts[0].ports[0].protocol: invalid protocol "TPC", must be { tcp | udp | sctp | any }',
-      'p.yaml:12:44: spec.egress[0].toPorts[0].ports[1].port: unable to parse port: 99999 is over 65535',
-      'p.yaml:12:7: spec.egress[0].toPorts[0]: multiple L7 protocol rule types specified in single rule',
-      'p.yaml:12:7: warning: spec.egress[0].toPorts[0]: not enforced yet: rules.http; the rule allows nothing on these ports',
-      'p.yaml:14:5: spec.egress[1]: combining ToCIDR and ToEntities is not supported yet',
-      'p.yaml:14:14: spec.egress[1].toCIDR[0]: unable to parse CIDR: "10.0.0.0/33" is not an address or a prefix',
-      'p.yaml:15:18: spec.egress[1].toEntities[0]: unsupported entity: wrld; did you mean "world"?',
-      'p.yaml:16:45: spec.egress[2].toCIDRSet[0].except[0]: allow CIDR prefix 10.0.0.0/8 does not contain exclude CIDR prefix 11.0.0.0/8',
-      'p.yaml:16:59: spec.egress[2].toCIDRSet[1]: one of cidr, cidrGroupRef, or cidrGroupSelector is required',
-      'p.yaml:18:5: spec.egressDeny[0].toFQDNs: toFQDNs is not allowed in egressDeny',
-    ],
-  },
+  { title: 'an alias without its anchor', text: cnp('  endpointSelector: {}\n  egress: [{toCIDR: *typo, toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]'), issues: ['p.yaml:6:21: spec.egress[0].toCIDR: there is no anchor "typo" before this alias'] },
   { title: 'a port without quotes', text: cnp('  endpointSelector: {}\n  egress: [{toPorts: [{ports: [{port: 443}]}]}]'), issues: ['p.yaml:6:33: spec.egress[0].toPorts[0].ports[0].port: must be a string (in quotes: "443"), not a number'] },
   { title: 'aliases that multiply', text: `a: &a [1,1,1,1,1,1,1,1,1]\n${'bcdefgh'.split('').map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefg'[i]}`).join()}]`).join('\n')}`, issues: ['aliases stand for more than 100000 nodes'] },
 ] // prettier-ignore
@@ -72,24 +39,39 @@ for (const { title, text, issues } of rows)
     else expect(found).toEqual(issues)
   })
 
-test('what is known but not enforced yet is said, and opens nothing', () => {
-  const found = issuesOf(
-    cnp(
-      '  endpointSelector: {}\n  ingress: [{}]\n  egress: [{toServices: [{}]}, {toEntities: [kube-apiserver]}, {toPorts: [{ports: [{port: http}]}]}]',
-    ),
-  )
-  expect(found).toEqual([
-    'p.yaml:6:13: warning: spec.ingress[0]: not enforced yet: ingress; this agent enforces egress',
-    'p.yaml:7:13: warning: spec.egress[0].toServices: not enforced yet: toServices; the rule allows nothing',
-    'p.yaml:7:46: warning: spec.egress[1].toEntities[0]: not enforced yet: entity kube-apiserver has no members here; it matches nothing',
-    'p.yaml:7:84: warning: spec.egress[2].toPorts[0].ports[0]: not enforced yet: named port "http"; it matches nothing',
-  ])
-})
-
 test('one error anywhere, and there is no world', () => {
   const good = { path: 'good.yaml', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}' }
   expect(loadWorld([good]).ok).toBe(true)
   expect(loadWorld([good, { path: 'bad.yaml', text: 'kind: [' }]).ok).toBe(false)
+})
+
+test('what stands in a file that did not change is the same object the next time', () => {
+  const load = makeLoader()
+  const pod = (name: string, label: string): ManifestFile => ({ path: `${name}.yaml`, text: `apiVersion: v1\nkind: Pod\nmetadata: {name: ${name}, labels: {l: ${label}}}` }) // prettier-ignore
+  const podsOf = (files: readonly ManifestFile[]): readonly Pod[] => {
+    const loaded = load(files)
+    return loaded.ok ? loaded.world.pods : []
+  }
+  const first = podsOf([pod('a', 'x'), pod('b', 'x')])
+  const second = podsOf([pod('b', 'y'), pod('a', 'x')])
+  expect(second.map(({ name, labels }) => `${name} ${labels.get('l')}`)).toEqual(['b y', 'a x'])
+  expect(second[1]).toBe(first[0])
+  expect(podsOf([pod('b', 'y'), pod('a', 'z')])[0]).toBe(second[0])
+  expect(podsOf([])).toEqual([])
+})
+
+test('what is wrong in a file is said each time, and who is there twice is found across files', () => {
+  const load = makeLoader()
+  const file = (path: string, text: string): ManifestFile => ({ path, text })
+  const issues = (...files: readonly ManifestFile[]): readonly string[] => {
+    const loaded = load(files)
+    return (loaded.ok ? loaded.warnings : loaded.issues).map(issueToText)
+  }
+  const pod = 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}'
+  const [a, b, noise] = [file('a', pod), file('b', pod), file('n', 'apiVersion: v1\nkind: Secret')]
+  for (let i = 0; i < 2; i++)
+    expect(issues(a, noise, b)).toEqual(['n:1:1: note: v1 Secret is not read here', 'b:1:1: Pod default/a is there twice; the other is at a:1']) // prettier-ignore
+  expect(issues(b, noise)).toEqual(['n:1:1: note: v1 Secret is not read here'])
 })
 
 test('pods, namespaces and lists', () => {
@@ -112,6 +94,30 @@ test('pods, namespaces and lists', () => {
     world: { pods: [{ namespace: 'shop', name: 'web', serviceAccount: 'sa', addresses: ['10.0.0.1', 'fd00::1'] }] },
   })
   expect(loaded.ok && loaded.world.namespaces.get('shop')).toEqual(new Map([['team', 'a']]))
+})
+
+test('a file that kept its size and its time is read again', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+  const path = join(folder, 'a.yaml')
+  // As if the folder had been still for an hour: files that are not fresh are known by their inode.
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  let heard: (files: readonly ManifestFile[]) => void = () => undefined
+  const next = (): Promise<readonly ManifestFile[]> => new Promise((resolve) => (heard = resolve))
+  const watching = watchManifests(folder, [], (files) => heard(files), () => undefined) // prettier-ignore
+  try {
+    let change = next()
+    await writeFile(path, 'one')
+    expect(await change).toEqual([{ path, text: 'one' }])
+    const { atime, mtime } = await stat(path)
+    change = next()
+    await writeFile(path, 'two')
+    await utimes(path, atime, mtime)
+    expect(await change).toEqual([{ path, text: 'two' }])
+  } finally {
+    watching.close()
+    vi.useRealTimers()
+    await rm(folder, { recursive: true })
+  }
 })
 
 test('a folder is watched: written, replaced by rename, broken off', async () => {

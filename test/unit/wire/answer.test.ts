@@ -12,6 +12,8 @@ import {
   cname,
   CNAME,
   DNAME,
+  HTTPS,
+  https,
   nameOctets,
   opt,
   pointer,
@@ -56,6 +58,24 @@ function rowsOf(rows: readonly Row[]): void {
     })
 }
 const q = 'api.example.com'
+
+describe('address hints of service records (RFC 9460 §7.3): clients connect to them', () => {
+  const four = [192, 0, 2, 1, 192, 0, 2, 2]
+  const six = [0x20, 1, 0xd, 0xb8, ...Array<number>(11).fill(0), 9]
+  const row = (title: string, answers: Rr[], want: string): Row => ({ title, type: HTTPS, answers, want })
+  rowsOf([
+    row('both families, beside other parameters', [https(q, '.', [[1, [2, 0x68, 0x32]], [4, four], [6, six]], 90)], 'fits 90 192.0.2.1 192.0.2.2 2001:db8::9'),
+    row('none', [https(q, 'svc.example.net', [])], 'fits 300'),
+    row('behind an alias', [cname(q, 'b.example.net', 20), https('b.example.net', '.', [[4, [192, 0, 2, 7]]])], 'fits 20 192.0.2.7'),
+    row('of another name', [https('evil.test', '.', [[4, four]])], 'fault: a record outside the chain that starts at the question'),
+    row('of three octets', [https(q, '.', [[4, [1, 2, 3]]])], 'fault: a service record is malformed'),
+    row('of no octet', [https(q, '.', [[6, []]])], 'fault: a service record is malformed'),
+    row('cut off', [{ owner: q, type: HTTPS, data: [0, 1, 0, 0, 4, 0, 8, 1, 2] }], 'fault: a service record is malformed'),
+    row('a parameter cut off', [{ owner: q, type: HTTPS, data: [0, 1, 0, 0, 4, 0] }], 'fault: a service record is malformed'),
+    row('no target', [{ owner: q, type: HTTPS, data: [0, 1] }], 'fault: a service record is malformed'),
+    row('a target that runs over', [{ owner: q, type: HTTPS, data: [0, 1, 3, 0x61] }], 'fault: a service record is malformed'),
+  ]) // prettier-ignore
+})
 
 // Cilium's TestExtractResponseMsgDetails (main aeb2d1b68e, 2026-06-25).
 describe("Cilium's extraction cases", () => {

@@ -16,6 +16,7 @@ export const AAAA = 28
 export const DNAME = 39
 export const OPT = 41
 export const RRSIG = 46
+export const HTTPS = 65
 
 export const u16 = (n: number): number[] => [(n >>> 8) & 0xff, n & 0xff]
 export const u32 = (n: number): number[] => [...u16(n >>> 16), ...u16(n)]
@@ -45,6 +46,22 @@ export const cname = (owner: Rr['owner'], target: string, ttl = 300): Rr => ({
   type: CNAME,
   ttl,
   data: nameOctets(target),
+})
+/** An HTTPS record: priority, target, and parameters as [key, octets] (RFC 9460 §2.2). */
+export const https = (
+  owner: Rr['owner'],
+  target: string,
+  params: [key: number, octets: number[]][],
+  ttl = 300,
+): Rr => ({
+  owner,
+  type: HTTPS,
+  ttl,
+  data: [
+    ...u16(1),
+    ...nameOctets(target),
+    ...params.flatMap(([key, value]) => [...u16(key), ...u16(value.length), ...value]),
+  ],
 })
 export const soa = (owner: string, ttl: number, minimum: number): Rr => ({
   owner,

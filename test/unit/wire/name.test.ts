@@ -15,9 +15,13 @@ import { nameOctets, pointer } from './build.ts'
 const octets = (...parts: (number | number[] | string)[]): Uint8Array =>
   Uint8Array.from(parts.flatMap((p) => (typeof p === 'string' ? [...Buffer.from(p, 'latin1')] : p)))
 const label = (length: number): number[] => [length, ...Array<number>(length).fill(0x61)]
+/** Stands before every name. */
+const header = Array<number>(12).fill(0)
+/** A pointer to an octet behind the header. */
+const to = (at: number): number[] => pointer(header.length + at)
 /** A root at 0, then pointers, each to the one before; the name begins at the last. */
 const chained = (count: number): { wire: Uint8Array; at: number } => ({
-  wire: octets(0, 0, ...Array.from({ length: count }, (_, i) => pointer(i * 2))),
+  wire: octets(0, 0, ...Array.from({ length: count }, (_, i) => to(i * 2))),
   at: count * 2,
 })
 
@@ -29,12 +33,13 @@ describe('readName', () => {
     { title: 'ASCII case is folded (RFC 4343)', wire: octets(3, 'wWw', 2, 'DE', 0), want: 'www.de', end: 8 },
     { title: 'no other case is', wire: octets(2, 0xc4, 0xdc, 0), want: '\\196\\220', end: 4 },
     { title: 'octets next to the letters are not folded', wire: octets(2, '@[', 0), want: '@[', end: 4 },
-    { title: 'a pointer', wire: octets(2, 'de', 0, 3, 'www', pointer(0)), at: 4, want: 'www.de', end: 10 },
-    { title: 'a pointer to a pointer', wire: octets(2, 'de', 0, pointer(0), 1, 'x', pointer(4)), at: 6, want: 'x.de', end: 10 }, // prettier-ignore
-    { title: 'a pointer to itself', wire: octets(pointer(0)), want: undefined },
-    { title: 'a pointer to the labels before it', wire: octets(1, 'a', pointer(0)), want: undefined },
-    { title: 'a pointer forward', wire: octets(pointer(2), 0), want: undefined },
-    { title: 'two pointers at each other', wire: octets(pointer(2), pointer(0)), at: 2, want: undefined },
+    { title: 'a pointer', wire: octets(2, 'de', 0, 3, 'www', to(0)), at: 4, want: 'www.de', end: 10 },
+    { title: 'a pointer to a pointer', wire: octets(2, 'de', 0, to(0), 1, 'x', to(4)), at: 6, want: 'x.de', end: 10 }, // prettier-ignore
+    { title: 'a pointer to itself', wire: octets(to(0)), want: undefined },
+    { title: 'a pointer to the labels before it', wire: octets(1, 'a', to(0)), want: undefined },
+    { title: 'a pointer forward', wire: octets(to(2), 0), want: undefined },
+    { title: 'two pointers at each other', wire: octets(to(2), to(0)), at: 2, want: undefined },
+    { title: 'a pointer into the header', wire: octets(pointer(11)), want: undefined },
     { title: 'a pointer of one octet', wire: octets(0, 0xc0), at: 1, want: undefined },
     { title: '126 pointers', ...chained(126), want: '.', end: 254 },
     { title: '127 pointers', ...chained(127), want: undefined },
@@ -45,7 +50,7 @@ describe('readName', () => {
     { title: 'label type 10', wire: octets(0x80, 0, 0), want: undefined },
     { title: '255 octets', wire: longest, want: nameFromLabels(['a'.repeat(63), 'a'.repeat(63), 'a'.repeat(63), 'a'.repeat(61)]), end: 255 }, // prettier-ignore
     { title: '256 octets', wire: octets(label(63), label(63), label(63), label(62), 0), want: undefined },
-    { title: '256 octets by a pointer', wire: octets([...longest], 1, 'a', pointer(0)), at: 255, want: undefined },
+    { title: '256 octets by a pointer', wire: octets([...longest], 1, 'a', to(0)), at: 255, want: undefined },
     { title: 'dots and backslashes inside a label', wire: octets(3, 'a.b', 2, '\\x', 0), want: 'a\\.b.\\\\x', end: 8 },
     {
       title: 'octets that do not print',
@@ -56,9 +61,9 @@ describe('readName', () => {
   ]
   for (const { title, wire, at = 0, want, end } of rows)
     test(title, () => {
-      const read = readName(wire, at)
+      const read = readName(octets(header, [...wire]), at + header.length)
       expect(read && nameFromLabels(labelsOf(read.wire))).toBe(want)
-      expect(read?.end).toBe(end)
+      expect(read && read.end - header.length).toBe(end)
     })
 
   test('any octets: a bounded name or nothing', () => {

@@ -1,0 +1,150 @@
+// What a hostile workload sends, and what somebody else's hand does to the table: nothing opens, nobody is silenced.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import type { Agent, AgentParts } from '../../src/agent.ts'
+import { openNetlink } from '../../src/datapath/netlink.ts'
+import { makeNft, type Nft } from '../../src/datapath/nft.ts'
+import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
+import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+
+const reason = whyNoKernel()
+const pod = (name: string, addresses: string[]): string => `---
+apiVersion: v1
+kind: Pod
+metadata: {name: ${name}, labels: {app: ${name}}}
+status: {podIPs: [${addresses.map((ip) => `{ip: "${ip}"}`).join(', ')}]}
+`
+const policy = (app: string, egress: string): string => `---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: ${app}}
+spec:
+  endpointSelector: {matchLabels: {app: ${app}}}
+  egress: [${egress}]
+`
+const pods = pod('web', ['10.1.0.2', 'fd01::2']) + pod('db', ['10.2.0.2', 'fd02::2'])
+const names = '{toFQDNs: [{matchPattern: "*.example.com"}], toPorts: [{ports: [{port: "443", protocol: TCP}]}]}'
+const base = pods + policy('web', names) + policy('db', '{}')
+
+describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
+  let web: Host
+  let db: Host
+  let world: Host
+  let upstream: EmbeddedUpstream
+  let agent: Agent | undefined
+  beforeAll(async () => {
+    enterLab()
+    web = await addHost('web', ['10.1.0.2/24', 'fd01::2/64'], ['10.1.0.1/24', 'fd01::1/64'])
+    db = await addHost('db', ['10.2.0.2/24', 'fd02::2/64'], ['10.2.0.1/24', 'fd02::1/64'])
+    world = await addHost('world', ['10.3.0.2/24', 'fd03::2/64'], ['10.3.0.1/24', 'fd03::1/64'])
+    sh('ip route add 198.18.0.0/15 via 10.3.0.2; ip route add 2001:db8::/32 via fd03::2')
+    sh('sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.db.rp_filter=0 net.ipv4.conf.web.rp_filter=0')
+    await answerEverywhere(world)
+    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
+  })
+  afterEach(async () => {
+    await agent?.close()
+    agent = undefined
+    sh('nft delete table inet namegate 2>/dev/null || true')
+  })
+  afterAll(async () => {
+    await upstream?.close()
+    for (const host of [web, db, world]) host?.stop()
+  })
+  const start = async (manifest: string, parts: Partial<AgentParts> = {}): Promise<Agent> =>
+    (agent = await startTestAgent(manifest, parts))
+  const connect = async (from: Host, address: string, port = 443): Promise<boolean> =>
+    (await from.run(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}'`)).status === 0
+  const node = (host: Host, script: string) => host.run(`${process.execPath} -e "${script}"`)
+
+  test('a datagram from port 0: no answer, and the next one has its own', async () => {
+    await start(base)
+    web.sh(
+      `nft -f - <<< 'table ip zero { chain out { type filter hook output priority 0; udp dport 53 udp sport set 0; }; }'`,
+    )
+    const silent = await web.run('dig +tries=1 +time=1 api.example.com @9.9.9.9')
+    expect(silent.out).toMatch(/timed out|no servers/)
+    web.sh('nft delete table ip zero')
+    expect((await web.run('dig +tries=1 +time=3 +short api.example.com @9.9.9.9')).out).toBe('198.18.0.20\n')
+  })
+
+  test("a forged source does not ride on another's established flow", async () => {
+    await start(pods + policy('web', '{toEntities: [world]}') + policy('db', '{}'))
+    const counter = 'udp dport 9999 counter name got'
+    world.sh(
+      `nft -f - <<< 'table ip count { counter got { }; chain in { type filter hook prerouting priority -300; ${counter}; }; }'`,
+    )
+    const got = (): number => Number(/packets (\d+)/.exec(world.sh('nft list counter ip count got').out)?.[1])
+    const hearing = node(world, `const s = require('dgram').createSocket('udp4'); s.bind(9999, '198.18.0.50', () => console.log('up')); s.on('message', (m, f) => s.send('ok', f.port, f.address)); setTimeout(() => process.exit(), 4000)`) // prettier-ignore
+    const say = (address: string): string =>
+      `const s = require('dgram').createSocket('udp4'); s.bind(4444, '${address}', () => s.send('x', 9999, '198.18.0.50', () => setTimeout(() => process.exit(), 200)))`
+    await expect
+      .poll(async () => (await node(web, say('10.1.0.2'))).status === 0 && got() > 0, { timeout: 5000 }) // prettier-ignore
+      .toBe(true)
+    const before = got()
+    db.sh('ip addr add 10.1.0.2/32 dev lo')
+    expect((await node(db, say('10.1.0.2'))).status).toBe(0)
+    expect(got()).toBe(before)
+    expect((await node(web, say('10.1.0.2'))).status).toBe(0)
+    expect(got()).toBe(before + 1)
+    db.sh('ip addr del 10.1.0.2/32 dev lo')
+    world.sh('nft delete table ip count')
+    await hearing
+  })
+
+  test('neighbour messages stay on the link', async () => {
+    await start(base)
+    world.sh(
+      `nft -f - <<< 'table ip6 count { counter got { }; chain in { type filter hook prerouting priority -300; ip6 daddr 2001:db8::99 counter name got; }; }'`,
+    )
+    web.sh(
+      `nft -f - <<< 'table ip6 forge { chain out { type filter hook output priority 0; ip6 daddr 2001:db8::99 icmpv6 type echo-request icmpv6 type set nd-neighbor-advert ip6 hoplimit set 255; }; }'`,
+    )
+    await web.run('ping -6 -c 2 -i 0.2 -W 1 2001:db8::99')
+    web.sh('nft delete table ip6 forge')
+    expect(world.sh('nft list counter ip6 count got').out).toContain('packets 0')
+    // The link itself works: the gateway is found anew by its global address and by its own.
+    web.sh('ip -6 neigh flush dev eth0')
+    sh('ip -6 neigh flush dev web')
+    expect((await web.run('dig +tries=1 +time=3 +short AAAA api.example.com @fd01::1')).out).toBe('2001:db8::20\n')
+    expect(await connect(web, '2001:db8::20')).toBe(true)
+    world.sh('nft delete table ip6 count')
+  })
+
+  test('policy maps changed by hand are ours again within seconds', async () => {
+    await start(base, { settings: { ...settings, datapath: { ...settings.datapath, interfaces: [] } } })
+    expect(await connect(web, '198.18.200.1')).toBe(false)
+    sh('nft flush map inet namegate identity4')
+    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    sh(
+      "nft flush map inet namegate egress_any4; nft add element inet namegate egress_any4 '{ 0:0 . 10.1.0.2 : fff0:1 }'",
+    )
+    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+  })
+
+  test('an nft that did its work and then died: the change back is made', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
+    const real = makeNft()
+    let dies = false
+    const nft: Nft = async (args, input) => {
+      const out = await real(args, input)
+      if (dies && args[0] === '-f') throw new Error('killed after its work')
+      return out
+    }
+    await write(base)
+    const manifests = { kind: 'path', path: folder } as const
+    const { troubles } = await start('', { manifests, kernel: { nft, netlinkFd: openNetlink() } })
+    dies = true
+    await write(base.replace(policy('web', names), policy('web', '{toEntities: [world]}')))
+    await expect.poll(troubles, { timeout: 5000 }).not.toEqual([])
+    expect(await connect(web, '198.18.200.1')).toBe(true)
+    dies = false
+    await write(base)
+    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    await rm(folder, { recursive: true })
+  })
+})
