@@ -78,10 +78,11 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
     if (!endpoint.local) continue
     const policy = snapshot.policyOf(endpoint.identity)
     const id = identityToText(endpoint.identity)
-    put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
     for (const address of endpoint.addresses) {
+      // An address of the host's is not a workload's, nor is one that another workload claims too.
       if (snapshot.endpointOf(address) !== endpoint) continue
       const [family, text] = [familyOf(address), addressToText(address)]
+      put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
       put(`identity${family}`, text, id)
       put(`self${family}`, `${text} . ${text}`, '')
       subjects.push({ address, policy })
