@@ -134,17 +134,24 @@ export function policy(): void {
     snapshot = compile(worldOf(pods, all))
     computeAll(snapshot)
   }))) // prettier-ignore
-  const changed = Array.from({ length: 15 }, (_, i) => {
-    const next = all.with(i * 601, readPolicy(i * 601, random))
-    const startedAt = performance.now()
-    computeAll(compile(worldOf(pods, next)))
-    const millis = performance.now() - startedAt
-    compile(worldOf(pods, all))
-    return millis
-  })
+  const changes = (change: (i: number) => World): string => {
+    const millis = Array.from({ length: 15 }, (_, i) => {
+      const next = change(i)
+      const startedAt = performance.now()
+      computeAll(compile(next))
+      const took = performance.now() - startedAt
+      computeAll(compile(worldOf(pods, all)))
+      return took
+    })
+    return `${median(millis).toFixed(1)} ms (greatest ${Math.max(...millis).toFixed(1)} ms)`
+  }
+  const onePod = (i: number, change: Partial<Pod>): readonly Pod[] => pods.map((pod, j) => (j === i * 601 ? { ...pod, ...change } : pod)) // prettier-ignore
+  const policyChanged = changes((i) => worldOf(pods, all.with(i * 601, readPolicy(i * 601, random))))
+  const addressChanged = changes((i) => worldOf(onePod(i, { addresses: [`10.255.0.${i}`] }), all))
+  const labelChanged = changes((i) => worldOf(onePod(i, { labels: new Map([['app', 'app1'], ['new', String(i)]]) }), all)) // prettier-ignore
   const identities = snapshot === undefined ? 0 : [...snapshot.identities.keys()].filter((id) => id >= 256).length
   console.log(`policy: ${all.length} policies, ${pods.length} endpoints, ${identities} identities`)
-  console.log(`  full compile ${full.toFixed(0)} ms; one policy changed ${median(changed).toFixed(1)} ms (worst of 15: ${Math.max(...changed).toFixed(1)} ms)`) // prettier-ignore
+  console.log(`  full compile ${full.toFixed(0)} ms; one policy changed ${policyChanged}; one address ${addressChanged}; one label ${labelChanged}`) // prettier-ignore
   if (snapshot === undefined) return
   const few = makeCompiler(options)(worldOf(pods, all.slice(0, 10)))
   const [small, large] = measureVerdicts([few, snapshot], list)
