@@ -6,6 +6,9 @@ import type { Ports } from '../net/ports.ts'
 /** What a lease can open: ports, or everything. Types of ICMP and other protocols without ports are no part of the learned sets. */
 export type OpenPorts = Extract<Ports, { kind: 'all' | 'ports' }>
 
+/** Ranges up to this many ports become single ports: a hash element each is cheaper, to look up and to commit, than one of an interval set. */
+export const singlesMax = 16
+
 export interface LeaseElement {
   readonly identity: IdentityId
   readonly address: Address

@@ -4,10 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent, AgentParts } from '../../src/agent.ts'
-import { identityToText } from '../../src/datapath/desired.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft, type Nft } from '../../src/datapath/nft.ts'
-import { verdictNumbers } from '../../src/datapath/structure.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
@@ -121,11 +119,10 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     expect(await connect(web, '198.18.200.1')).toBe(false)
     sh('nft flush map inet namegate identity4')
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
-    // Port 443 of the world, for db.
     sh(
-      `nft add element inet namegate egress_port4 '{ 0:0 . 10.2.0.2 . tcp . 443 : ${identityToText(verdictNumbers.allow)} }'`,
+      "nft flush map inet namegate egress_any4; nft add element inet namegate egress_any4 '{ 0:0 . 10.1.0.2 : fff0:1 }'",
     )
-    await expect.poll(() => connect(db, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
   })
 
   test('an nft that did its work and then died: the change back is made', async () => {
