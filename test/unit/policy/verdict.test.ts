@@ -85,6 +85,23 @@ describe('why', () => {
   })
 })
 
+test('a block of addresses and a named port: the pods in it that have the port', () => {
+  const np = `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: np, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/CIDR}}], ports: [{port: sql}]}]}
+`
+  const verdicts = (bits: string): string[] => {
+    const snapshot = compile(np.replace('CIDR', bits))
+    return [flow(web, db, 5432), flow(web, db, 80), flow(web, '10.0.0.53', 5432)].map((of) => decide(snapshot, of).egress.verdict) // prettier-ignore
+  }
+  expect([verdicts('24'), verdicts('31')]).toEqual([
+    ['allowed', 'denied', 'denied'],
+    ['denied', 'denied', 'denied'],
+  ])
+})
+
 describe('names in egressDeny', () => {
   const snapshot = compile(cnp('p', 'web', 'egress: [{toEntities: [world]}, {toFQDNs: [{matchPattern: "**.com"}]}]\n  egressDeny: [{toFQDNs: [{matchPattern: "*.evil.com"}]}]')) // prettier-ignore
   const verdict = (names: string[]): string => decide(snapshot, flow(web, '8.8.8.8', 443, { names })).egress.verdict
