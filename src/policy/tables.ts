@@ -16,8 +16,10 @@ import { cellOf, coversCell, cellsOf, settle, type PeerOf, type Ruling } from '.
 import type { Entry } from './snapshot.ts'
 
 export interface Tables {
-  /** A lane for these entries, which stand in their order. */
-  readonly add: (entries: readonly Entry[]) => number
+  /** A lane for these entries, which stand in their order, and for up to twelve numbers from 0 to 3 that `noteOf` gives back. */
+  readonly add: (entries: readonly Entry[], notes: readonly number[]) => number
+  /** Stands beside what `lookUp` has just read: it costs no further look into memory. */
+  readonly noteOf: (lane: number, i: number) => number
   /** The code of what a lane's entries decide about a flow with a peer; 0 when they decide nothing. */
   readonly lookUp: (lane: number, peer: PeerOf, l4: L4) => number
 }
@@ -33,6 +35,8 @@ const Slot = { hash: 0, mask: 1, rest: 2, cuts: 3, cutCount: 4, flags: 5, sieve:
 const notMade = -1
 /** What a lane's ranges tell apart: addresses of world by family, and addresses that have an identity. */
 const Flag = { world4: 1, world6: 2, everywhere: 4 } as const
+/** Above the flags are notes, two bits each. */
+const flagBits = 3
 
 /** Protocols that no entry of a row names are one. */
 const keyOf = (protocol: number, cell: number): number => protocol * 0x20000 + cell + 1
@@ -48,6 +52,7 @@ export function makeTables(
   numbersMax: number,
 ): Tables {
   const entriesOf: (readonly Entry[])[] = []
+  const notesOf: number[] = []
   let lanes = new Int32Array(64 * laneSize)
   let pool = new Int32Array(1 << 12)
   let used = 0
@@ -61,8 +66,9 @@ export function makeTables(
   /** The row without entries, which most peers of most lanes have. */
   let emptyRow = 0
 
-  function add(entries: readonly Entry[]): number {
+  function add(entries: readonly Entry[], notes: readonly number[]): number {
     const lane = entriesOf.push(entries) - 1
+    notesOf.push(notes.reduce((bits, note, i) => bits | (note << (flagBits + 2 * i)), 0))
     if (lane * laneSize >= lanes.length) {
       const larger = new Int32Array(lanes.length * 2)
       larger.set(lanes)
@@ -115,7 +121,7 @@ export function makeTables(
     const cuts = cutNumbers(all)
     const cutsAt = take(cuts.length * 2)
     pool.set(cuts, cutsAt)
-    lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flagsOf(all, everywhere), ...sieve], at)
+    lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flagsOf(all, everywhere) | (notesOf[lane] ?? 0), ...sieve], at)
   }
   /** Where an identity stands in a hash, or would. */
   function slotOf(hash: number, mask: number, id: IdentityId): number {
@@ -133,7 +139,7 @@ export function makeTables(
     if (lanes[at] === notMade) makeLane(lane)
     const { identity, address, isOutside } = peer
     const flags = lanes[at + Slot.flags] ?? 0
-    if (address !== undefined && flags !== 0) {
+    if (address !== undefined && (flags & 7) !== 0) {
       const needed = !isOutside ? Flag.everywhere : address.length === 4 ? Flag.world4 : Flag.world6
       if ((flags & needed) !== 0)
         return identity === worldId[4] && isOutside ? worldRow(lane, peer, address) : oddRow(lane, peer, address)
@@ -227,7 +233,10 @@ export function makeTables(
     pool[at] = code
     return code
   }
-  return { add, lookUp }
+  function noteOf(lane: number, i: number): number {
+    return ((lanes[lane * laneSize + Slot.flags] ?? 0) >> (flagBits + 2 * i)) & 3
+  }
+  return { add, noteOf, lookUp }
 }
 
 /** Where what entries cover changes, for each protocol that some of them names, ascending. */

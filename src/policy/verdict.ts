@@ -28,6 +28,10 @@ export interface Flow extends L4, Above {
 /** `audited`: denied, and let through in audit mode. `redirect`: a proxy must judge what the flow does not tell. */
 export type VerdictKind = 'allowed' | 'denied' | 'audited' | 'redirect'
 
+/** The worse of two directions is the flow's verdict. */
+const kinds: readonly VerdictKind[] = ['allowed', 'audited', 'redirect', 'denied']
+const Rank = { allowed: 0, audited: 1, redirect: 2, denied: 3 } as const satisfies Record<VerdictKind, number>
+
 export interface DirectionVerdict {
   readonly verdict: VerdictKind
   /** What decided comes first; behind it what else a person must know: requirements that are stated and not enforced here. */
@@ -56,10 +60,14 @@ export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (fl
   const policies: DirectionPolicy[] = []
   /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
   const fallbacks: DirectionVerdict[] = []
-  /** By code: what the tables' rulings say. */
-  const outcomes: (DirectionVerdict | Judged | undefined)[] = [undefined]
+  /** What the tables' rulings say, by the upper bits of their codes; the lower two are the rank of the verdict. */
+  const outcomes: (DirectionVerdict | Judged)[] = [nothing]
   const tables = makeTables(
-    (lane, ruling) => outcomes.push(presented(policies[lane], ruling)) - 1,
+    (lane, ruling) => {
+      const outcome = presented(policies[lane], ruling)
+      const rank = 'level' in outcome ? Rank.redirect : Rank[outcome.verdict]
+      return ((outcomes.push(outcome) - 1) << 2) | rank
+    },
     () => void (outcomes.length = 1),
     keeps,
   )
@@ -72,10 +80,11 @@ export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (fl
     const of = policy.directions[direction]
     let lane = lanes.get(of)
     if (lane === undefined) {
-      lane = tables.add(of.entries)
+      const said = fallbacksOf(direction, policy)
+      lane = tables.add(of.entries, said.map(({ verdict }) => Rank[verdict])) // prettier-ignore
       lanes.set(of, lane)
       policies.push(of)
-      fallbacks.push(...fallbacksOf(direction, policy))
+      fallbacks.push(...said)
     }
     return lane
   }
@@ -83,12 +92,25 @@ export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (fl
   const egressLanes: (number | undefined)[] = []
   const ingressLanes: (number | undefined)[] = []
 
+  // What a direction says and the rank of that: kept apart, so that a verdict does not look into what it says.
+  let rank = 0
   function decideLane(lane: number, peer: PeerOf, flow: Flow): DirectionVerdict {
-    const outcome = outcomes[tables.lookUp(lane, peer, flow)] ?? fallbackOf(lane, peer)
-    return 'level' in outcome ? judgedVerdict(lane, outcome, flow) : outcome
+    const code = tables.lookUp(lane, peer, flow)
+    if (code === 0) {
+      const at = placeOf(peer)
+      rank = tables.noteOf(lane, at)
+      return fallbacks[lane * 3 + at] ?? nothing
+    }
+    rank = code & 3
+    // Only what is to be judged has the rank of a redirect; nothing else of the outcome is looked at.
+    const outcome = outcomes[code >> 2] ?? nothing
+    return rank === Rank.redirect && 'level' in outcome
+      ? ranked(judgedVerdict(lane, outcome, flow))
+      : (outcome as DirectionVerdict)
   }
-  function fallbackOf(lane: number, { identity, isOutside }: PeerOf): DirectionVerdict {
-    return fallbacks[lane * 3 + (identity === hostId ? 1 : isOutside ? 2 : 0)] ?? nothing
+  function ranked(verdict: DirectionVerdict): DirectionVerdict {
+    rank = Rank[verdict.verdict]
+    return verdict
   }
   /** Where names count: grants stand among the entries. */
   function decideNamed(identity: IdentityId, lane: number, peer: PeerOf, flow: Flow, names: readonly string[]): DirectionVerdict {
@@ -97,7 +119,7 @@ export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (fl
     const ruling = namedRuling(policy, egress.entries.filter((entry) => isAbout(entry, peer)), flow)
     if (ruling.kind === 'judge') return judgedVerdict(lane, ruling, flow)
     if (ruling.kind !== 'fallback') return ruledVerdict(egress, ruling)
-    const fallback = fallbackOf(lane, peer)
+    const fallback = fallbacks[lane * 3 + placeOf(peer)] ?? nothing
     const why = egress.fallback === 'deny' ? namedWhy(policy, names) : undefined
     return why === undefined ? fallback : { ...fallback, why: [why] }
   } // prettier-ignore
@@ -133,9 +155,10 @@ export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (fl
       return toItself
     const { names } = flow
     const lane = (egressLanes[from.identity] ??= laneOf('egress', from.identity))
-    const egress = names !== undefined && names.length > 0 && to.isOutside ? decideNamed(from.identity, lane, to, flow, names) : decideLane(lane, to, flow) // prettier-ignore
+    const egress = names !== undefined && names.length > 0 && to.isOutside ? ranked(decideNamed(from.identity, lane, to, flow, names)) : decideLane(lane, to, flow) // prettier-ignore
+    const egressRank = rank
     const ingress = decideLane((ingressLanes[to.identity] ??= laneOf('ingress', to.identity)), from, flow)
-    return { verdict: worse(egress.verdict, ingress.verdict), egress, ingress }
+    return { verdict: kinds[Math.max(egressRank, rank)] ?? 'denied', egress, ingress }
   }
 }
 
@@ -144,12 +167,6 @@ const loop: DirectionVerdict = { verdict: 'allowed', why: [{ text: 'a workload a
 /** Of a lane that is not there. */
 const nothing: DirectionVerdict = { verdict: 'denied', why: [{ text: 'no policy is known' }] }
 const toItself: Decision = { verdict: 'allowed', egress: loop, ingress: loop }
-
-const severity: Readonly<Record<VerdictKind, number>> = { allowed: 0, audited: 1, redirect: 2, denied: 3 }
-
-function worse(a: VerdictKind, b: VerdictKind): VerdictKind {
-  return severity[a] >= severity[b] ? a : b
-}
 
 /** Identities that CIDRs are about although they are not world's: API servers out there. */
 export function outsidersOf({ identities }: Pick<Snapshot, 'identities'>): ReadonlySet<IdentityId> {
@@ -198,9 +215,14 @@ function namedRuling(policy: SubjectPolicy, entries: readonly Statement[], flow:
   return settle(grants.length === 0 ? covering : [...covering, ...grants].sort(compareStatements))
 }
 
-function presented(of: DirectionPolicy | undefined, ruling: Ruling): DirectionVerdict | Judged | undefined {
+function presented(of: DirectionPolicy | undefined, ruling: Ruling): DirectionVerdict | Judged {
   if (ruling.kind === 'judge') return ruling
-  return ruling.kind === 'fallback' || of === undefined ? undefined : ruledVerdict(of, ruling)
+  return ruling.kind === 'fallback' || of === undefined ? nothing : ruledVerdict(of, ruling)
+}
+
+/** Which of a lane's fallbacks a peer meets. */
+function placeOf({ identity, isOutside }: PeerOf): 0 | 1 | 2 {
+  return identity === hostId ? 1 : isOutside ? 2 : 0
 }
 
 function ruledVerdict(of: DirectionPolicy, ruling: Ruling & { kind: 'allow' | 'deny' }): DirectionVerdict {
