@@ -52,6 +52,12 @@ export interface Lease {
   readonly source: 'lookup'
 }
 
+/**
+ * What an answer leaves with beyond the TTL it tells: half the grace, and these 5 s where the grace allows. The rest of the grace is what saves
+ * commits: an answer told again within it needs none.
+ */
+const spareMillisMin = 5000
+
 interface Held extends Lease {
   endpoint: number
   ttlSeconds: Seconds
@@ -109,6 +115,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const holders = new Map<IdentityId, Holder>()
   const deadlines = makeDeadlines<Held>()
   const graceMillis = limits.graceSeconds * 1000
+  const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
   let count = 0
 
   function holderOf(identity: IdentityId): Holder {
@@ -147,7 +154,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     for (const address of fact.addresses) {
       const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
       const door = holder.byAddress.get(address)
-      if (door !== undefined) missing(door, held, now, told * 1000, elements)
+      if (door !== undefined) missing(door, held, now, told * 1000 + spareMillis, elements)
     }
     return { kind: 'learned', ttlSeconds: told, elements }
   }

@@ -49,6 +49,21 @@ test('an address that would not outlive the TTL told is renewed', () => {
   expect(answer({ ttlSeconds: 60 })).toEqual([90])
 })
 
+test('an answer leaves with half the grace beyond its TTL, however often it is told', () => {
+  answer({ ttlSeconds: 0 })
+  now = 15_000
+  expect(answer({ ttlSeconds: 0 })).toEqual([])
+  now = 15_001
+  expect(answer({ ttlSeconds: 0 })).toEqual([30])
+})
+
+test('a short grace is left whole: a program that asks and connects at once finds no door that just closed', () => {
+  leases = fresh({ graceSeconds: 2 })
+  answer({ ttlSeconds: 0 })
+  now = 1
+  expect(answer({ ttlSeconds: 0 })).toEqual([2])
+})
+
 test('a shorter TTL does not cut a lease', () => {
   answer({ ttlSeconds: 600 })
   answer({ ttlSeconds: 5 })
