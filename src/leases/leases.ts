@@ -14,7 +14,7 @@ export interface LeaseLimits {
   readonly ttlMaxSeconds: Seconds
   /** Addresses a name may have at a time for one identity. At the bound the answer is refused; nothing that stands is evicted. */
   readonly addressesPerNameMax: number
-  /** Leases in all. At the bound the answer is refused. */
+  /** Leases in all, of which one identity may hold a quarter, and as many elements (`shareOfIdentity`). At the bound the answer is refused. */
   readonly leasesMax: number
 }
 
@@ -53,6 +53,12 @@ export interface Lease {
 }
 
 /**
+ * Of `leasesMax`, what one identity may hold: nobody who asks for many names takes the room of all others. The kernel's sets have room for
+ * `leasesMax` elements, and a lease of many ports is many, so elements are bounded alike.
+ */
+const shareOfIdentity = 0.25
+
+/**
  * What an answer leaves with beyond the TTL it tells: half the grace, and these 5 s where the grace allows. The rest of the grace is what saves
  * commits: an answer told again within it needs none.
  */
@@ -81,6 +87,10 @@ interface Door {
 interface Holder {
   readonly byName: Map<string, Map<Address, Held>>
   readonly byAddress: Map<Address, Door>
+  /** Leases by all names together. */
+  count: number
+  /** Elements at all doors together. */
+  elements: number
 }
 
 export interface LeaseTable {
@@ -116,11 +126,13 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const deadlines = makeDeadlines<Held>()
   const graceMillis = limits.graceSeconds * 1000
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
+  const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   let count = 0
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
-    if (holder === undefined) holders.set(identity, (holder = { byName: new Map(), byAddress: new Map() }))
+    if (holder === undefined)
+      holders.set(identity, (holder = { byName: new Map(), byAddress: new Map(), count: 0, elements: 0 }))
     return holder
   }
 
@@ -145,18 +157,33 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         kind: 'full',
         text: `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
       }
+    const ports = distinctPorts(fact.ports)
+    if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
+      return {
+        kind: 'full',
+        text: `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`,
+      }
     if (count + added > limits.leasesMax)
       return { kind: 'full', text: `${count} leases are held; the limit is ${limits.leasesMax}` }
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
 
-    const ports = distinctPorts(fact.ports)
     const elements: LeaseElement[] = []
     for (const address of fact.addresses) {
       const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
       const door = holder.byAddress.get(address)
-      if (door !== undefined) missing(door, held, now, told * 1000 + spareMillis, elements)
+      if (door !== undefined) missing(holder, door, held, now, told * 1000 + spareMillis, elements)
     }
     return { kind: 'learned', ttlSeconds: told, elements }
+  }
+
+  /** How many elements the fact would add to what the identity has. */
+  function opened(holder: Holder, { addresses }: LeaseFact, ports: readonly Ports[]): number {
+    let added = 0
+    for (const address of addresses) {
+      const standing = holder.byAddress.get(address)?.standing
+      for (const each of ports) if (standing?.has(keyOf(each)) !== true) added++
+    }
+    return added
   }
 
   function hold(
@@ -198,12 +225,20 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     if (door === undefined) holder.byAddress.set(address, (door = { byName: new Map(), standing: new Map() }))
     door.byName.set(name, held)
     deadlines.move(held, deadline + graceMillis)
+    holder.count++
     count++
     return held
   }
 
   /** Adds to `elements` those of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
-  function missing(door: Door, held: Held, now: Millis, needMillis: Millis, elements: LeaseElement[]): void {
+  function missing(
+    holder: Holder,
+    door: Door,
+    held: Held,
+    now: Millis,
+    needMillis: Millis,
+    elements: LeaseElement[],
+  ): void {
     let current: number | undefined
     for (const ports of held.ports) {
       const standing = door.standing.get(keyOf(ports))
@@ -211,7 +246,10 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (standing !== undefined && standing.until >= now + needMillis && standing.epoch === (current ??= epoch()))
         continue
       // Known from here on, so that a lease dropped while its commit is under way is also taken out of the kernel.
-      if (standing === undefined) door.standing.set(keyOf(ports), { until: 0, epoch: -1 })
+      if (standing === undefined) {
+        door.standing.set(keyOf(ports), { until: 0, epoch: -1 })
+        holder.elements++
+      }
       elements.push({
         identity: held.identity,
         address: held.address,
@@ -223,8 +261,11 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
 
   function committed(elements: readonly LeaseElement[], sentAt: Millis, atEpoch: number): void {
     for (const element of elements) {
-      const door = holders.get(element.identity)?.byAddress.get(element.address)
-      door?.standing.set(keyOf(element.ports), { until: sentAt + element.timeoutMillis, epoch: atEpoch })
+      const holder = holders.get(element.identity)
+      const door = holder?.byAddress.get(element.address)
+      if (holder === undefined || door === undefined) continue
+      if (!door.standing.has(keyOf(element.ports))) holder.elements++
+      door.standing.set(keyOf(element.ports), { until: sentAt + element.timeoutMillis, epoch: atEpoch })
     }
   }
 
@@ -236,9 +277,13 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     if (addresses.size === 0) holder.byName.delete(held.name)
     const door = holder.byAddress.get(held.address)
     door?.byName.delete(held.name)
-    if (door?.byName.size === 0) holder.byAddress.delete(held.address)
+    if (door?.byName.size === 0) {
+      holder.byAddress.delete(held.address)
+      holder.elements -= door.standing.size
+    }
     if (holder.byName.size === 0) holders.delete(held.identity)
     deadlines.remove(held)
+    holder.count--
     count--
     return door
   }
@@ -260,6 +305,9 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (openUntil(door, portsKey) > 0) continue
       remove.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: 1000 })
       door.standing.delete(portsKey)
+      // A door that nobody holds any more is counted off already.
+      const holder = holders.get(identity)
+      if (holder?.byAddress.get(address) === door) holder.elements--
     }
     return remove
   }

@@ -10,7 +10,7 @@ const limits: LeaseLimits = {
   ttlMinSeconds: 0,
   ttlMaxSeconds: 86_400,
   addressesPerNameMax: 3,
-  leasesMax: 5,
+  leasesMax: 20,
 }
 const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
 const https: Ports = { kind: 'ports', protocol: Protocol.TCP, first: 443, last: 443 }
@@ -137,6 +137,26 @@ test('at the bounds the answer is refused and nothing that stands is evicted', (
   answer({ name: 'b.example.com', addresses: ['198.18.0.1', '198.18.0.2'].map(at) })
   expect(leases.learn(fact({ name: 'c.example.com' })).kind).toBe('full')
   expect(leases.size()).toBe(5)
+  leases = fresh({ leasesMax: 2 })
+  answer({ identity: 257 })
+  answer({ identity: 258 })
+  expect(leases.learn(fact({ identity: 259 }))).toEqual({ kind: 'full', text: '2 leases are held; the limit is 2' })
+})
+
+test('one identity takes at most a quarter of the room, in leases and in elements', () => {
+  leases = fresh({ leasesMax: 8 })
+  answer({ name: 'a.example.com' })
+  answer({ name: 'b.example.com', addresses: [at('198.18.0.2')] })
+  const text = 'this identity holds 2 leases in 2 elements; the limit for one is 2 of each, a quarter of leasesMax'
+  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({ kind: 'full', text })
+  expect(answer({ identity: 257, name: 'c.example.com' })).toEqual([90])
+  expect(leases.learn(fact({ identity: 258, ports: [https, ssh, { ...ssh, protocol: Protocol.UDP }] })).kind).toBe('full') // prettier-ignore
+  // What is over makes room again.
+  leases.drop((lease) => lease.name === 'a.example.com')
+  expect(answer({ name: 'c.example.com', addresses: [at('198.18.0.3')] })).toEqual([90])
+  now = 90_000
+  leases.expire()
+  expect(answer({ name: 'd.example.com', ports: [https, ssh] })).toEqual([90, 90])
 })
 
 test('a dropped lease takes out what no other lease holds up', () => {
@@ -172,7 +192,7 @@ test('any history: what stands is what the leases say, merged in any order', () 
   fc.assert(
     fc.property(fc.array(step, { maxLength: 12 }), (steps) => {
       const run = (order: typeof steps) => {
-        leases = fresh({ leasesMax: 100, addressesPerNameMax: 100 })
+        leases = fresh({ leasesMax: 400, addressesPerNameMax: 100 })
         for (const { name, address, ttl } of order)
           answer({ name, addresses: [at(address)], ttlSeconds: ttl, ports: [https, ssh] })
         return leases.elements().map((e) => `${e.address}${JSON.stringify(e.ports)}${e.timeoutMillis}`).sort() // prettier-ignore
@@ -191,7 +211,7 @@ test('any mix of learning and waiting: nothing outlives its deadline, nothing le
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
       now = 0
-      leases = fresh({ leasesMax: 100 })
+      leases = fresh({ leasesMax: 400 })
       const deadlines = new Map<string, number>()
       for (const { name, ttl, wait } of steps) {
         now += wait
