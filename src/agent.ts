@@ -19,7 +19,7 @@ import type { Policy } from './policy/rules.ts'
 import { decide } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
-import { listen, type Listener, type Listening } from './proxy/listen.ts'
+import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { loadWorld, type ManifestFile } from './sources/manifests.ts'
@@ -132,68 +132,25 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let kernelTrouble: string | undefined
   sayWarnings(log, policySet, snapshot)
 
-  const keeper = makeKeeper(clock, settings.leases, (seconds, elements) => metrics.commit(seconds, elements))
-  const { leases } = keeper
-  const commit: ProxyParts['commit'] = async ({ elements }) => {
-    try {
-      await keeper.commit(elements)
-      if (elements.length > 0) kernelTrouble = undefined
-    } catch (error) {
-      sayTrouble('the kernel did not acknowledge a lease', error)
-      throw error
-    }
-  }
   const sayTrouble = (what: string, error: unknown): void => {
     kernelTrouble = String(error)
     log.error({ err: error }, what)
   }
 
-  // The proxy.
-  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
-  const ask = makeAnswers(
-    async (question, flags) => {
-      const startedAt = clock()
-      const reply = await upstreams.ask(question, flags)
-      metrics.upstreamSeconds((clock() - startedAt) / 1000, reply.kind)
-      return reply
-    },
-    clock,
-    settings.dns.cache,
-  )
-  const report = (outcome: Outcome): void => {
-    metrics.question(outcome)
-    parts.onOutcome?.(outcome)
-    sayOutcome(log, outcome)
-  }
-  const proxyParts: ProxyParts = {
-    snapshot: () => snapshot,
-    unknownEndpoint: settings.dns.unknownEndpoint,
-    ask,
-    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
-    commit,
-    report,
-  }
+  // The sockets first: a port that is taken is found before the kernel is touched, and the kernel is told the port. Questions that come from
+  // here on wait; nobody is answered before the kernel enforces.
+  const serving = Promise.withResolvers<Answerer>()
   const listening: Listening = await listen(
     parts.listeners,
-    async (message, source, transport) => {
-      const outcome = await handle(proxyParts, message, source, transport)
-      return outcome.kind === 'ignored' ? undefined : outcome.reply
-    },
+    async (message, source, transport) => (await serving.promise)(message, source, transport),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
   )
-  const metrics = makeMetrics({
-    leases: leases.size,
-    endpoints: () => snapshot.endpoints.length,
-    policyRevision: () => snapshot.revision,
-    strangers: upstreams.strangers,
-    dropped: listening.dropped,
-  })
-
-  // The kernel.
   const stopListening = async (): Promise<void> => {
-    upstreams.close()
+    serving.resolve(() => Promise.resolve(undefined))
     await listening.close()
   }
+
+  // The kernel.
   let datapath: Datapath | undefined
   if (kernel !== undefined) {
     const structure = {
@@ -208,8 +165,55 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       await stopListening()
       throw error
     })
-    keeper.enforce(datapath)
   }
+  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
+  const { leases } = keeper
+
+  // The proxy.
+  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
+  const ask = makeAnswers(
+    async (question, flags) => {
+      const startedAt = clock()
+      const reply = await upstreams.ask(question, flags)
+      metrics.upstreamSeconds((clock() - startedAt) / 1000, reply.kind)
+      return reply
+    },
+    clock,
+    settings.dns.cache,
+  )
+  const commit: ProxyParts['commit'] = async ({ elements }) => {
+    try {
+      await keeper.commit(elements)
+      if (elements.length > 0) kernelTrouble = undefined
+    } catch (error) {
+      sayTrouble('the kernel did not acknowledge a lease', error)
+      throw error
+    }
+  }
+  const report = (outcome: Outcome): void => {
+    metrics.question(outcome)
+    parts.onOutcome?.(outcome)
+    sayOutcome(log, outcome)
+  }
+  const proxyParts: ProxyParts = {
+    snapshot: () => snapshot,
+    unknownEndpoint: settings.dns.unknownEndpoint,
+    ask,
+    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
+    commit,
+    report,
+  }
+  const metrics = makeMetrics({
+    leases: leases.size,
+    endpoints: () => snapshot.endpoints.length,
+    policyRevision: () => snapshot.revision,
+    strangers: upstreams.strangers,
+    dropped: listening.dropped,
+  })
+  serving.resolve(async (message, source, transport) => {
+    const outcome = await handle(proxyParts, message, source, transport)
+    return outcome.kind === 'ignored' ? undefined : outcome.reply
+  })
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
@@ -308,6 +312,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     watching?.close()
     keeper.stop()
     await changing
+    upstreams.close()
     await stopListening()
     datapath?.close()
   }

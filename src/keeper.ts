@@ -14,8 +14,6 @@ import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
   readonly leases: LeaseTable
-  /** From here on commits go to this kernel; before, and without one, leases are kept and nothing is enforced. */
-  readonly enforce: (datapath: Datapath) => void
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: EgressPolicy) => Learned
   /** Resolves when the kernel has acknowledged; rejects with its error. */
@@ -31,13 +29,16 @@ export interface Keeper {
   readonly stop: () => void
 }
 
-/** @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused. */
+/**
+ * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
+ * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
+ */
 export function makeKeeper(
   clock: Clock,
   limits: LeaseLimits,
+  datapath: Datapath | undefined,
   committed: (seconds: number, elements: number | undefined) => void,
 ): Keeper {
-  let datapath: Datapath | undefined
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
   const alarm = makeAlarm(clock, () => {
     leases.expire()
@@ -127,7 +128,6 @@ export function makeKeeper(
 
   return {
     leases,
-    enforce: (kernel) => void (datapath = kernel),
     learn,
     commit,
     move,

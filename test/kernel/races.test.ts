@@ -1,0 +1,98 @@
+// What happens between: questions while the agent starts, while policy or labels change, while the kernel refuses. The kernel is the real
+// one; its nft is held up or fails where the test says so.
+import { mkdtemp, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import type { Agent, AgentParts } from '../../src/agent.ts'
+import { openNetlink } from '../../src/datapath/netlink.ts'
+import { makeNft } from '../../src/datapath/nft.ts'
+import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { startTestAgent } from '../support/agent.ts'
+import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { names, pod, policy } from '../support/manifests.ts'
+
+const reason = whyNoKernel()
+const anyName = names('{matchPattern: "*.example.com"}')
+const base = pod('web', ['10.1.0.2']) + pod('db', ['10.2.0.2']) + policy('web', anyName) + policy('db', anyName)
+
+/** What nft does with a transaction (`nft -f`): set by a test, for as long as it is interested. */
+type Transaction = (run: () => Promise<string>) => Promise<string>
+let transaction: Transaction | undefined
+const realNft = makeNft()
+const kernel = (): AgentParts['kernel'] => ({
+  nft: (args, input = '') => {
+    const run = (): Promise<string> => realNft(args, input)
+    return args[0] === '-f' && transaction !== undefined ? transaction(run) : run()
+  },
+  netlinkFd: openNetlink(),
+})
+
+describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
+  let web: Host
+  let db: Host
+  let world: Host
+  let upstream: EmbeddedUpstream
+  let agent: Agent | undefined
+  let folder: string
+
+  beforeAll(async () => {
+    enterLab()
+    web = await addHost('web', ['10.1.0.2/24'], ['10.1.0.1/24'])
+    db = await addHost('db', ['10.2.0.2/24'], ['10.2.0.1/24'])
+    world = await addHost('world', ['10.3.0.2/24'], ['10.3.0.1/24'])
+    sh('ip route add 198.18.0.0/15 via 10.3.0.2')
+    await answerEverywhere(world)
+    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
+  })
+  afterEach(async () => {
+    transaction = undefined
+    await agent?.close()
+    agent = undefined
+    sh('nft delete table inet namegate 2>/dev/null || true')
+  })
+  afterAll(async () => {
+    await upstream?.close()
+    for (const host of [web, db, world]) host?.stop()
+  })
+
+  const listeners = [{ kind: 'address', address: '0.0.0.0', port: 10053 }] as const
+  const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
+  /** Starts an agent whose manifests `write` changes. */
+  async function start(text: string, parts: Partial<AgentParts> = {}): Promise<Agent> {
+    folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    await write(text)
+    agent = await startTestAgent('', {
+      listeners,
+      manifests: { kind: 'path', path: folder },
+      kernel: kernel(),
+      ...parts,
+    })
+    return agent
+  }
+  const dig = async (from: Host, name: string, seconds = 5): Promise<string[]> => {
+    const { out } = await from.run(`dig +tries=1 +time=${seconds} +short ${name} @9.9.9.9`)
+    return out.split('\n').filter((line) => /^\d/.test(line))
+  }
+  const connect = async (from: Host, address: string, port = 443): Promise<boolean> =>
+    (await from.run(`timeout 1 bash -c 'exec 3<>/dev/tcp/${address}/${port}'`)).status === 0
+
+  test('a question that comes while the agent starts waits until the kernel enforces, and is answered then', async () => {
+    await start(base)
+    await agent?.close()
+    // The table of the first agent stands and redirects. The next one has bound its sockets when nft is given the policy.
+    const early: string[][] = []
+    const late: Promise<string[]>[] = []
+    transaction = async (run) => {
+      transaction = undefined
+      late.push(dig(web, 'api.example.com'))
+      early.push(await dig(web, 'api.example.com', 1))
+      return run()
+    }
+    await start(base)
+    expect(early).toEqual([[]])
+    expect(await late[0]).toEqual(['198.18.0.20'])
+    expect(await connect(web, '198.18.0.20')).toBe(true)
+    expect([...(agent?.leases.list() ?? [])].map((lease) => lease.name)).toEqual(['api.example.com'])
+  })
+})
