@@ -218,7 +218,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
   let changing: Promise<void> = Promise.resolve()
+  let closing = false
+  /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
+  let wanted = { snapshot, policySet }
   let retry: NodeJS.Timeout | undefined
+  const changeInTurn = (): void => void (changing = changing.then(change))
   function load(newFiles: readonly ManifestFile[]): void {
     const loaded = loadWorld(newFiles)
     metrics.load(loaded.ok)
@@ -228,25 +232,27 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       return
     }
     const next = compile(loaded.world)
-    const nextSet = { revision: next.revision, policies: loaded.world.policies, warnings: loaded.warnings, refused: [] }
-    clearTimeout(retry)
-    changing = changing.then(() => change(next, nextSet))
+    wanted = { snapshot: next, policySet: { revision: next.revision, policies: loaded.world.policies, warnings: loaded.warnings, refused: [] } } // prettier-ignore
+    changeInTurn()
   }
-  async function change(next: Snapshot, nextSet: PolicySet): Promise<void> {
+  async function change(): Promise<void> {
+    clearTimeout(retry)
     const before = snapshot
+    const change = wanted
+    const next = change.snapshot
+    if (closing || next === before) return
     try {
       await keeper.move(before, next)
       await datapath?.apply(next)
       kernelTrouble = undefined
     } catch (error) {
       sayTrouble('the kernel refused the new policy; the one in force stays, and it is tried again', error)
-      retry = setTimeout(() => {
-        changing = changing.then(() => change(next, nextSet))
-      }, retryMillis)
+      // What is tried again is what is wanted then; close() waits for us, and nothing may come after it.
+      if (!closing) retry = setTimeout(changeInTurn, retryMillis)
       return
     }
     snapshot = next
-    policySet = nextSet
+    policySet = change.policySet
     sayWarnings(log, policySet, snapshot)
     try {
       await keeper.follow(before, next)
@@ -307,6 +313,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     }))
   }
   async function close(): Promise<void> {
+    closing = true
     clearInterval(repairing)
     clearTimeout(retry)
     watching?.close()

@@ -3,6 +3,7 @@
 import { mkdtemp, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent, AgentParts } from '../../src/agent.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
@@ -74,6 +75,10 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     const { out } = await from.run(`dig +tries=1 +time=${seconds} +short ${name} @9.9.9.9`)
     return out.split('\n').filter((line) => /^\d/.test(line))
   }
+  /** Longer than it takes until a refused change is tried again: only waiting shows that it is not. */
+  const retryTime = (): Promise<void> => delay(1500)
+  const webNames = (): string =>
+    JSON.stringify(agent?.policySet().policies.find((p) => p.name === 'default/web')?.egress ?? [])
   const connect = async (from: Host, address: string, port = 443): Promise<boolean> =>
     (await from.run(`timeout 1 bash -c 'exec 3<>/dev/tcp/${address}/${port}'`)).status === 0
 
@@ -94,5 +99,60 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     expect(await late[0]).toEqual(['198.18.0.20'])
     expect(await connect(web, '198.18.0.20')).toBe(true)
     expect([...(agent?.leases.list() ?? [])].map((lease) => lease.name)).toEqual(['api.example.com'])
+  })
+
+  test('a policy that the kernel refused does not come back over a newer one', async () => {
+    await start(base)
+    const refused = Promise.withResolvers<never>()
+    let waiting = 0
+    transaction = () => {
+      waiting++
+      return refused.promise
+    }
+    await write(base.replace('*.example.com', 'api.example.com'))
+    await expect.poll(() => waiting, { timeout: 5000 }).toBe(1)
+    await write(base.replace('*.example.com', 'pay.example.com'))
+    const loads = async (): Promise<string> => (await agent?.metrics.text()) ?? ''
+    await expect.poll(loads, { timeout: 5000 }).toContain('namegate_policy_loads_total{result="ok"} 2')
+    // The first is refused for good; the second, and whatever is tried again, is taken.
+    transaction = (run) => {
+      if (agent?.troubles().length === 0) return Promise.reject(new Error('refused'))
+      transaction = undefined
+      return run()
+    }
+    refused.reject(new Error('refused'))
+    await expect.poll(webNames, { timeout: 5000 }).toContain('pay.example.com')
+    await retryTime()
+    expect(webNames()).toContain('pay.example.com')
+    expect(agent?.snapshot().revision).toBe(3)
+  })
+
+  test('a policy that the kernel refused is tried again, and troubles say so meanwhile', async () => {
+    await start(base)
+    transaction = () => Promise.reject(new Error('refused'))
+    await write(base.replace('*.example.com', 'api.example.com'))
+    await expect.poll(() => agent?.troubles(), { timeout: 5000 }).toEqual(['kernel: Error: refused'])
+    expect(agent?.snapshot().revision).toBe(1)
+    transaction = undefined
+    await expect.poll(() => agent?.snapshot().revision, { timeout: 5000 }).toBe(2)
+    expect(agent?.troubles()).toEqual([])
+  })
+
+  test('nothing is tried again after close', async () => {
+    await start(base)
+    const refused = Promise.withResolvers<never>()
+    let waiting = 0
+    transaction = () => {
+      waiting++
+      return refused.promise
+    }
+    await write(base.replace('*.example.com', 'api.example.com'))
+    await expect.poll(() => waiting, { timeout: 5000 }).toBe(1)
+    const closed = agent?.close()
+    refused.reject(new Error('refused'))
+    await closed
+    const before = waiting
+    await retryTime()
+    expect(waiting).toBe(before)
   })
 })
