@@ -257,7 +257,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     try {
       await keeper.follow(before, next)
     } catch (error) {
-      sayTrouble('leases could not follow the new policy; their elements end with their timeouts', error)
+      log.error({ err: error }, 'leases could not follow the new policy yet; it is tried again')
     }
   }
   const watching: FolderWatch | undefined =
@@ -273,31 +273,41 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
         })
       : undefined
 
-  // Somebody else's hand on the ruleset.
+  // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
   let seenEpoch = datapath?.epoch()
   const repairing = setInterval(() => {
-    if (datapath === undefined || datapath.epoch() === seenEpoch) return
-    changing = changing.then(repair)
+    if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
+    else if (!keeper.isSettled()) changing = changing.then(settle)
   }, repairMillis)
   async function repair(): Promise<void> {
-    if (datapath === undefined) return
+    if (datapath === undefined || datapath.epoch() === seenEpoch) return
     try {
       const found = await datapath.repair()
       if (found === 'reloaded') {
         metrics.repair()
         log.warn('the kernel table was not ours any more; it is loaded again')
       }
-      seenEpoch = datapath.epoch()
-      await keeper.recommit()
+      const epoch = datapath.epoch()
+      await keeper.settle()
+      // Last: as long as something is refused, all of it is tried again.
+      seenEpoch = epoch
       kernelTrouble = undefined
     } catch (error) {
       sayTrouble('the kernel table could not be repaired', error)
     }
   }
+  async function settle(): Promise<void> {
+    try {
+      await keeper.settle()
+    } catch (error) {
+      log.error({ err: error }, 'the kernel does not hold what the leases say; it is tried again')
+    }
+  }
 
   function troubles(): string[] {
+    const ofKernel = [kernelTrouble, keeper.trouble()].filter((trouble) => trouble !== undefined)
     return [
-      ...(kernelTrouble === undefined ? [] : [`kernel: ${kernelTrouble}`]),
+      ...ofKernel.map((trouble) => `kernel: ${trouble}`),
       ...(parts.upstreams.length === 0
         ? ['no upstream is configured']
         : upstreams.healthy()

@@ -1,9 +1,11 @@
 // Keeps leases and kernel together: what is learned is committed, what policy no longer grants is removed, what a workload with new labels
 // still holds goes with it. The table of leases is pure and the datapath knows no names; this is where the two meet.
 import { makeAlarm } from './alarm.ts'
-import type { Clock } from './clock.ts'
+import type { Clock, Millis } from './clock.ts'
 import type { Datapath } from './datapath/datapath.ts'
 import type { LeaseElement } from './datapath/element.ts'
+import type { Acknowledged } from './datapath/learned.ts'
+import { elementsPerTransactionMax } from './datapath/nfnetlink.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
 import { makeLeases, type Lease, type LeaseLimits, type LeaseTable, type Learned } from './leases/leases.ts'
@@ -16,17 +18,45 @@ export interface Keeper {
   readonly leases: LeaseTable
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: EgressPolicy) => Learned
-  /** Resolves when the kernel has acknowledged; rejects with its error. */
+  /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
   /** Before the kernel learns of new identities: leases follow workloads whose labels changed, as far as their new policy grants them. */
   readonly move: (before: Snapshot, next: Snapshot) => Promise<void>
   /** After the kernel holds a new policy: leases and learned addresses are made what it grants. */
   readonly follow: (before: Snapshot, next: Snapshot) => Promise<void>
-  /** Writes every element anew, where somebody may have taken them out. */
-  readonly recommit: () => Promise<void>
+  /**
+   * Makes the kernel hold what the leases say: first takes out what must not be there, then writes what is not, or not surely, there. What the
+   * kernel refuses does not keep the rest; rejects with its error when all has been tried, and is to be called again until it resolves.
+   */
+  readonly settle: () => Promise<void>
+  /** False while `settle` has something to do that it knows of. */
+  readonly isSettled: () => boolean
+  /** Why the kernel does not hold what the leases say, when it refused that. */
+  readonly trouble: () => string | undefined
   /** Takes leases out of table and kernel; new packets obey when it resolves. */
   readonly clean: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly stop: () => void
+}
+
+interface Owed {
+  readonly element: LeaseElement
+  /** The kernel lets go of it by itself then. */
+  readonly until: Millis
+}
+
+interface Failed {
+  readonly elements: readonly LeaseElement[]
+  readonly error: Error
+}
+
+const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
+
+/** As many as the kernel takes in one transaction: between the parts, questions get their turn. */
+function inParts<T>(all: readonly T[]): readonly T[][] {
+  const parts: T[][] = []
+  for (let i = 0; i < all.length; i += elementsPerTransactionMax)
+    parts.push(all.slice(i, i + elementsPerTransactionMax))
+  return parts
 }
 
 /**
@@ -44,6 +74,11 @@ export function makeKeeper(
     leases.expire()
     return leases.nextDeadline()
   })
+  /** Elements that must not stand in the kernel any more, by key. */
+  const owed = new Map<string, Owed>()
+  /** Something in the kernel stands longer than it should. */
+  let isOutdated = false
+  let trouble: string | undefined
   const cells = new WeakMap<EgressPolicy['grantPorts'], Cells>()
 
   function cellsOf(policy: EgressPolicy, ports: readonly Ports[]): readonly Ports[] {
@@ -72,17 +107,95 @@ export function makeKeeper(
 
   async function commit(elements: readonly LeaseElement[]): Promise<void> {
     if (elements.length === 0) return
-    const startedAt = clock()
-    try {
-      const { sentAt, epoch } =
-        datapath === undefined ? { sentAt: startedAt, epoch: 0 } : await datapath.commit(elements)
-      leases.committed(elements, sentAt, epoch)
-    } catch (error) {
-      committed((clock() - startedAt) / 1000, undefined)
-      throw error
-    }
-    committed((clock() - startedAt) / 1000, elements.length)
+    const failed = await send(elements)
+    if (failed === undefined) return
+    owe(leases.retract(failed.elements))
+    throw failed.error
   }
+
+  /** Sends the elements at once, in parts that the kernel takes whole or not at all; gives what it refused. */
+  async function send(elements: readonly LeaseElement[]): Promise<Failed | undefined> {
+    const startedAt = clock()
+    leases.sending(elements)
+    const parts = inParts(elements)
+    const results = await Promise.allSettled(parts.map(toKernel))
+    let failed: Failed | undefined
+    results.forEach((result, i) => {
+      const part = parts[i] ?? []
+      if (result.status === 'fulfilled') sayOutdated(leases.committed(part, result.value.sentAt, result.value.epoch))
+      else {
+        leases.refused(part)
+        failed = { elements: [...(failed?.elements ?? []), ...part], error: result.reason as Error }
+      }
+    })
+    committed((clock() - startedAt) / 1000, failed === undefined ? elements.length : undefined)
+    return failed
+  }
+  const toKernel = (elements: readonly LeaseElement[]): Promise<Acknowledged> =>
+    datapath === undefined ? Promise.resolve({ sentAt: clock(), epoch: 0 }) : datapath.commit(elements)
+
+  /** What was acknowledged though its lease was dropped or cut meanwhile. */
+  function sayOutdated(elements: readonly LeaseElement[]): void {
+    if (elements.length === 0) return
+    owe(elements)
+    isOutdated = true
+  }
+
+  function owe(elements: readonly LeaseElement[]): void {
+    for (const element of elements) owed.set(keyOf(element), { element, until: clock() + element.timeoutMillis })
+  }
+
+  /** Whether it must still be taken out: a lease may have come to ask for it again, or the kernel have let go of it by itself. */
+  function isOwed({ element, until }: Owed): boolean {
+    if (leases.current(element) === undefined && until > clock()) return true
+    owed.delete(keyOf(element))
+    return false
+  }
+
+  async function settle(): Promise<void> {
+    isOutdated = false
+    // Ports of what is to go may overlap those of what is to come, and the kernel then refuses the latter.
+    const errors = [...(await takeOut()), ...(await putIn())]
+    trouble =
+      errors[0] === undefined ? undefined : `${errors.length} elements are not as they should be: ${String(errors[0])}`
+    if (errors[0] !== undefined) throw errors[0]
+  }
+
+  /** Of a part that is refused, each element is tried alone: one bad one does not keep the others. */
+  async function takeOut(): Promise<Error[]> {
+    const errors: Error[] = []
+    for (const part of inParts([...owed.values()])) {
+      const due = part.filter(isOwed).map(({ element }) => element)
+      const error = await remove(due)
+      if (error !== undefined)
+        errors.push(...(await Promise.all(due.map((element) => remove([element])))).filter((e) => e !== undefined))
+    }
+    return errors
+  }
+
+  async function remove(elements: readonly LeaseElement[]): Promise<Error | undefined> {
+    try {
+      await datapath?.remove(elements)
+    } catch (error) {
+      return error as Error
+    }
+    for (const element of elements) owed.delete(keyOf(element))
+    return undefined
+  }
+
+  async function putIn(): Promise<Error[]> {
+    const errors: Error[] = []
+    for (const part of inParts(leases.lacking())) {
+      // Leases come and go between the parts: what is sent is what is asked for now.
+      const failed = await send(currentOf(part))
+      if (failed === undefined) continue
+      const alone = await Promise.all(currentOf(failed.elements).map((element) => send([element])))
+      errors.push(...alone.flatMap((one) => one?.error ?? []))
+    }
+    return errors
+  }
+  const currentOf = (elements: readonly LeaseElement[]): LeaseElement[] =>
+    elements.flatMap((element) => leases.current(element) ?? [])
 
   async function move(before: Snapshot, next: Snapshot): Promise<void> {
     const identities = new Map(before.endpoints.map((endpoint) => [endpoint.id, endpoint.identity]))
@@ -103,26 +216,23 @@ export function makeKeeper(
   }
 
   async function follow(before: Snapshot, next: Snapshot): Promise<void> {
-    const { add, remove } = leases.regrant((lease) => portsOf(lease, next.policyOf(lease.identity)))
-    await datapath?.remove(remove)
-    await commit(add)
+    owe(leases.regrant((lease) => portsOf(lease, next.policyOf(lease.identity))))
     const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
     const regranted = new Set([...next.identities.keys()].filter(isRegranted))
-    if (regranted.size > 0) await removeStrays(regranted)
+    if (regranted.size > 0) await oweStrays(regranted)
+    await settle()
   }
 
-  /** Takes out what an earlier agent learned for these identities: which name opened it is not known here, so neither is whether it still may. */
-  async function removeStrays(identities: ReadonlySet<IdentityId>): Promise<void> {
-    if (datapath === undefined) return
-    const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
-    const standing = await datapath.learned()
-    const ours = new Set(leases.elements().map(keyOf))
-    await datapath.remove(standing.filter((element) => identities.has(element.identity) && !ours.has(keyOf(element))))
+  /** What an earlier agent learned for these identities goes: which name opened it is not known here, so neither is whether it still may. */
+  async function oweStrays(identities: ReadonlySet<IdentityId>): Promise<void> {
+    const standing = (await datapath?.learned()) ?? []
+    owe(standing.filter((e) => identities.has(e.identity) && leases.current(e) === undefined))
   }
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
-    const { dropped, remove } = leases.drop(matches)
-    await datapath?.remove(remove)
+    const { dropped, remove: orphans } = leases.drop(matches)
+    owe(orphans)
+    await settle()
     return dropped.length
   }
 
@@ -132,7 +242,9 @@ export function makeKeeper(
     commit,
     move,
     follow,
-    recommit: () => commit(leases.elements()),
+    settle,
+    isSettled: () => trouble === undefined && !isOutdated && owed.size === 0,
+    trouble: () => trouble,
     clean,
     stop: alarm.stop,
   }

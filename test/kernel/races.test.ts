@@ -9,9 +9,9 @@ import type { Agent, AgentParts } from '../../src/agent.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
-import { startTestAgent } from '../support/agent.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
-import { names, pod, policy } from '../support/manifests.ts'
+import { names, pod, policy, ports } from '../support/manifests.ts'
 
 const reason = whyNoKernel()
 const anyName = names('{matchPattern: "*.example.com"}')
@@ -154,5 +154,18 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     const before = waiting
     await retryTime()
     expect(waiting).toBe(before)
+  })
+
+  test('a full set: what was answered is what stands, also after the table was deleted by hand', async () => {
+    const three = [443, 80, 81].map((port) => names('{matchPattern: "*.example.com"}', ports(port)))
+    const full = { ...settings, datapath: { ...settings.datapath, learnedMax: 10 } }
+    await start(pod('web', ['10.1.0.2']) + policy('web', ...three), { settings: full })
+    const answered: string[] = []
+    for (const name of ['api', 'mail', 'ns1', 'short', 'pay']) answered.push(...(await dig(web, `${name}.example.com`)))
+    expect(answered).toEqual(['198.18.0.20', '198.18.0.25', '198.18.0.2'])
+    expect(agent?.leases.size()).toBe(3)
+    sh('nft delete table inet namegate')
+    await expect.poll(() => sh('nft list ruleset').match(/198\.18\.0\.\d+ \. tcp/g)?.length, { timeout: 5000 }).toBe(9)
+    expect(await Promise.all(answered.map((address) => connect(web, address)))).toEqual([true, true, true])
   })
 })
