@@ -2,7 +2,13 @@
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
 import { monotonic, type Clock } from './clock.ts'
-import { readIdentities, startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
+import {
+  readIdentities,
+  readLearnedIdentities,
+  startDatapath,
+  type Datapath,
+  type DeniedFlow,
+} from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
@@ -115,12 +121,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
   const first = loadWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
-  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
+  const { table } = settings.datapath
+  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
+  const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
   const compile = makeCompiler({
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,
-    identities: makeIdentities(known, digest),
+    identities: makeIdentities(known, digest, taken),
   })
   let snapshot = compile(first.world)
   let policySet: PolicySet = {
@@ -168,6 +176,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
   const { leases } = keeper
+  await keeper.adopt(snapshot).catch(async (error: unknown) => {
+    await stopListening()
+    datapath?.close()
+    throw error
+  })
 
   // The proxy.
   const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)

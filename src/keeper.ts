@@ -16,6 +16,8 @@ import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
   readonly leases: LeaseTable
+  /** At the start, before anybody is answered: takes over what an earlier agent learned and takes out what is nobody's now. */
+  readonly adopt: (snapshot: Snapshot) => Promise<void>
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: EgressPolicy) => Learned
   /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
@@ -51,6 +53,11 @@ interface Failed {
 
 const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
 
+/** Nobody has the identity, and somebody may get its number; or the address is one that labels decide about. */
+function isNobodys({ identity, address }: LeaseElement, snapshot: Snapshot): boolean {
+  return !snapshot.identities.has(identity) || snapshot.isInCluster(address)
+}
+
 /** As many as the kernel takes in one transaction: between the parts, questions get their turn. */
 function inParts<T>(all: readonly T[]): readonly T[][] {
   const parts: T[][] = []
@@ -76,6 +83,8 @@ export function makeKeeper(
   })
   /** Elements that must not stand in the kernel any more, by key. */
   const owed = new Map<string, Owed>()
+  /** What an earlier agent learned, by key. Which name opened it is not known here: it goes as soon as that may matter. */
+  const adopted = new Map<string, Owed>()
   /** Something in the kernel stands longer than it should. */
   let isOutdated = false
   let trouble: string | undefined
@@ -86,7 +95,10 @@ export function makeKeeper(
     if (cut === undefined) cells.set(policy.grantPorts, (cut = makeCells(policy.grantPorts)))
     return cut(ports)
   }
-  function portsOf(lease: Lease, policy: EgressPolicy): readonly Ports[] {
+  /** What a lease opens to an identity under a snapshot. Nothing at an address of the cluster: labels decide about those, not names. */
+  function portsOf(lease: Lease, snapshot: Snapshot, identity: IdentityId): readonly Ports[] {
+    if (snapshot.isInCluster(lease.address)) return []
+    const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
     const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
     return cellsOf(
@@ -122,8 +134,10 @@ export function makeKeeper(
     let failed: Failed | undefined
     results.forEach((result, i) => {
       const part = parts[i] ?? []
-      if (result.status === 'fulfilled') sayOutdated(leases.committed(part, result.value.sentAt, result.value.epoch))
-      else {
+      if (result.status === 'fulfilled') {
+        sayOutdated(leases.committed(part, result.value.sentAt, result.value.epoch))
+        for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
+      } else {
         leases.refused(part)
         failed = { elements: [...(failed?.elements ?? []), ...part], error: result.reason as Error }
       }
@@ -206,7 +220,7 @@ export function makeKeeper(
     }
     for (const [from, to] of moves.values())
       for (const lease of [...leases.list()].filter((held) => held.identity === from)) {
-        const ports = portsOf(lease, next.policyOf(to))
+        const ports = portsOf(lease, next, to)
         if (ports.length === 0) continue
         const ttlSeconds = Math.max(0, (lease.deadline - clock()) / 1000)
         const learned = leases.learn({ ...lease, identity: to, addresses: [lease.address], ttlSeconds, ports })
@@ -216,17 +230,28 @@ export function makeKeeper(
   }
 
   async function follow(before: Snapshot, next: Snapshot): Promise<void> {
-    owe(leases.regrant((lease) => portsOf(lease, next.policyOf(lease.identity))))
+    owe(leases.regrant((lease) => portsOf(lease, next, lease.identity)))
     const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
     const regranted = new Set([...next.identities.keys()].filter(isRegranted))
-    if (regranted.size > 0) await oweStrays(regranted)
+    disown((element) => isNobodys(element, next) || regranted.has(element.identity))
     await settle()
   }
 
-  /** What an earlier agent learned for these identities goes: which name opened it is not known here, so neither is whether it still may. */
-  async function oweStrays(identities: ReadonlySet<IdentityId>): Promise<void> {
-    const standing = (await datapath?.learned()) ?? []
-    owe(standing.filter((e) => identities.has(e.identity) && leases.current(e) === undefined))
+  async function adopt(snapshot: Snapshot): Promise<void> {
+    const now = clock()
+    // The kernel says in whole seconds what is left of them.
+    for (const element of (await datapath?.learned()) ?? [])
+      adopted.set(keyOf(element), { element, until: now + element.timeoutMillis + 1000 })
+    disown((element) => isNobodys(element, snapshot))
+    await settle()
+  }
+
+  function disown(isOver: (element: LeaseElement) => boolean): void {
+    for (const [key, held] of adopted) {
+      if (held.until > clock() && !isOver(held.element)) continue
+      adopted.delete(key)
+      owed.set(key, held)
+    }
   }
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
@@ -238,6 +263,7 @@ export function makeKeeper(
 
   return {
     leases,
+    adopt,
     learn,
     commit,
     move,

@@ -75,6 +75,8 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     const { out } = await from.run(`dig +tries=1 +time=${seconds} +short ${name} @9.9.9.9`)
     return out.split('\n').filter((line) => /^\d/.test(line))
   }
+  const inForce = (revision: number): Promise<void> =>
+    expect.poll(() => agent?.snapshot().revision, { timeout: 10_000 }).toBe(revision)
   /** Longer than it takes until a refused change is tried again: only waiting shows that it is not. */
   const retryTime = (): Promise<void> => delay(1500)
   const webNames = (): string =>
@@ -167,5 +169,69 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     sh('nft delete table inet namegate')
     await expect.poll(() => sh('nft list ruleset').match(/198\.18\.0\.\d+ \. tcp/g)?.length, { timeout: 5000 }).toBe(9)
     expect(await Promise.all(answered.map((address) => connect(web, address)))).toEqual([true, true, true])
+  })
+
+  describe('an identity that nobody has any more', () => {
+    const evil = pod('web', ['10.1.0.2']) + pod('evil', ['10.2.0.2']) + policy('web', anyName) + policy('evil', '{}')
+    const restart = async (text: string): Promise<void> => {
+      await agent?.close()
+      await start(text)
+    }
+
+    test('its number given to another after two restarts: what it learned is not there any more', async () => {
+      await start(base)
+      const [address = ''] = await dig(db, 'api.example.com')
+      expect(await connect(db, address)).toBe(true)
+      await restart(pod('web', ['10.1.0.2']) + policy('web', anyName))
+      expect(sh('nft list set inet namegate learned4')).not.toContain(address)
+      await restart(evil)
+      expect(await connect(db, address)).toBe(false)
+    })
+
+    test('a number under which something stands is not given out', async () => {
+      await start(base)
+      const [address = ''] = await dig(db, 'api.example.com')
+      const number = agent?.snapshot().endpoints.find((e) => e.name === 'db')?.identity
+      await agent?.close()
+      sh('nft delete element inet namegate identities { 0:101 }')
+      await start(evil)
+      expect(agent?.snapshot().endpoints.find((e) => e.name === 'evil')?.identity).toBeGreaterThan(number ?? Infinity)
+      expect(await connect(db, address)).toBe(false)
+    })
+  })
+
+  test('ranges cut anew, on what an earlier agent learned: what is not granted goes, what is granted stays', async () => {
+    const rule = (name: string, first: number, last: number): string =>
+      names(`{matchName: ${name}}`, ports(first, last))
+    const manifests = (...rules: string[]): string => pod('web', ['10.1.0.2']) + policy('web', ...rules)
+    // Two names of one address.
+    const [www, edge] = ['www.example.com', 'edge7.cdn.example.net']
+    const before = manifests(rule(www, 1000, 2000), rule(edge, 3000, 4000), rule('api.example.com', 5000, 6000))
+    await start(before)
+    expect([...(await dig(web, www)), ...(await dig(web, 'api.example.com'))]).toEqual(['198.18.1.7', '198.18.0.20'])
+    await agent?.close()
+    await start(before)
+    expect(await dig(web, edge)).toEqual(['198.18.1.7'])
+    await write(manifests(rule(edge, 1500, 4000)))
+    await inForce(2)
+    const reach = (): Promise<boolean[]> =>
+      Promise.all([
+        connect(web, '198.18.1.7', 1200),
+        connect(web, '198.18.0.20', 5500),
+        connect(web, '198.18.1.7', 3500),
+        connect(web, '198.18.1.7', 1600),
+      ])
+    await expect.poll(reach, { timeout: 5000 }).toEqual([false, false, true, true])
+    expect(agent?.troubles()).toEqual([])
+  })
+
+  test('an address that becomes a pod is not reached by the name that it was leased under', async () => {
+    await start(base)
+    expect(await dig(web, 'api.example.com')).toEqual(['198.18.0.20'])
+    expect(await connect(web, '198.18.0.20')).toBe(true)
+    await write(base + pod('victim', ['198.18.0.20']))
+    await inForce(2)
+    await expect.poll(() => connect(web, '198.18.0.20'), { timeout: 2000 }).toBe(false)
+    expect(agent?.leases.size()).toBe(0)
   })
 })

@@ -5,7 +5,7 @@ import { setOf, type LeaseElement } from '../../src/datapath/element.ts'
 import { makeKeeper, type Keeper } from '../../src/keeper.ts'
 import type { LeaseLimits } from '../../src/leases/leases.ts'
 import { addressFromText, addressToText, type Address } from '../../src/net/address.ts'
-import { portsToText } from '../../src/net/ports.ts'
+import { portsToText, type Ports } from '../../src/net/ports.ts'
 import { makeCompiler } from '../../src/policy/compile.ts'
 import type { Snapshot } from '../../src/policy/egress.ts'
 import { loadWorld } from '../../src/sources/manifests.ts'
@@ -89,6 +89,15 @@ async function change(manifests: string): Promise<void> {
   await keeper.follow(before, snapshot)
 }
 const identityOf = (who: string): number => snapshot.endpoints.find((e) => e.name === who)?.identity ?? expect.fail(who)
+/** Puts into the kernel, for 600 s, what an earlier agent had learned. */
+async function standing(...elements: readonly string[]): Promise<void> {
+  for (const element of elements) {
+    const [identity, address = '', port] = element.split(' ')
+    const opened: Ports = port === 'any' ? { kind: 'all' } : { kind: 'ports', protocol: 6, first: 443, last: 443 }
+    earlier.push({ identity: Number(identity), address: at(address), ports: opened, timeoutMillis: 600_000 })
+  }
+  await transact('commit', earlier)
+}
 /** What stands, with the seconds that it still stands for. */
 const stands = (): string[] =>
   [...kernel].filter(([, until]) => until > now).map(([text, until]) => `${text} ${(until - now) / 1000} s`).sort() // prettier-ignore
@@ -238,6 +247,58 @@ describe('ports that policy cuts anew', () => {
     await answer('web', 'b.example.com', '198.18.0.1', 10)
     await change(web + policy('web', names('{matchName: a.example.com}', ports(80)), names('{matchName: b.example.com}', ports(80)))) // prettier-ignore
     expect(stands()).toEqual(['256 198.18.0.1 tcp/80 630 s'])
+  })
+})
+
+describe('an address that becomes one of the cluster', () => {
+  const victim = pod('victim', ['198.18.0.1'])
+
+  test('takes leases on it with it', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + victim + policy('web', anyName))
+    expect([leased(), stands()]).toEqual([[], []])
+  })
+
+  test('takes what an earlier agent learned with it, now or at the start', async () => {
+    await standing('256 198.18.0.1 any', '256 198.18.0.2 any', '256 10.1.0.1 any')
+    await keeper.adopt(snapshot)
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s', '256 198.18.0.2 any 600 s'])
+    await change(web + victim + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.2 any 600 s'])
+  })
+})
+
+describe('what an earlier agent learned', () => {
+  test('goes at the start where nobody has the identity', async () => {
+    await standing('256 198.18.0.1 any', '257 198.18.0.1 any')
+    await keeper.adopt(snapshot)
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s'])
+  })
+
+  test('goes with its identity', async () => {
+    await change(web + pod('db', ['10.2.0.2']) + policy('web', anyName) + policy('db', anyName))
+    await standing('256 198.18.0.1 any', '257 198.18.0.1 any')
+    await keeper.adopt(snapshot)
+    await change(web + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s'])
+  })
+
+  test('goes with the grants that it may have come from, but for what was learned again', async () => {
+    await standing('256 198.18.0.1 tcp/443', '256 198.18.0.2 tcp/443')
+    await keeper.adopt(snapshot)
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + policy('web', names('{matchName: a.example.com}')))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('is taken out later where the kernel refuses, and troubles say so', async () => {
+    await standing('257 198.18.0.1 any')
+    refuses = () => true
+    await expect(keeper.adopt(snapshot)).rejects.toThrow('remove: refused')
+    expect(keeper.trouble()).toContain('refused')
+    refuses = () => false
+    await keeper.settle()
+    expect([stands(), keeper.trouble()]).toEqual([[], undefined])
   })
 })
 
