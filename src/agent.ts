@@ -255,18 +255,24 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const next = change.snapshot
     if (closing || next === before) return
     try {
-      await keeper.move(before, next)
+      await keeper.prepare(before, next)
       await datapath?.apply(next)
       kernelTrouble = undefined
     } catch (error) {
       sayTrouble('the kernel refused the new policy; the one in force stays, and it is tried again', error)
       // What is tried again is what is wanted then; close() waits for us, and nothing may come after it.
       if (!closing) retry = setTimeout(changeInTurn, retryMillis)
+      await keepersFollow(before, before)
       return
     }
+    // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
     snapshot = next
+    const followed = keepersFollow(before, next)
     policySet = change.policySet
     sayWarnings(log, policySet, snapshot)
+    await followed
+  }
+  async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
       await keeper.follow(before, next)
     } catch (error) {

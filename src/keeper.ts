@@ -22,9 +22,15 @@ export interface Keeper {
   readonly learn: (fact: Fact, policy: EgressPolicy) => Learned
   /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
-  /** Before the kernel learns of new identities: leases follow workloads whose labels changed, as far as their new policy grants them. */
-  readonly move: (before: Snapshot, next: Snapshot) => Promise<void>
-  /** After the kernel holds a new policy: leases and learned addresses are made what it grants. */
+  /**
+   * Before the kernel holds `next`: workloads whose labels changed, and that get an identity which nobody has yet, find their leases there when
+   * the kernel learns of it. Until then they open nothing to anybody; should the kernel refuse `next`, `follow` from the old to the old.
+   */
+  readonly prepare: (before: Snapshot, next: Snapshot) => Promise<void>
+  /**
+   * In the tick in which `next` comes into force, the kernel holding it already: leases move with workloads whose labels changed, and all of
+   * them, and what an earlier agent learned, are made what it grants.
+   */
   readonly follow: (before: Snapshot, next: Snapshot) => Promise<void>
   /**
    * Makes the kernel hold what the leases say: first takes out what must not be there, then writes what is not, or not surely, there. What the
@@ -211,26 +217,43 @@ export function makeKeeper(
   const currentOf = (elements: readonly LeaseElement[]): LeaseElement[] =>
     elements.flatMap((element) => leases.current(element) ?? [])
 
-  async function move(before: Snapshot, next: Snapshot): Promise<void> {
-    const identities = new Map(before.endpoints.map((endpoint) => [endpoint.id, endpoint.identity]))
-    const moves = new Map<string, readonly [from: IdentityId, to: IdentityId]>()
-    for (const { id, identity } of next.endpoints) {
-      const from = identities.get(id)
-      if (from !== undefined && from !== identity) moves.set(`${from} ${identity}`, [from, identity])
-    }
-    for (const [from, to] of moves.values())
-      for (const lease of [...leases.list()].filter((held) => held.identity === from)) {
-        const ports = portsOf(lease, next, to)
+  /** Copies leases from the old identities of workloads to the new ones, only those that the workload itself asked for. */
+  function copyMoved(before: Snapshot, next: Snapshot, isTarget: (identity: IdentityId) => boolean): boolean {
+    const old = new Map(before.endpoints.map(({ id, identity }) => [id, identity]))
+    const moved = new Map(next.endpoints.filter(({ id, identity }) => old.has(id) && old.get(id) !== identity && isTarget(identity)).map(({ id, identity }) => [id, identity])) // prettier-ignore
+    if (moved.size === 0) return false
+    for (const lease of [...leases.list()])
+      for (const endpoint of lease.askers) {
+        const identity = moved.get(endpoint)
+        if (identity === undefined || old.get(endpoint) !== lease.identity) continue
+        const ports = portsOf(lease, next, identity)
         if (ports.length === 0) continue
-        const ttlSeconds = Math.max(0, (lease.deadline - clock()) / 1000)
-        const learned = leases.learn({ ...lease, identity: to, addresses: [lease.address], ttlSeconds, ports })
-        if (learned.kind === 'learned') await commit(learned.elements)
+        const { name, address, deadline } = lease
+        const ttlSeconds = Math.max(0, (deadline - clock()) / 1000)
+        // Where there is no room for it, the workload has to ask again.
+        leases.learn({ identity, endpoint, name, addresses: [address], ttlSeconds, ports })
       }
     alarm.arm(leases.nextDeadline())
+    return true
+  }
+
+  async function prepare(before: Snapshot, next: Snapshot): Promise<void> {
+    if (!copyMoved(before, next, (identity) => !before.identities.has(identity))) return
+    // What is refused is tried again when the policy is in force: a full set must not keep a new policy out.
+    await settle().catch(() => undefined)
   }
 
   async function follow(before: Snapshot, next: Snapshot): Promise<void> {
-    owe(leases.regrant((lease) => portsOf(lease, next, lease.identity)))
+    // An identity that others have already: its elements open to them too, so not before policy says that it may. Until these are written,
+    // within milliseconds, the moved workload is refused: it is the other way round that an address would be open to whom it is not granted.
+    copyMoved(before, next, () => true)
+    const identities = new Map(next.endpoints.map(({ id, identity }) => [id, identity]))
+    owe(
+      leases.regrant(
+        (lease) => portsOf(lease, next, lease.identity),
+        (endpoint, identity) => identities.get(endpoint) === identity,
+      ),
+    )
     const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
     const regranted = new Set([...next.identities.keys()].filter(isRegranted))
     disown((element) => isNobodys(element, next) || regranted.has(element.identity))
@@ -266,7 +289,7 @@ export function makeKeeper(
     adopt,
     learn,
     commit,
-    move,
+    prepare,
     follow,
     settle,
     isSettled: () => trouble === undefined && !isOutdated && owed.size === 0,

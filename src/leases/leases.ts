@@ -41,7 +41,10 @@ export type Learned =
 /** One lease as people see it. Moments are of the clock that was passed in. */
 export interface Lease {
   readonly identity: IdentityId
+  /** Who asked last. */
   readonly endpoint: number
+  /** Everybody who asked and still has the identity; beyond `askersMax` those who asked first are forgotten. */
+  readonly askers: readonly number[]
   readonly name: string
   readonly address: Address
   readonly ttlSeconds: Seconds
@@ -59,6 +62,12 @@ export interface Lease {
 const shareOfIdentity = 0.25
 
 /**
+ * Workloads of one identity that are remembered as having asked for a lease. Who is forgotten and gets new labels has to ask again:
+ * a thousand replicas that are relabelled do so anyway.
+ */
+const askersMax = 256
+
+/**
  * What an answer leaves with beyond the TTL it tells: half the grace, and these 5 s where the grace allows. The rest of the grace is what saves
  * commits: an answer told again within it needs none.
  */
@@ -70,6 +79,7 @@ interface Held extends Lease {
   /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
   stood: Millis | undefined
   endpoint: number
+  askers: readonly number[]
   ttlSeconds: Seconds
   learnedAt: Millis
   deadline: Millis
@@ -122,8 +132,11 @@ export interface LeaseTable {
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
-  readonly regrant: (portsFor: (lease: Lease) => readonly Ports[]) => LeaseElement[]
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  readonly regrant: (
+    portsFor: (lease: Lease) => readonly Ports[],
+    isThere: (endpoint: number, identity: IdentityId) => boolean,
+  ) => LeaseElement[]
   /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
   readonly lacking: () => LeaseElement[]
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
@@ -218,7 +231,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const deadline = now + ttlSeconds * 1000
     const before = addresses.get(address)
     if (before !== undefined) {
-      before.endpoint = fact.endpoint
+      if (before.endpoint !== fact.endpoint) noteAsker(before, fact.endpoint)
       before.ports = ports
       if (deadline > before.deadline) {
         before.deadline = deadline
@@ -232,6 +245,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const held: Held = {
       identity,
       endpoint,
+      askers: [endpoint],
       name,
       address,
       ttlSeconds,
@@ -249,6 +263,12 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     holder.count++
     count++
     return held
+  }
+
+  function noteAsker(held: Held, endpoint: number): void {
+    held.endpoint = endpoint
+    if (held.askers.includes(endpoint)) return
+    held.askers = [...held.askers.slice(1 - askersMax), endpoint]
   }
 
   /** Adds to `elements` those of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
@@ -413,12 +433,17 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     return { dropped, remove: [...doors].flatMap(([door, held]) => orphans(held.identity, held.address, door)) }
   }
 
-  function regrant(portsFor: (lease: Lease) => readonly Ports[]): LeaseElement[] {
+  function regrant(
+    portsFor: (lease: Lease) => readonly Ports[],
+    isThere: (endpoint: number, identity: IdentityId) => boolean,
+  ): LeaseElement[] {
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
       held.ports = distinctPorts(portsFor(held))
       if (held.ports.length === 0) lost.push(held)
+      const remain = (endpoint: number): boolean => isThere(endpoint, held.identity)
+      if (!held.askers.every(remain)) held.askers = held.askers.filter(remain)
     }
     const emptied = lost.map((held) => [forget(held), held] as const)
     for (const [door, held] of emptied)

@@ -234,4 +234,67 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     await expect.poll(() => connect(web, '198.18.0.20'), { timeout: 2000 }).toBe(false)
     expect(agent?.leases.size()).toBe(0)
   })
+
+  describe('new labels', () => {
+    const relabelled = base.replace('labels: {app: web}', 'labels: {app: web, side: a}')
+
+    test('an address works all the while, from the first packet that the kernel counts to the new identity', async () => {
+      await start(base)
+      const [address = ''] = await dig(web, 'api.example.com')
+      const reached: boolean[] = []
+      transaction = async (run) => {
+        const done = await run()
+        // The kernel has the new policy; we have not heard of it yet.
+        reached.push(await connect(web, address))
+        return done
+      }
+      await write(relabelled)
+      await inForce(2)
+      expect(reached).toEqual([true])
+      expect(await connect(web, address)).toBe(true)
+    })
+
+    test('what is learned while the kernel is given the policy is not lost', async () => {
+      await start(base)
+      const addresses: string[] = []
+      transaction = async (run) => {
+        transaction = undefined
+        addresses.push(...(await dig(web, 'api.example.com')))
+        return run()
+      }
+      await write(relabelled)
+      await inForce(2)
+      expect(addresses).toEqual(['198.18.0.20'])
+      await expect.poll(() => connect(web, '198.18.0.20'), { timeout: 2000 }).toBe(true)
+      expect(agent?.troubles()).toEqual([])
+    })
+
+    test('a policy that the kernel refuses opens nothing, neither to others nor for later', async () => {
+      const side = (labels: string, egress: string): string => pod('web', ['10.1.0.2'], labels) + pod('db', ['10.2.0.2'], '{app: b}') + policy('web', anyName) + policy('b', egress) // prettier-ignore
+      await start(side('{app: web}', '{}'))
+      const [address = ''] = await dig(web, 'api.example.com')
+      transaction = () => Promise.reject(new Error('refused'))
+      await write(side('{app: b}', anyName))
+      await expect.poll(() => agent?.troubles(), { timeout: 5000 }).toEqual(['kernel: Error: refused'])
+      expect([await connect(db, address), await connect(web, address)]).toEqual([false, true])
+      await write(side('{app: web, side: a}', '{}'))
+      await expect.poll(async () => agent?.metrics.text(), { timeout: 5000 }).toContain('namegate_policy_loads_total{result="ok"} 2') // prettier-ignore
+      await retryTime()
+      expect(agent?.snapshot().revision).toBe(1)
+      const elements = (): number | undefined =>
+        sh('nft list set inet namegate learned4').match(/198\.18\.0\.20/g)?.length
+      await expect.poll(elements).toBe(1)
+      expect([await connect(db, address), await connect(web, address)]).toEqual([false, true])
+    })
+
+    test('what only another workload of the old identity asked for does not come along', async () => {
+      const world2 = (label: string): string => pod('web', ['10.1.0.2'], '{app: a}') + pod('w2', ['10.9.0.9'], `{app: ${label}}`) + pod('db', ['10.2.0.2'], '{app: b}') + policy('a', anyName) + policy('b', anyName) // prettier-ignore
+      await start(world2('a'))
+      const [address = ''] = await dig(web, 'api.example.com')
+      await write(world2('b'))
+      await inForce(2)
+      await expect.poll(() => agent?.troubles()).toEqual([])
+      expect([await connect(db, address), await connect(web, address)]).toEqual([false, true])
+    })
+  })
 })

@@ -250,6 +250,89 @@ describe('ports that policy cuts anew', () => {
   })
 })
 
+describe('a workload with new labels', () => {
+  const both = policy('web', anyName) + policy('db', names('{matchName: pay.example.com}'))
+  const db = pod('db', ['10.2.0.2'])
+  const other = pod('other', ['10.1.0.3'], '{app: web}')
+  const relabelled = (labels: string): string => pod('web', ['10.1.0.2'], labels)
+  /** Everything up to the moment in which the kernel is given the new policy. */
+  async function prepare(manifests: string): Promise<Snapshot> {
+    const next = world(manifests)
+    await keeper.prepare(snapshot, next)
+    return next
+  }
+  async function comeIntoForce(next: Snapshot): Promise<void> {
+    const before = snapshot
+    snapshot = next
+    await keeper.follow(before, next)
+  }
+
+  test('and an identity that nobody has yet finds there what its policy grants, before the kernel knows of it', async () => {
+    snapshot = world(web + db + both)
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await answer('web', 'pay.example.com', '198.18.0.2')
+    const next = await prepare(relabelled('{app: db, side: a}') + db + both)
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.2 tcp/443 90 s', '258 198.18.0.2 tcp/443 90 s']) // prettier-ignore
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['258 198.18.0.2 tcp/443 90 s'])
+  })
+
+  test('takes nothing along when the kernel refuses the new policy', async () => {
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    expect(stands()).toHaveLength(2)
+    await keeper.follow(snapshot, snapshot)
+    expect([stands(), keeper.leases.size()]).toEqual([['256 198.18.0.1 tcp/443 90 s'], 1])
+  })
+
+  test('and the identity of others brings them nothing before policy is in force', async () => {
+    snapshot = world(web + db + policy('web', anyName) + policy('db', '{}'))
+    await answer('web', 'api.example.com', '198.18.0.1')
+    const next = await prepare(relabelled('{app: db}') + db + policy('web', anyName) + policy('db', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('takes along what it learned while the kernel was given the new policy', async () => {
+    const next = await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('takes along what it asked for itself, nothing that others asked for', async () => {
+    snapshot = world(web + other + policy('web', anyName))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await answer('other', 'a.example.com', '198.18.0.1')
+    await answer('other', 'b.example.com', '198.18.0.2')
+    await change(relabelled('{app: web, side: a}') + other + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.2 tcp/443 90 s', '257 198.18.0.1 tcp/443 90 s']) // prettier-ignore
+  })
+
+  test('does not take along what it asked for under labels before its last', async () => {
+    snapshot = world(web + other + policy('web', anyName))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await answer('other', 'a.example.com', '198.18.0.1')
+    await change(relabelled('{app: web, side: a}') + other + policy('web', anyName))
+    await keeper.clean((lease) => lease.identity === 257)
+    await change(relabelled('{app: web, side: b}') + other + policy('web', anyName))
+    await change(web + other + policy('web', anyName))
+    await change(relabelled('{app: web, side: c}') + other + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('comes into its policy though the kernel has no room for what it takes along', async () => {
+    await answer('web', 'api.example.com', '198.18.0.1')
+    refuses = (_, element) => element.startsWith('257')
+    const next = await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    await expect(comeIntoForce(next)).rejects.toThrow('refused')
+    refuses = () => false
+    await keeper.settle()
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+})
+
 describe('an address that becomes one of the cluster', () => {
   const victim = pod('victim', ['198.18.0.1'])
 

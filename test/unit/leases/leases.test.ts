@@ -179,10 +179,26 @@ test('a lease dropped while its commit is under way is taken out too', () => {
 test('a changed policy takes and gives', () => {
   answer()
   answer({ name: 'gone.example.com', addresses: [at('198.18.0.9')] })
-  const remove = leases.regrant((lease) => (lease.name === 'gone.example.com' ? [] : [ssh]))
+  const remove = leases.regrant(
+    (lease) => (lease.name === 'gone.example.com' ? [] : [ssh]),
+    () => true,
+  )
   expect(remove.map((e) => [e.address, e.ports])).toEqual([[at('198.18.0.9'), https], [at('198.18.0.1'), https]]) // prettier-ignore
   expect(leases.lacking().map((e) => [e.ports, e.timeoutMillis])).toEqual([[ssh, 90_000]])
   expect([...leases.list()].map((l) => l.name)).toEqual(['api.example.com'])
+})
+
+test('who asked is remembered while it is there', () => {
+  answer({ endpoint: 1 })
+  answer({ endpoint: 2 })
+  answer({ endpoint: 1 })
+  const askers = () => [...leases.list()].map((lease) => [lease.endpoint, lease.askers])
+  expect(askers()).toEqual([[1, [1, 2]]])
+  leases.regrant(() => [https], (endpoint) => endpoint === 2) // prettier-ignore
+  expect(askers()).toEqual([[1, [2]]])
+  for (let endpoint = 3; endpoint < 1000; endpoint++) answer({ endpoint })
+  expect(askers()[0]?.[1]).toHaveLength(256)
+  expect(askers()[0]?.[1]).toContain(999)
 })
 
 test('any history: what stands is what the leases say, merged in any order', () => {
