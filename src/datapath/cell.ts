@@ -2,8 +2,8 @@
 // Precedence is settled here, so that a packet meets the same few lookups however many rules there are.
 import type { Family } from '../net/address.ts'
 import { icmpProtocol, portsCover, Protocol, type L4, type Ports } from '../net/ports.ts'
-import { singlesMax } from '../leases/cells.ts'
 import { compareRanks } from '../policy/names.ts'
+import { singlesMax } from './element.ts'
 import type { DirectionPolicy, Entry, Grant, Rank } from '../policy/snapshot.ts'
 
 /** `lease`: denied, unless a lease opens it. */

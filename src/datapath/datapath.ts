@@ -107,7 +107,7 @@ export async function startDatapath(
     const desired = desiredElements(snapshot, options)
     await inTurn(async () => {
       const change = realised === undefined ? undefined : renderChange(table, diff(desired, realised))
-      if (change !== '') await learned.ours(() => bring(desired, change))
+      if (change !== '') await bring(desired, change)
       inForce = desired
     })
   }
@@ -115,20 +115,23 @@ export async function startDatapath(
   /** By the difference where it is known and the kernel takes it; else as a whole. The kernel's refusal of that is the caller's to know. */
   async function bring(desired: Elements, change: string | undefined): Promise<void> {
     try {
-      if (change !== undefined) return await write(change, desired)
+      if (change !== undefined) return await learned.ours(() => write(change, desired))
     } catch {
       // The maps do not hold what we believed: somebody's hand, or an nft that did its work and was killed.
     }
-    await load(desired, (await standing()) !== wanted)
+    await reload(desired)
+  }
+
+  /** Writes all of the policy anew; gives whether the table itself had to be made anew, in which case what was acknowledged is gone. */
+  async function reload(desired: Elements): Promise<boolean> {
+    const isOurs = (await standing()) === wanted
+    await (isOurs ? learned.ours(() => load(desired, false)) : load(desired, true))
+    return !isOurs
   }
 
   function repair(): Promise<'stands' | 'reloaded'> {
-    return inTurn(async () => {
-      const stands = (await standing()) === wanted
-      // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
-      await learned.ours(() => load(inForce, !stands))
-      return stands ? 'stands' : 'reloaded'
-    })
+    // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
+    return inTurn(async () => ((await reload(inForce)) ? 'reloaded' : 'stands'))
   }
 
   async function denied(): Promise<DeniedFlow[]> {

@@ -4,7 +4,6 @@ import { protocolName } from '../net/ports.ts'
 import type { AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type Digest } from '../identity/identities.ts'
-import { singlesMax } from '../leases/cells.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
 import {
@@ -29,7 +28,7 @@ import {
   type PeerKind,
   type Peers,
 } from './peers.ts'
-import { setOf, type LeaseElement } from './element.ts'
+import { setOf, singlesMax, type LeaseElement } from './element.ts'
 import { policySets, verdictNumbers, type PolicySet } from './structure.ts'
 
 /** Set name -> element key -> value; the value is '' in sets. Keys and values are nft text. */

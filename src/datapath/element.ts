@@ -14,6 +14,9 @@ export interface LeaseElement {
   readonly timeoutMillis: number
 }
 
+/** Ranges up to this many ports become single ports: a hash element each is cheaper than a commit to the interval set. */
+export const singlesMax = 16
+
 /** The sets that hold learned addresses: exact ports and "any" by hash, ranges of ports by interval tree. One each per family. */
 export const learnedSets = [
   'learned4',

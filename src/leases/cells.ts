@@ -1,9 +1,6 @@
 // Ports as the kernel's sets want them: narrow ranges as single ports (hash), wide ranges cut so that no two overlap (interval set).
-import type { OpenPorts } from '../datapath/element.ts'
+import { singlesMax, type OpenPorts } from '../datapath/element.ts'
 import type { Ports } from '../net/ports.ts'
-
-/** Ranges up to this many ports become single ports: a hash element each is cheaper than a commit to the interval set. */
-export const singlesMax = 16
 
 /**
  * Cuts ports into cells; the same cells for the same ports, so that elements of two names never overlap. Types of ICMP and protocols without
