@@ -9,6 +9,7 @@ import type { Address } from '../net/address.ts'
 import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers } from './names.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
 import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
+import { changedIdentities, isTouched } from './touch.ts'
 import { Tier, type Direction, type NamedPort, type Policy, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
@@ -75,15 +76,14 @@ interface Compiled {
 }
 
 function compileWorld(world: World, places: Places, settings: Settings, before: Compiled | undefined): Compiled {
-  const rules = before !== undefined && before.rules.stillHolds(world, places) ? before.rules : makeRuleCompiler(world, places, settings)
-  const { selecting, changed } = selectAll(world.policies, places, rules === before?.rules ? before : undefined)
+  const { rules, selecting, changed } = takeOver(world, places, settings, before)
   const resolvers: Resolvers = {
     upstreams: settings.upstreams,
     identityOf: (address) => identityOf(places, address),
     isOutside: (address) => !places.inCluster.has(address),
   }
   const policies = new Map<IdentityId, SubjectPolicy>()
-  if (before !== undefined && changed !== undefined && sameUpstreams(before.places, places, settings))
+  if (before !== undefined && changed !== undefined)
     for (const [identity, policy] of before.policies) if (!changed.has(identity)) policies.set(identity, policy)
   const compileSubject = makeSubjectCompiler(rules, resolvers)
   const unknown = compileSubject(unknownId, [], [], { ...settings, enforcement: 'always', audit: false })
@@ -101,6 +101,44 @@ function compileWorld(world: World, places: Places, settings: Settings, before: 
   }
   return { world, places, rules, selecting, policies, policyOf }
 } // prettier-ignore
+
+/** What a compilation begins with. `changed`: identities whose policy is not that of before; undefined: all may be. */
+interface TakenOver {
+  readonly rules: RuleCompiler
+  readonly selecting: Selecting
+  readonly changed: ReadonlySet<IdentityId> | undefined
+}
+
+/** Policies may have changed while identities are as before, or some identities while policies are; else all is compiled anew. */
+function takeOver(world: World, places: Places, settings: Settings, before: Compiled | undefined): TakenOver {
+  if (before?.rules.stillHolds(world, places) === true) return { rules: before.rules, ...selectAll(world.policies, places, before) }
+  const followed = before === undefined ? undefined : followIdentities(world, places, settings, before)
+  return followed ?? { rules: makeRuleCompiler(world, places, settings), ...selectAll(world.policies, places, undefined) }
+} // prettier-ignore
+
+/** Some identities came, went or changed: policies that can be about them are compiled anew, and so are the identities that these select. */
+function followIdentities(world: World, places: Places, settings: Settings, before: Compiled): TakenOver | undefined {
+  if (!sameItems(before.world.policies, world.policies) || before.places.hostNodeLabels !== places.hostNodeLabels) return undefined
+  if (!sameSurroundings(before.world, world) || !sameUpstreams(before.places, places, settings)) return undefined
+  const identities = changedIdentities(before.places, places)
+  if (identities === undefined) return undefined
+  const touched = new Set(world.policies.filter((policy) => isTouched(policy, identities, settings.clusterName)))
+  const changed = new Set(identities.map(({ id }) => id))
+  const selecting = new Map(before.selecting)
+  for (const id of changed) {
+    const now = places.universe.identities.get(id)
+    const list = now === undefined ? [] : world.policies.filter(({ subject: { kind, selector } }) => id === hostId ? kind === 'node' && selects(selector, places.hostNodeLabels) : kind === 'endpoints' && selects(selector, now.labels))
+    selecting.set(id, list)
+  }
+  for (const [id, list] of selecting) if (list.some((policy) => touched.has(policy))) changed.add(id)
+  const untouched = (policy: Policy): boolean => !touched.has(policy)
+  return { rules: makeRuleCompiler(world, places, settings, (policy) => (untouched(policy) ? before.rules.madeOf(policy) : undefined)), selecting, changed }
+} // prettier-ignore
+
+/** What rules are about besides identities. */
+function sameSurroundings(a: World, b: World): boolean {
+  return sameItems(a.services, b.services) && sameItems(a.endpointSlices, b.endpointSlices) && sameItems(a.cidrGroups, b.cidrGroups) // prettier-ignore
+}
 
 /** The resolvers' addresses have the identities that they had. */
 function sameUpstreams(a: Places, b: Places, { upstreams }: Settings): boolean {
@@ -175,9 +213,13 @@ function differenceOf<T extends object>(old: readonly T[], next: readonly T[]): 
 
 // What a policy says to a subject.
 
+type Made = Map<string, readonly Entry[]>
+
 /** Entries of policies, each made once as long as those whom rules can be about stay the same. */
 interface RuleCompiler {
   readonly entriesOf: (policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]) => readonly Entry[]
+  /** What was made of a policy, by direction (and named ports). */
+  readonly madeOf: (policy: Policy) => Made | undefined
   /** A number for each policy. */
   readonly numberOf: (policy: Policy) => number
   /** Whether what was made holds in another world too. */
@@ -188,10 +230,15 @@ interface RuleCompiler {
 
 const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed on by rule' } as const
 
-function makeRuleCompiler(world: World, places: Places, settings: Settings): RuleCompiler {
+/** @param taken what is known of a policy already and holds here too. */
+function makeRuleCompiler(world: World, places: Places, settings: Settings, taken: (policy: Policy) => Made | undefined = () => undefined): RuleCompiler {
   const { semantics, clusterName } = settings
   const around: Surroundings = { places, world, semantics, clusterName, addressesUsed: false }
-  const made = new WeakMap<Policy, Map<string, readonly Entry[]>>()
+  const made = new WeakMap<Policy, Made>()
+  for (const policy of world.policies) {
+    const known = taken(policy)
+    if (known !== undefined) made.set(policy, new Map(known))
+  }
 
   /** One entry for each of the rule's ports; none when its peers are nobody. */
   function compileRule(policy: Policy, rule: Policy['rules'][number], subjectPorts: readonly NamedPort[]): readonly Entry[] {
@@ -224,14 +271,13 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings): Rul
   function stillHolds(other: World, otherPlaces: Places): boolean {
     return (
       otherPlaces.universe === places.universe &&
+      otherPlaces.hostNodeLabels === places.hostNodeLabels &&
       (otherPlaces === places || !around.addressesUsed) &&
-      sameItems(world.services, other.services) &&
-      sameItems(world.endpointSlices, other.endpointSlices) &&
-      sameItems(world.cidrGroups, other.cidrGroups) &&
+      sameSurroundings(world, other) &&
       sameUpstreams(places, otherPlaces, settings)
     )
   }
-  return { entriesOf, numberOf, stillHolds, shared: new Map() }
+  return { entriesOf, madeOf: (policy) => made.get(policy), numberOf, stillHolds, shared: new Map() }
 } // prettier-ignore
 
 function usesSubjectPorts(policy: Policy): boolean {

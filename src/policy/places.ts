@@ -123,10 +123,10 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
       endpointsByAddress,
       addresses,
       inCluster: new Set([...addresses.keys()].filter((address) => !outside.has(address))),
-      universe: isSameUniverse ? old.universe : makeUniverse(identities),
+      universe: isSameUniverse ? old.universe : makeUniverse(identities, old?.universe),
       namedPorts: isSameUniverse ? old.namedPorts : namedPorts,
       nodeIds: ofNodes.nodeIds,
-      hostNodeLabels: ofNodes.hostNodeLabels,
+      hostNodeLabels: old !== undefined && sameLabels(old.hostNodeLabels, ofNodes.hostNodeLabels) ? old.hostNodeLabels : ofNodes.hostNodeLabels, // prettier-ignore
       notes,
     }
   }
@@ -310,6 +310,10 @@ function isSamePlace(a: World, b: World): boolean {
   )
 }
 
+function sameLabels(a: Labels, b: Labels): boolean {
+  return a === b || (a.size === b.size && [...a].every(([key, value]) => b.get(key) === value))
+}
+
 function sameIdentities(
   old: Places,
   identities: ReadonlyMap<IdentityId, Identity>,
@@ -319,10 +323,11 @@ function sameIdentities(
   if (universe.identities.size !== identities.size || old.namedPorts.size !== namedPorts.size) return false
   for (const [id, { labels }] of identities) {
     const was = universe.identities.get(id)
-    if (was === undefined || (was.labels !== labels && JSON.stringify([...was.labels]) !== JSON.stringify([...labels])))
-      return false
+    if (was === undefined || !sameLabels(was.labels, labels)) return false
   }
-  for (const [id, ports] of namedPorts)
-    if (JSON.stringify(old.namedPorts.get(id)) !== JSON.stringify(ports)) return false
+  for (const [id, ports] of namedPorts) {
+    const was = old.namedPorts.get(id)
+    if (was !== ports && JSON.stringify(was) !== JSON.stringify(ports)) return false
+  }
   return true
 }

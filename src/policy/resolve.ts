@@ -40,8 +40,9 @@ export function resolvePeers(rule: Rule, around: Surroundings): Peers {
   for (const peers of found) {
     if (peers === 'everyone') return peers
     for (const id of peers.identities) identities.add(id)
-    outside.push(...peers.outside)
-    everywhere.push(...peers.everywhere)
+    // Not spread: a group may have more ranges than a call takes arguments.
+    for (const range of peers.outside) outside.push(range)
+    for (const range of peers.everywhere) everywhere.push(range)
   }
   return { identities, outside, everywhere }
 }
@@ -113,12 +114,16 @@ const membersOf: Readonly<Record<Exclude<Entity, 'all' | 'none'>, (identity: Ide
 } // prettier-ignore
 const clusterReserved = [hostLabel, remoteNodeLabel, apiServerLabel, 'reserved:init', 'reserved:health', 'reserved:unmanaged', 'reserved:ingress'] // prettier-ignore
 
+/** Whether an identity is among those that an entity means; everybody is in `all`. */
+export function isMember(entity: Entity, identity: Identity, clusterName: string): boolean {
+  return entity === 'all' || (entity !== 'none' && membersOf[entity](identity, clusterName))
+}
+
 function resolveEntity(entity: Entity, { places, clusterName }: Surroundings): Peers {
   if (entity === 'all') return 'everyone'
   if (entity === 'none') return nobody
-  const isMember = membersOf[entity]
-  const members = [...places.universe.identities.values()].filter((identity) => isMember(identity, clusterName))
-  return { ...nobody, identities: new Set(members.map(({ id }) => id)) }
+  const identities = places.universe.where(`${entity} of ${clusterName}`, (each) => isMember(entity, each, clusterName))
+  return { ...nobody, identities }
 }
 
 /** The backends: of a service with a selector the endpoints that it selects, of one without the addresses of its slices. */

@@ -7,7 +7,8 @@ import { portsCover, portsToText, type L4 } from '../net/ports.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 import { makeJudges, type Above } from './above.ts'
 import { compareStatements } from './names.ts'
-import { isAbout, makeRulings, settle, type PeerOf, type Ruling, type Rulings, type Statement } from './rulings.ts'
+import { isAbout, settle, type PeerOf, type Ruling, type Statement } from './rulings.ts'
+import { makeTables } from './tables.ts'
 import type { Direction } from './rules.ts'
 import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
 
@@ -44,71 +45,63 @@ export function decide(snapshot: Snapshot, flow: Flow): Decision {
   return makeDecider(snapshot)(flow)
 }
 
-/** One direction of subjects that the same policies select, with the verdicts that no flow changes. */
-interface Lane {
-  readonly of: DirectionPolicy
-  readonly rulings: Rulings<Settled>
-  /** Where no entry decides: by default, for flows from this host, and for flows out of the cluster. */
-  readonly fallback: DirectionVerdict
-  readonly fallbackFromHost: DirectionVerdict
-  readonly fallbackOutside: DirectionVerdict
-}
+type Judged = Ruling & { readonly kind: 'judge' }
 
-/** What is known of one identity. */
-interface Known {
-  readonly policy: SubjectPolicy
-  readonly ingress: Lane
-  readonly egress: Lane
-}
+/** Numbers that a decider keeps of what it has worked out, 16 MB; past that it begins anew. */
+const numbersMax = 1 << 22
 
-/** A ruling with the verdict that it is, where nothing of the flow but addresses and ports counts. */
-type Settled =
-  { readonly kind: 'said'; readonly verdict: DirectionVerdict } | (Ruling & { readonly kind: 'judge' | 'fallback' })
-
-function settledAs(of: DirectionPolicy): (ruling: Ruling) => Settled {
-  return (ruling) => ruling.kind === 'judge' || ruling.kind === 'fallback' ? ruling : { kind: 'said', verdict: ruledVerdict(of, ruling) }
-} // prettier-ignore
-
-/** Decides flows under one snapshot. */
-export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
-  const known = new Map<IdentityId, Known>()
-  const lanes = new Map<DirectionPolicy, Lane>()
+/** Decides flows under one snapshot. @param keeps how many numbers it may keep. */
+export function makeDecider(snapshot: Snapshot, keeps = numbersMax): (flow: Flow) => Decision {
+  // Lanes are numbers, and what they say stands in arrays: a verdict then touches little memory (see tables.ts).
+  const policies: DirectionPolicy[] = []
+  /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
+  const fallbacks: DirectionVerdict[] = []
+  /** By code: what the tables' rulings say. */
+  const outcomes: (DirectionVerdict | Judged | undefined)[] = [undefined]
+  const tables = makeTables(
+    (lane, ruling) => outcomes.push(presented(policies[lane], ruling)) - 1,
+    () => void (outcomes.length = 1),
+    keeps,
+  )
+  const lanes = new Map<DirectionPolicy, number>()
   const judges = makeJudges()
   const outsiders = outsidersOf(snapshot)
 
-  function laneOf(direction: Direction, policy: SubjectPolicy): Lane {
+  function laneOf(direction: Direction, identity: IdentityId): number {
+    const policy = snapshot.policyOf(identity)
     const of = policy.directions[direction]
     let lane = lanes.get(of)
-    if (lane === undefined) lanes.set(of, (lane = { of, rulings: makeRulings(of.entries, settledAs(of)), ...fallbacksOf(direction, policy) })) // prettier-ignore
+    if (lane === undefined) {
+      lane = tables.add(of.entries)
+      lanes.set(of, lane)
+      policies.push(of)
+      fallbacks.push(...fallbacksOf(direction, policy))
+    }
     return lane
   }
-  function knownOf(identity: IdentityId): Known {
-    let subject = known.get(identity)
-    if (subject === undefined) {
-      const policy = snapshot.policyOf(identity)
-      known.set(identity, (subject = { policy, ingress: laneOf('ingress', policy), egress: laneOf('egress', policy) }))
-    }
-    return subject
-  }
+  // By identity; arrays, since numbers of identities are small.
+  const egressLanes: (number | undefined)[] = []
+  const ingressLanes: (number | undefined)[] = []
 
-  function decideEgressOf({ policy, egress }: Known, peer: PeerOf, flow: Flow): DirectionVerdict {
-    const { names } = flow
-    if (names === undefined || names.length === 0 || !peer.isOutside) return settledVerdict(egress, egress.rulings.rulingOf(peer, flow), peer, flow) // prettier-ignore
-    const ruling = namedRuling(policy, egress.rulings.rowOf(peer).entries, flow)
-    if (ruling.kind !== 'fallback' || egress.of.fallback === 'allow') return settledVerdict(egress, settledAs(egress.of)(ruling), peer, flow) // prettier-ignore
-    return { verdict: egress.of.audit ? 'audited' : 'denied', why: [namedWhy(policy, names) ?? egress.fallbackOutside.why[0]] } // prettier-ignore
+  function decideLane(lane: number, peer: PeerOf, flow: Flow): DirectionVerdict {
+    const outcome = outcomes[tables.lookUp(lane, peer, flow)] ?? fallbackOf(lane, peer)
+    return 'level' in outcome ? judgedVerdict(lane, outcome, flow) : outcome
   }
-  function settledVerdict(lane: Lane, settled: Settled, peer: PeerOf, flow: Flow): DirectionVerdict {
-    switch (settled.kind) {
-      case 'said':
-        return settled.verdict
-      case 'judge':
-        return judgedVerdict(lane.of, settled, flow)
-      case 'fallback':
-        return peer.identity === hostId ? lane.fallbackFromHost : peer.isOutside ? lane.fallbackOutside : lane.fallback
-    }
+  function fallbackOf(lane: number, { identity, isOutside }: PeerOf): DirectionVerdict {
+    return fallbacks[lane * 3 + (identity === hostId ? 1 : isOutside ? 2 : 0)] ?? nothing
   }
-  function judgedVerdict(of: DirectionPolicy, { level }: Ruling & { kind: 'judge' }, flow: Flow): DirectionVerdict {
+  /** Where names count: grants stand among the entries. */
+  function decideNamed(identity: IdentityId, lane: number, peer: PeerOf, flow: Flow, names: readonly string[]): DirectionVerdict {
+    const policy = snapshot.policyOf(identity)
+    const { egress } = policy.directions
+    const ruling = namedRuling(policy, egress.entries.filter((entry) => isAbout(entry, peer)), flow)
+    if (ruling.kind === 'judge') return judgedVerdict(lane, ruling, flow)
+    if (ruling.kind !== 'fallback') return ruledVerdict(egress, ruling)
+    const fallback = fallbackOf(lane, peer)
+    const why = egress.fallback === 'deny' ? namedWhy(policy, names) : undefined
+    return why === undefined ? fallback : { ...fallback, why: [why] }
+  } // prettier-ignore
+  function judgedVerdict(lane: number, { level }: Judged, flow: Flow): DirectionVerdict {
     const judgement = judges.judge(level, flow)
     switch (judgement.kind) {
       case 'met': {
@@ -123,7 +116,7 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
       case 'unmet': {
         const [first] = level
         const words = [...new Set(level.filter((by) => by.l7 !== undefined || by.rule.serverNames !== undefined).map(what))].join(', ') // prettier-ignore
-        return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${of.selectedBy.join(', ')}` }] } // prettier-ignore
+        return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${(policies[lane]?.selectedBy ?? []).join(', ')}` }] } // prettier-ignore
       }
     }
   }
@@ -138,15 +131,18 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
       from.identity >= firstWorkload
     )
       return toItself
-    const egress = decideEgressOf(knownOf(from.identity), to, flow)
-    const { ingress: lane } = knownOf(to.identity)
-    const ingress = settledVerdict(lane, lane.rulings.rulingOf(from, flow), from, flow)
+    const { names } = flow
+    const lane = (egressLanes[from.identity] ??= laneOf('egress', from.identity))
+    const egress = names !== undefined && names.length > 0 && to.isOutside ? decideNamed(from.identity, lane, to, flow, names) : decideLane(lane, to, flow) // prettier-ignore
+    const ingress = decideLane((ingressLanes[to.identity] ??= laneOf('ingress', to.identity)), from, flow)
     return { verdict: worse(egress.verdict, ingress.verdict), egress, ingress }
   }
 }
 
 const firstWorkload = 256
 const loop: DirectionVerdict = { verdict: 'allowed', why: [{ text: 'a workload always reaches itself' }] }
+/** Of a lane that is not there. */
+const nothing: DirectionVerdict = { verdict: 'denied', why: [{ text: 'no policy is known' }] }
 const toItself: Decision = { verdict: 'allowed', egress: loop, ingress: loop }
 
 const severity: Readonly<Record<VerdictKind, number>> = { allowed: 0, audited: 1, redirect: 2, denied: 3 }
@@ -202,6 +198,11 @@ function namedRuling(policy: SubjectPolicy, entries: readonly Statement[], flow:
   return settle(grants.length === 0 ? covering : [...covering, ...grants].sort(compareStatements))
 }
 
+function presented(of: DirectionPolicy | undefined, ruling: Ruling): DirectionVerdict | Judged | undefined {
+  if (ruling.kind === 'judge') return ruling
+  return ruling.kind === 'fallback' || of === undefined ? undefined : ruledVerdict(of, ruling)
+}
+
 function ruledVerdict(of: DirectionPolicy, ruling: Ruling & { kind: 'allow' | 'deny' }): DirectionVerdict {
   const { by } = ruling
   if (ruling.kind === 'deny') return { verdict: of.audit ? 'audited' : 'denied', why: [by.why] }
@@ -224,8 +225,8 @@ function what({ l7, rule }: Statement): string {
   return { http: 'HTTP', kafka: 'Kafka', dns: 'DNS', l7: l7.kind === 'l7' ? l7.protocol : '' }[l7.kind]
 }
 
-/** What is said where no entry decides. */
-function fallbacksOf(direction: Direction, policy: SubjectPolicy): Pick<Lane, 'fallback' | 'fallbackFromHost' | 'fallbackOutside'> {
+/** What is said where no entry decides: by default, to flows from this host, to flows out of the cluster. */
+function fallbacksOf(direction: Direction, policy: SubjectPolicy): [DirectionVerdict, DirectionVerdict, DirectionVerdict] {
   const { fallback, fallbackFromHost, selectedBy, audit } = policy.directions[direction]
   const selected = selectedBy.length === 0 ? '' : `; selected by ${selectedBy.join(', ')}`
   const missing = policy.identity === unknownId ? 'nobody knows whose address this is' : 'no rule matched'
@@ -233,11 +234,11 @@ function fallbacksOf(direction: Direction, policy: SubjectPolicy): Pick<Lane, 'f
   const free = `no policy denies ${direction} by default`
   const denied = missing + selected
   const wantsName = direction === 'egress' && policy.grantPorts.length > 0
-  return {
-    fallback: say(fallback, fallback === 'allow' ? free : denied),
-    fallbackFromHost: say(fallbackFromHost, fallback === 'allow' ? free : fallbackFromHost === 'allow' ? 'this host reaches its workloads' : denied),
-    fallbackOutside: say(fallback, fallback === 'allow' ? free : wantsName ? `${missing}, and no name that is allowed leads there${selected}` : denied),
-  }
+  return [
+    say(fallback, fallback === 'allow' ? free : denied),
+    say(fallbackFromHost, fallback === 'allow' ? free : fallbackFromHost === 'allow' ? 'this host reaches its workloads' : denied),
+    say(fallback, fallback === 'allow' ? free : wantsName ? `${missing}, and no name that is allowed leads there${selected}` : denied),
+  ]
 } // prettier-ignore
 
 /** What is near to allowing: a name that is granted, on other ports. */

@@ -1,14 +1,16 @@
-// `npm run bench [-- race cold patterns commit packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy commit packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
 import { makeLab, type Lab } from './lab.ts'
 import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
+import { policy } from './policy.ts'
 import { race } from './race.ts'
 import { whyNoKernel } from '../support/lab.ts'
 
 const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<void> | void>> = {
   patterns,
+  policy,
   commit: async (lab) => {
     await lab()
     await commit()
@@ -33,7 +35,8 @@ const lab = (): Promise<Lab> => (made ??= makeLab())
 try {
   for (const [name, program] of Object.entries(programs)) {
     if (asked.length > 0 && !asked.includes(name)) continue
-    if (reason !== undefined && name !== 'patterns') console.log(`${name}: not measured: ${reason}`)
+    if (reason !== undefined && name !== 'patterns' && name !== 'policy')
+      console.log(`${name}: not measured: ${reason}`)
     else await program(lab)
   }
 } finally {

@@ -198,6 +198,7 @@ function isPeer(at: Case, peer: Peer, rule: Rule, who: Who): boolean {
     case 'endpoints':
       return who.kind !== 'unknown' && matches(peer.selector, who.labels)
     case 'nodes':
+      if (who.kind === 'host') return peer.self === true && matches(peer.selector, nodeLabelsOf(at))
       return who.kind === 'node' && matches(peer.selector, new Map([...who.labels, ['k8s:io.cilium.k8s.policy.cluster', switches.clusterName]])) // prettier-ignore
     case 'entity': {
       const reserved = has('reserved:host', 'reserved:remote-node', 'reserved:kube-apiserver')
@@ -295,13 +296,18 @@ function coversPorts({ question }: Case, ports: RulePorts, rule: Rule, subject: 
 
 // What follows.
 
-function isSubject({ world, switches }: Case, policy: Policy, who: Who): boolean {
+function isSubject(at: Case, policy: Policy, who: Who): boolean {
   const { kind, selector } = policy.subject
   if (who.kind === 'pod') return kind === 'endpoints' && matches(selector, who.labels)
-  if (who.kind !== 'host' || kind !== 'node' || !switches.hostPolicies) return false
-  const node = world.nodes.filter((other) => isLocalNode({ world, switches } as Case, other)).at(-1)
+  if (who.kind !== 'host' || kind !== 'node' || !at.switches.hostPolicies) return false
+  return matches(selector, nodeLabelsOf(at))
+}
+
+/** What a nodeSelector sees of this host. */
+function nodeLabelsOf(at: Case): ReadonlyMap<string, string> {
+  const node = at.world.nodes.filter((other) => isLocalNode(at, other)).at(-1)
   const labels = new Map([...(node?.labels ?? [])].map(([key, value]): [string, string] => [`node:${key}`, value]))
-  return matches(selector, labels.set('reserved:host', '').set('k8s:io.cilium.k8s.policy.cluster', switches.clusterName)) // prettier-ignore
+  return labels.set('reserved:host', '').set('k8s:io.cilium.k8s.policy.cluster', at.switches.clusterName)
 }
 
 /** By the specification nothing of the Baseline tier is reached where a NetworkPolicy isolates. */

@@ -67,7 +67,7 @@ const located: Arbitrary<Peer> = fc.oneof(
   fc.tuple(fc.oneof(pick('g1', 'g2', 'g9'), bareSelector), some(cidrs, 1)).map(([group, holes]): Peer => ({ ...spot, kind: 'cidrGroup', group, except: holes.map(range) })), // prettier-ignore
   selector.map((of): Peer => ({ ...spot, kind: 'endpoints', selector: of })),
   selector.map((of): Peer => ({ ...spot, kind: 'endpoints', selector: of })),
-  nodeSelector.map((of): Peer => ({ ...spot, kind: 'nodes', selector: of })),
+  fc.tuple(nodeSelector, fc.boolean()).map(([of, self]): Peer => ({ ...spot, kind: 'nodes', selector: self ? of.filter(({ key }) => key !== 'reserved:remote-node') : of, ...(self ? { self } : {}) })), // prettier-ignore
   pick(...entities).map((entity): Peer => ({ ...spot, kind: 'entity', entity })),
   fc.constant<Peer>({ ...spot, kind: 'unresolved', field: 'toGroups' }),
 )
