@@ -179,6 +179,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       ...settings.datapath,
       strangers: settings.dns.unknownEndpoint,
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
+      ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: parts.upstreams } } : {}),
     }
     datapath = await startDatapath(
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },

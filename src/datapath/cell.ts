@@ -3,8 +3,8 @@
 import type { Family } from '../net/address.ts'
 import { icmpProtocol, portsCover, Protocol, type L4, type Ports } from '../net/ports.ts'
 import { compareRanks } from '../policy/names.ts'
-import { singlesMax } from './element.ts'
 import type { DirectionPolicy, Entry, Grant, Rank } from '../policy/snapshot.ts'
+import { singlesMax } from './element.ts'
 
 /** `lease`: denied, unless a lease opens it. */
 export type CellVerdict = 'allow' | 'deny' | 'lease'

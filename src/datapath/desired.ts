@@ -17,6 +17,7 @@ import {
   type Layer,
   type Placed,
 } from './cell.ts'
+import { setOf, singlesMax, type LeaseElement } from './element.ts'
 import {
   clusterNumber,
   hostNumber,
@@ -28,7 +29,6 @@ import {
   type PeerKind,
   type Peers,
 } from './peers.ts'
-import { setOf, singlesMax, type LeaseElement } from './element.ts'
 import { policySets, verdictNumbers, type PolicySet } from './structure.ts'
 
 /** Set name -> element key -> value; the value is '' in sets. Keys and values are nft text. */
@@ -77,10 +77,11 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
     if (!endpoint.local) continue
     const policy = snapshot.policyOf(endpoint.identity)
     const id = identityToText(endpoint.identity)
-    put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
     for (const address of endpoint.addresses) {
+      // An address of the host's is not a workload's, nor is one that another workload claims too.
       if (snapshot.endpointOf(address) !== endpoint) continue
       const [family, text] = [familyOf(address), addressToText(address)]
+      put('identities', `${id} comment "${digest(labelSetText(endpoint.labels))}.${digest(policy.grantsText)}"`, '')
       put(`identity${family}`, text, id)
       put(`self${family}`, `${text} . ${text}`, '')
       subjects.push({ address, policy })

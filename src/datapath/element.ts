@@ -6,6 +6,9 @@ import type { Ports } from '../net/ports.ts'
 /** What a lease can open: ports, or everything. Types of ICMP and other protocols without ports are no part of the learned sets. */
 export type OpenPorts = Extract<Ports, { kind: 'all' | 'ports' }>
 
+/** Ranges up to this many ports become single ports: a hash element each is cheaper, to look up and to commit, than one of an interval set. */
+export const singlesMax = 16
+
 export interface LeaseElement {
   readonly identity: IdentityId
   readonly address: Address
@@ -13,9 +16,6 @@ export interface LeaseElement {
   /** From the commit on; at its end the kernel closes the door by itself. */
   readonly timeoutMillis: number
 }
-
-/** Ranges up to this many ports become single ports: a hash element each is cheaper than a commit to the interval set. */
-export const singlesMax = 16
 
 /** The sets that hold learned addresses: exact ports and "any" by hash, ranges of ports by interval tree. One each per family. */
 export const learnedSets = [

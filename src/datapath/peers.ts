@@ -3,6 +3,7 @@
 import { addressToNumber, familyOf, type Address, type Family } from '../net/address.ts'
 import { everyAddress, type AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
+import { hostId, unknownId } from '../identity/reserved.ts'
 import type { Entry, Snapshot } from '../policy/snapshot.ts'
 
 /** Peers that no policy of this machine tells apart. */
@@ -29,9 +30,11 @@ export interface Peers {
 }
 
 /** Numbers of this host, of the world, and of whoever has an identity but no number that a subject's policy knows. */
-export const hostNumber = 1
+export const hostNumber: number = hostId
 export const worldNumber = 0
 export const clusterNumber = 0xffff_0001
+/** Of addresses that two workloads claim: their identity is 0, which as a number is the world's. */
+const unknownNumber = 0xffff_0002
 
 /** Kinds that ranges make get numbers from here on; identities are below (as Cilium's local scopes). */
 const firstCell = 1 << 24
@@ -105,7 +108,7 @@ export function peersOf(entries: Iterable<Entry>, snapshot: Snapshot, numbers: C
   }
 
   const cells = numbers([...drafts].filter(([, { ranges: keys }]) => keys.length > 0).map(([key]) => key))
-  const numberOf = (key: string): number => cells.get(key) ?? Number(key)
+  const numberOf = (key: string): number => cells.get(key) ?? (Number(key) === unknownId ? unknownNumber : Number(key))
   return {
     kinds: [...drafts].map(([key, draft]) => ({ ...draft, number: numberOf(key) })),
     single: new Map(single.map(([address, key]) => [address, numberOf(key)])),

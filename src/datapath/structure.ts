@@ -230,10 +230,11 @@ function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[]
       `jump ${direction}_verdict${f}`,
       `goto denied_${direction}${f}`,
     ]),
+    // Where the address has an identity, its ranges are in its number: no tree of ranges is walked.
     block(`chain ${direction}${f}`, [
+      `meta priority set ${peer} map @peer${f} goto ${direction}_peer${f}`,
       'meta priority set none',
       `meta priority set ${peer} map @range${f}`,
-      `meta priority set ${peer} map @peer${f}`,
       `goto ${direction}_peer${f}`,
     ]),
   ]

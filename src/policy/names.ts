@@ -81,7 +81,12 @@ export function openedPorts(grants: readonly Grant[]): readonly Ports[] {
   const denied: Ports[] = []
   for (const { kind, ports, l7, rule } of grants)
     if (kind === 'deny') denied.push(ports)
-    else if (l7 === undefined && rule.serverNames === undefined && !denied.some((other) => portsOverlap(other, ports)))
+    else if (
+      l7 === undefined &&
+      rule.serverNames === undefined &&
+      rule.listener === undefined &&
+      !denied.some((other) => portsOverlap(other, ports))
+    )
       opened.push(ports)
   return opened
 }

@@ -43,46 +43,45 @@ function policies(count: number): object[] {
     }
   }
   const talk = [{ matchLabels: { app: 'here' } }]
-  const all = [...Array.from({ length: count - 1 }, (_, i) => ofIndex(i)), { egress: [{ toEndpoints: talk }], ingress: [{ fromEndpoints: talk }] }] // prettier-ignore
+  const all = [...Array.from({ length: count - 1 }, (_, i) => ofIndex(i)), { egress: [{ toEndpoints: talk }, { toEntities: ['world'], toPorts: [{ ports: [{ port: '9', protocol: 'UDP' }] }] }], ingress: [{ fromEndpoints: talk }] }] // prettier-ignore
   return all.map((spec, i) => object('cilium.io/v2', 'CiliumNetworkPolicy', `p${i}`, { spec: { endpointSelector: { matchLabels: { app: 'here' } }, ...spec } })) // prettier-ignore
 }
 
 function snapshotOf(count: number): Snapshot {
   const others = Array.from({ length: strangers }, (_, i) => pod(`other${i}`, `app${i % (strangers / 10)}`, `10.9.${i >> 8}.${i & 255}`, 'there')) // prettier-ignore
-  const items = [pod('left', 'here', '10.1.0.2', 'here'), pod('right', 'here', '10.2.0.2', 'here'), ...others, ...policies(count)] // prettier-ignore
+  const items = [pod('left', 'here', '10.11.0.2', 'here'), pod('right', 'here', '10.12.0.2', 'here'), ...others, ...policies(count)] // prettier-ignore
   const loaded = loadWorld([{ path: 'bench', text: JSON.stringify({ apiVersion: 'v1', kind: 'List', items }) }])
   if (!loaded.ok) throw new Error(JSON.stringify(loaded.issues.slice(0, 3)))
   return makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', localNode: 'here' })(loaded.world)
 }
 
-interface Measured {
-  readonly nanos: number
-  readonly packets: number
-}
-
-/** Packets through the gate: their cost is that of a whole trip, sender to receiver, on one core. */
-async function measure(left: Host, mode: 'first' | 'known'): Promise<number> {
-  const child = spawn('nsenter', [`--net=${left.path}`, 'taskset', '-c', '0', process.execPath, fileURLToPath(new URL('packets.ts', import.meta.url)), '10.2.0.2', mode], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+/** Nanoseconds for a packet's whole trip through the gate, from one namespace to the other, on one core. */
+async function measure(left: Host, right: Host, to: string, mode: 'first' | 'known'): Promise<number> {
+  const child = spawn('nsenter', [`--net=${left.path}`, 'taskset', '-c', '0', process.execPath, fileURLToPath(new URL('packets.ts', import.meta.url)), right.path, to, mode], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
   let out = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))
   await once(child, 'close')
-  const { nanos, packets } = JSON.parse(out) as Measured
-  return nanos / packets
+  return (JSON.parse(out) as { nanos: number }).nanos
 }
 
+const outside = '203.0.113.1'
+const trips = [
+  { title: 'first packet of a connection, to a workload', to: '10.12.0.2', mode: 'first' },
+  { title: 'first packet, to the world', to: outside, mode: 'first' },
+  { title: 'packet of an established connection', to: '10.12.0.2', mode: 'known' },
+] as const
+
 export async function packet(): Promise<void> {
-  const left = await addHost('left', ['10.1.0.2/24'], ['10.1.0.1/24'])
-  const right = await addHost('right', ['10.2.0.2/24'], ['10.2.0.1/24'])
-  // What arrives is counted and thrown away: no answer, so that every packet of a new port is a first one.
-  right.sh(`nft -f - <<'EOF'
-table inet sink { chain in { type filter hook prerouting priority -300; udp dport 9 drop; udp dport 7 accept; } }
-EOF`)
+  const left = await addHost('left', ['10.11.0.2/24'], ['10.11.0.1/24'])
+  const right = await addHost('right', ['10.12.0.2/24'], ['10.12.0.1/24'])
+  right.sh(`ip addr add ${outside}/32 dev lo`)
+  sh(`ip route add ${outside} via 10.12.0.2`)
   sh('sysctl -qw net.netfilter.nf_conntrack_max=1000000')
   const structure = { table: 'bench', proxy: { port: 10053 }, denied: 'drop', interfaces: ['left', 'right'], prefixes: [], strangers: 'deny', learnedMax: 1 << 20 } as const // prettier-ignore
   const snapshots = { none: undefined, few: snapshotOf(few), many: snapshotOf(many) }
   const nft = makeNft()
   let datapath: Datapath | undefined
-  const figures = { first: { none: [], few: [], many: [] }, known: { none: [], few: [], many: [] } } as Record<'first' | 'known', Record<keyof typeof snapshots, number[]>> // prettier-ignore
+  const figures = trips.map(() => ({ none: [] as number[], few: [] as number[], many: [] as number[] }))
   const applied: number[] = []
   for (let round = -1; round < rounds; round++)
     for (const which of ['none', 'few', 'many'] as const) {
@@ -98,22 +97,18 @@ EOF`)
         else await datapath.apply(snapshot)
         if (which === 'many') applied.push(performance.now() - started)
       }
-      for (const mode of ['first', 'known'] as const) {
+      for (const [i, { to, mode }] of trips.entries()) {
         flushConnections()
-        const nanos = await measure(left, mode)
+        const nanos = await measure(left, right, to, mode)
         // The first round warms up.
-        if (round >= 0) figures[mode][which].push(nanos)
+        if (round >= 0) figures[i]?.[which].push(nanos)
       }
     }
   datapath?.close()
   sh('nft delete table inet bench')
   left.stop()
   right.stop()
-  const rows = (['first', 'known'] as const).map((mode) => {
-    const { none, few: atFew, many: atMany } = figures[mode]
-    const title = mode === 'first' ? 'first packet of a connection' : 'packet of a connection that is known'
-    return [title, ...[none, atFew, atMany].map((nanos) => spread(nanos)), (median(atMany) / median(atFew)).toFixed(3)]
-  })
+  const rows = figures.map(({ none, few: atFew, many: atMany }, i) => [trips[i]?.title ?? '', ...[none, atFew, atMany].map((nanos) => spread(nanos)), (median(atMany) / median(atFew)).toFixed(3)]) // prettier-ignore
   console.log(`Packet, namespace to namespace, ns on one core, ${rounds} alternating rounds`)
   console.log(table(['', 'no table', `${few} policies`, `${many} policies`, 'ratio'], rows))
   console.log(`${many} policies in place of ${few}: ${spread(applied)} ms`)

@@ -1,5 +1,6 @@
 // The table in a real kernel: rendered text is what the kernel lists, policy changes in one step, learned addresses outlive a restart,
 // and packets obey.
+import { spawnSync } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { monotonic } from '../../src/clock.ts'
 import { probeRenewal, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
@@ -8,10 +9,11 @@ import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { renderStructure, type StructureOptions } from '../../src/datapath/structure.ts'
-import { Protocol } from '../../src/net/ports.ts'
-import type { Entry, Snapshot } from '../../src/policy/snapshot.ts'
-import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
-import { at, denying, entry, makeSnapshot, peers, range } from '../support/snapshot.ts'
+import { Protocol, type Ports } from '../../src/net/ports.ts'
+import type { Direction } from '../../src/policy/rules.ts'
+import type { DirectionPolicy, Entry, Snapshot } from '../../src/policy/snapshot.ts'
+import { addHost, answerEverywhere, answerOn, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { at, denying, entry, host as hostIdentity, makeSnapshot, peers, range, tcp } from '../support/snapshot.ts'
 
 const reason = whyNoKernel()
 const structure: StructureOptions = {
@@ -290,5 +292,103 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     const all = Array.from({ length: 1000 }, (_, i) => lease(256, `198.19.${i >> 8}.${i & 255}`, ports(443)))
     await Promise.all(all.map((element) => datapath.commit([element])))
     expect(sh('nft list set inet namegate learned4').match(/198\.19\./g)).toHaveLength(1000)
+  })
+
+  describe('between workloads, and from this host', () => {
+    const all: Ports = { kind: 'all' }
+    const both = (web: Partial<Record<Direction, DirectionPolicy>>, db: Partial<Record<Direction, DirectionPolicy>>, of: Partial<DirectionPolicy> = {}): Snapshot =>
+      makeSnapshot({
+        endpoints: [{ name: 'web', identity: 256, addresses: ['10.1.0.2', 'fd01::2'] }, { name: 'db', identity: 257, addresses: ['10.2.0.2', 'fd02::2'] }],
+        addresses: { '10.1.0.1': hostIdentity, '10.2.0.1': hostIdentity, 'fd01::1': hostIdentity, 'fd02::1': hostIdentity },
+        policies: { 256: web, 257: db, 1: { egress: { ...denying(entry('allow', peers(257), tcp(80))), ...of } } },
+      }) // prettier-ignore
+    const ping = (from: Host, to: string, options = ''): boolean =>
+      from.sh(`ping -c1 -W1 ${options} ${to}`).status === 0
+    const gate: Host = { sh: (script: string) => ({ status: spawnSync('bash', ['-c', script]).status, out: '', err: '' }) } as Host // prettier-ignore
+
+    beforeAll(async () => {
+      for (const host of [web, db, world]) await answerOn(host, [53, 80, 443])
+    })
+
+    test('a packet passes both the policy of its source and that of its destination', async () => {
+      const ingress = denying(entry('allow', peers(256), tcp(80)))
+      await datapath.apply(both({}, { ingress }))
+      expect([connect(web, '10.2.0.2', 80), connect(web, 'fd02::2', 80), connect(web, '10.2.0.2', 443)]).toEqual([true, true, false]) // prettier-ignore
+      expect([connect(world, '10.2.0.2', 80), connect(world, 'fd02::2', 80), connect(world, '10.1.0.2', 80)]).toEqual([false, false, true]) // prettier-ignore
+      await datapath.apply(both({ egress: denying(entry('allow', peers(257), tcp(443))) }, { ingress }))
+      expect([connect(web, '10.2.0.2', 80), connect(web, '10.2.0.2', 443)]).toEqual([false, false])
+      const denied = (await datapath.denied()).filter(({ port, address }) => port === 443 && [at('10.1.0.2'), at('10.2.0.2')].includes(address)) // prettier-ignore
+      expect(denied).toEqual([{ direction: 'ingress', identity: 257, address: at('10.1.0.2'), protocol: 6, port: 443, packets: 2 }]) // prettier-ignore
+    })
+
+    test('answers pass: what was let in may answer, whatever its own egress', async () => {
+      await datapath.apply(both({ ingress: denying() }, { egress: denying(), ingress: denying(entry('allow', peers(256), all)) })) // prettier-ignore
+      expect([connect(web, '10.2.0.2', 80), ping(web, '10.2.0.2'), ping(db, '10.1.0.2')]).toEqual([true, true, false])
+    })
+
+    test('types of ICMP are told apart', async () => {
+      const ingress = denying(entry('deny', peers(256), { kind: 'icmp', family: 4, type: 8 }), entry('allow', peers(256), { kind: 'protocol', protocol: 1 }), entry('allow', peers(256), { kind: 'icmp', family: 6, type: 128 })) // prettier-ignore
+      await datapath.apply(both({}, { ingress }))
+      expect([ping(web, '10.2.0.2'), ping(web, 'fd02::2')]).toEqual([false, true])
+    })
+
+    test('this host reaches its workloads, but where a rule says otherwise', async () => {
+      await datapath.apply(both({}, { ingress: denying() }))
+      expect([connect(gate, '10.2.0.2', 80), connect(gate, 'fd02::2', 80), ping(gate, '10.2.0.2')]).toEqual([true, true, true]) // prettier-ignore
+      await datapath.apply(both({}, { ingress: denying(entry('deny', peers(hostIdentity), tcp(80))) }))
+      expect([connect(gate, '10.2.0.2', 80), connect(gate, 'fd02::2', 80), connect(gate, '10.2.0.2', 443)]).toEqual([false, false, true]) // prettier-ignore
+    })
+
+    test("this host's address does not come from outside", async () => {
+      await datapath.apply(both({}, { ingress: denying() }))
+      db.sh(`nft -f - <<< 'table inet count { counter got { }; chain in { type filter hook prerouting priority -300; icmpv6 type echo-request counter name got; }; }'`) // prettier-ignore
+      world.sh('ip addr add fd02::1/128 dev lo nodad; ip route add fd02::2 via fd03::1')
+      const got = (): number => Number(/packets (\d+)/.exec(db.sh('nft list counter inet count got').out)?.[1])
+      expect(ping(gate, 'fd02::2')).toBe(true)
+      expect(got()).toBe(1)
+      ping(world, 'fd02::2', '-I fd02::1')
+      expect(got()).toBe(1)
+      world.sh('ip addr del fd02::1/128 dev lo; ip route del fd02::2')
+      db.sh('nft delete table inet count')
+    })
+
+    test('a DNS server among the workloads: port 53 is a port like others to those who come from elsewhere', async () => {
+      await datapath.apply(both({}, { ingress: denying(entry('allow', peers('10.3.0.0/24'), tcp(53))) }))
+      expect([connect(world, '10.2.0.2', 53), connect(world, '10.2.0.2', 80), connect(gate, '10.2.0.2', 53)]).toEqual([true, false, true]) // prettier-ignore
+      await datapath.apply(both({}, { ingress: denying() }))
+      expect(connect(world, '10.2.0.2', 53)).toBe(false)
+    })
+
+    test('a workload that meets itself by way of a service', async () => {
+      await datapath.apply(both({ egress: denying(), ingress: denying() }, {}))
+      sh(`nft -f - <<< 'table ip vip { chain before { type nat hook prerouting priority dstnat; ip daddr 192.0.2.80 dnat to 10.1.0.2; }; chain after { type nat hook postrouting priority srcnat; ct status dnat masquerade; }; }'`) // prettier-ignore
+      expect([connect(web, '192.0.2.80', 80), connect(db, '192.0.2.80', 80)]).toEqual([true, false])
+      sh('nft delete table ip vip')
+    })
+
+    test('audit: what would be denied passes, and is noted', async () => {
+      await datapath.apply(both({ egress: { ...denying(), audit: true } }, { ingress: { ...denying(), audit: true } }))
+      expect([connect(web, '10.2.0.2', 80), connect(web, '198.18.61.1', 443)]).toEqual([true, true])
+      const noted = (await datapath.denied()).map(({ direction, identity, address, port }) => [direction, identity, address, port]) // prettier-ignore
+      expect(noted).toContainEqual(['egress', 256, at('10.2.0.2'), 80])
+      expect(noted).toContainEqual(['ingress', 257, at('10.1.0.2'), 80])
+      expect(noted).toContainEqual(['egress', 256, at('198.18.61.1'), 443])
+    })
+
+    test("this host's own policies: off, they hold for nothing; on, they spare what it cannot live without", async () => {
+      await datapath.apply(both({}, {}))
+      expect([connect(gate, '198.18.0.1', 443), connect(gate, '10.1.0.2', 80)]).toEqual([true, true])
+      datapath.close()
+      datapath = await start(both({}, {}), { ...structure, hostPolicies: { upstreams: [{ address: at('198.18.0.53'), port: 53 }] } }) // prettier-ignore
+      // The links' addresses are this host's; the world's link has one that is not known to be.
+      expect([connect(gate, '10.1.0.2', 80), connect(gate, '10.2.0.2', 80), connect(gate, '10.2.0.2', 443)]).toEqual([false, true, false]) // prettier-ignore
+      expect(gate.sh('ip -6 neigh flush dev web; ping -c1 -W2 ::1').status).toBe(0)
+      const denied = (await datapath.denied()).filter(({ identity }) => identity === 1)
+      expect(denied).toContainEqual({ direction: 'egress', identity: 1, address: at('10.1.0.2'), protocol: 6, port: 80, packets: 1 }) // prettier-ignore
+      // Its upstream stays in reach from its known addresses too, its workloads get their answers, and the link works.
+      expect(gate.sh(`timeout 3 ${process.execPath} -e "require('net').connect({ host: '198.18.0.53', port: 53, localAddress: '10.2.0.1' }).on('connect', () => process.exit(0)).on('error', () => process.exit(1))"`).status).toBe(0) // prettier-ignore
+      expect(gate.sh(`timeout 3 ${process.execPath} -e "require('net').connect({ host: '198.18.0.54', port: 53, localAddress: '10.2.0.1' }).on('connect', () => process.exit(0)).on('error', () => process.exit(1))"`).status).toBe(1) // prettier-ignore
+      expect([ping(web, '10.1.0.1'), ping(web, 'fd01::1'), ping(db, 'fd02::1')]).toEqual([true, true, true])
+    })
   })
 })

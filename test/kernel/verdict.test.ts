@@ -22,7 +22,7 @@ import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from 
 import { ports, type Probe, type Result } from './probe.ts'
 
 const reason = whyNoKernel()
-const worlds = Number(process.env['NAMEGATE_TEST_WORLDS'] ?? 200)
+const worlds = Number(process.env['NAMEGATE_TEST_WORLDS'] ?? 300)
 const flowsPerWorld = 60
 
 // Three workloads here (one has the labels of another, in another namespace); behind the link `world` one of another node, that node, an API

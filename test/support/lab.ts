@@ -121,6 +121,14 @@ export async function answerEverywhere(host: Host): Promise<void> {
   await once(child.stdout, 'data')
 }
 
+/** Makes a host accept TCP on these ports, on all its addresses, until it stops. */
+export async function answerOn(host: Host, ports: readonly number[]): Promise<void> {
+  const server = `let left = ${ports.length}; for (const port of ${JSON.stringify(ports)}) require('net').createServer((c) => c.end()).listen(port, '::', () => --left || console.log('ready'))`
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', server], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+  host.process.once('exit', () => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+}
+
 /** Waits until `check` holds, looking every 20 ms; throws after 10 s. For processes that say nothing when they are ready. */
 export async function until(check: () => Promise<boolean> | boolean): Promise<void> {
   for (let i = 0; i < 500; i++) {

@@ -30,7 +30,8 @@ const places = {
     { name: 'db', identity: 257, addresses: ['10.0.0.2', 'fd00::2'] },
     { name: 'far', identity: 258, addresses: ['10.0.9.9'], local: false },
   ],
-  addresses: { '10.0.0.254': host, '198.18.0.7': 7 },
+  // The last one is claimed by two.
+  addresses: { '10.0.0.254': host, '198.18.0.7': 7, '10.0.0.77': 0 },
 } as const
 
 test('a small world', () => {
@@ -44,11 +45,11 @@ test('a small world', () => {
     identity6: { 'fd00::2': '0:101' },
     self4: { '10.0.0.1 . 10.0.0.1': '', '10.0.0.2 . 10.0.0.2': '' },
     self6: { 'fd00::2 . fd00::2': '' },
-    peer4: { '10.0.0.1': '0:100', '10.0.0.2': '0:101', '10.0.9.9': '0:102', '10.0.0.254': '0:1', '198.18.0.7': '0:7' },
+    peer4: { '10.0.0.1': '0:100', '10.0.0.2': '0:101', '10.0.9.9': '0:102', '10.0.0.254': '0:1', '198.18.0.7': '0:7', '10.0.0.77': 'ffff:2' },
     peer6: { 'fd00::2': '0:101' },
     // What differs from the rest of its place only.
     range4: { '192.0.2.0-192.0.2.6': '100:0', '192.0.2.7': '100:1' },
-    cluster4: { '10.0.0.1': '', '10.0.0.2': '', '10.0.9.9': '', '10.0.0.254': '', '198.18.0.7': '' },
+    cluster4: { '10.0.0.1': '', '10.0.0.2': '', '10.0.9.9': '', '10.0.0.254': '', '198.18.0.7': '', '10.0.0.77': '' },
     cluster6: { 'fd00::2': '' },
     identities: { '0:100 comment "15.0"': '', '0:101 comment "14.0"': '' },
     egress_port4: {
@@ -141,7 +142,7 @@ const anyDirection: fc.Arbitrary<DirectionPolicy> = fc
     fallback,
     fallbackFromHost,
   }))
-const others = ['10.0.0.1', '10.0.0.2', '10.0.9.9', '10.0.0.254', '198.18.0.1', '198.18.0.4', '198.18.0.7', '203.0.113.1', 'fd00::2', '2001:db8::1', '2001:db8:1::1'].map(at) // prettier-ignore
+const others = ['10.0.0.77', '10.0.0.1', '10.0.0.2', '10.0.9.9', '10.0.0.254', '198.18.0.1', '198.18.0.4', '198.18.0.7', '203.0.113.1', 'fd00::2', '2001:db8::1', '2001:db8:1::1'].map(at) // prettier-ignore
 const packets: readonly L4[] = [{ protocol: 6, port: 80 }, { protocol: 6, port: 90 }, { protocol: 6, port: 1 }, { protocol: 17, port: 80 }, { protocol: 1, icmpType: 8 }, { protocol: 1, icmpType: 0 }, { protocol: 58, icmpType: 128 }] // prettier-ignore
 
 test('any policies: the elements say of each packet what walking the entries says', () => {
