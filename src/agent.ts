@@ -316,12 +316,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
     try {
-      const found = await datapath.repair()
+      const { found, epoch } = await datapath.repair()
       if (found === 'reloaded') {
         metrics.repair()
         log.warn('the kernel table was not ours any more; it is loaded again')
       }
-      const epoch = datapath.epoch()
       await keeper.settle()
       // Last: as long as something is refused, all of it is tried again.
       seenEpoch = epoch

@@ -51,7 +51,7 @@ type Judged = Ruling & { readonly kind: 'judge' }
 const numbersMax = 1 << 22
 
 /** Decides flows under one snapshot. @param keeps how many numbers it may keep. */
-export function makeDecider(snapshot: Snapshot, keeps = numbersMax): (flow: Flow) => Decision {
+export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (flow: Flow) => Decision {
   // Lanes are numbers, and what they say stands in arrays: a verdict then touches little memory (see tables.ts).
   const policies: DirectionPolicy[] = []
   /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
