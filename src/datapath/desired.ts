@@ -4,6 +4,7 @@ import { protocolName } from '../net/ports.ts'
 import type { AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type Digest } from '../identity/identities.ts'
+import { unknownId } from '../identity/reserved.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
 import {
@@ -99,6 +100,8 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
     put(`peer${familyOf(address)}`, addressToText(address), identityToText(number))
     put(`cluster${familyOf(address)}`, addressToText(address), '')
   }
+  for (const [address, identity] of snapshot.addresses)
+    if (identity === unknownId) put(`nobody${familyOf(address)}`, addressToText(address), '')
   for (const { range, number } of peers.ranges) put(`range${range.family}`, rangeText(range), identityToText(number))
 
   const tables = makeTables(peers, snapshot)
@@ -287,7 +290,7 @@ export function renderFlush(table: string): string {
   return policySets.map((set) => `flush ${isMap(set) ? 'map' : 'set'} inet ${table} ${set}\n`).join('')
 }
 
-const plainSets: readonly string[] = ['host', 'cluster', 'self', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
+const plainSets: readonly string[] = ['host', 'cluster', 'self', 'nobody', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
 
 /** Some hold addresses or numbers alone; everything else is a map. */
 function isMap(set: PolicySet): boolean {

@@ -46,7 +46,7 @@ type OfDirection = `${'egress' | 'ingress'}_${(typeof lookups)[number] | 'audite
  * `audited`: subjects whose denials are noted and let through.
  */
 export const policySets: readonly PolicySet[] = [
-  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host'] as const).flatMap((name) =>
+  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host', 'nobody'] as const).flatMap((name) =>
     families.map((f) => `${name}${f}` as const),
   ),
   ...directions.flatMap((d) =>
@@ -55,7 +55,7 @@ export const policySets: readonly PolicySet[] = [
   'identities',
 ]
 export type PolicySet =
-  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host'}${F}` | OfDirection | 'identities'
+  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host' | 'nobody'}${F}` | OfDirection | 'identities'
 
 /** What the maps of policy hold: numbers that no peer has. */
 export const verdictNumbers = { allow: 0xfff0_0001, deny: 0xfff0_0002, lease: 0xfff0_0003 } as const
@@ -96,6 +96,7 @@ function sets(options: StructureOptions): string[] {
     ...both('cluster', (address) => address, []),
     ...both('self', (address) => `${address} . ${address}`, []),
     ...both('host', (address) => address, []),
+    ...both('nobody', (address) => address, []),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
     ...directions.flatMap(ofDirection),
@@ -166,6 +167,8 @@ function chains(options: StructureOptions): string[] {
       ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
       'ct state established,related accept',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
+      // Whose policy would hold for an address that two claim is not to be guessed.
+      ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
       ...families.map((f) => `${ip(f)} daddr @identity${f} goto arriving`),
     ]),

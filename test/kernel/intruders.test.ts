@@ -116,6 +116,15 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     world.sh('nft delete table ip6 count')
   })
 
+  test('an address that two pods claim is nobody’s: nothing goes out from it, with or without interfaces', async () => {
+    const twice = pods + pod('twin', ['10.1.0.2', 'fd01::2']) + policy('web', '{toEntities: [all]}')
+    for (const interfaces of [[], ['web', 'db']]) {
+      await start(twice, { settings: { ...settings, datapath: { ...settings.datapath, interfaces } } })
+      expect(await Promise.all(['198.18.200.1', '2001:db8::77'].map((address) => connect(web, address)))).toEqual([false, false]) // prettier-ignore
+      await agent?.close()
+    }
+  })
+
   test('policy maps changed by hand are ours again within seconds', async () => {
     await start(base, { settings: { ...settings, datapath: { ...settings.datapath, interfaces: [] } } })
     expect(await connect(web, '198.18.200.1')).toBe(false)
