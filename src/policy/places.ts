@@ -23,7 +23,7 @@ export interface Places {
   /** Addresses that two endpoints claim belong to neither. */
   readonly endpointsByAddress: ReadonlyMap<Address, Endpoint>
   readonly addresses: ReadonlyMap<Address, IdentityId>
-  readonly inCluster: ReadonlySet<Address>
+  readonly inCluster: Pick<ReadonlySet<Address>, 'has'>
   /** Every identity that an address can have, world's too; the same object as long as they and their named ports are the same. */
   readonly universe: Universe
   readonly namedPorts: ReadonlyMap<IdentityId, readonly NamedPort[]>
@@ -84,12 +84,17 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
     const ofNodes = placeNodes(world, options)
     for (const identity of ofNodes.identities) identities.set(identity.id, identity)
 
-    const draws = world.pods.map((pod) => ({ pod, ...draw(pod, world) }))
+    const draws = world.pods.map((pod) => draw(pod, world))
     const portsByLabels = new Map<string, Set<string>>()
-    for (const { pod, text, portsText } of draws)
-      if (!pod.hostNetwork) portsByLabels.set(text, (portsByLabels.get(text) ?? new Set()).add(portsText))
+    for (const [i, { text, portsText }] of draws.entries()) {
+      if (world.pods[i]?.hostNetwork === true) continue
+      const there = portsByLabels.get(text)
+      if (there === undefined) portsByLabels.set(text, new Set([portsText]))
+      else there.add(portsText)
+    }
     const sets = new Map<string, { readonly id: IdentityId; readonly labels: Labels }>()
-    const endpoints = draws.map(({ pod, labels, text, portsText, addresses, faults }) => {
+    const endpoints = world.pods.map((pod, i) => {
+      const { labels, text, portsText, addresses, faults } = draws[i] ?? draw(pod, world)
       notes.push(...faults)
       if (pod.hostNetwork) return endpointFor(pod, labels, ofNodes.identityOfNode(pod.node), addresses)
       const isSplit = (portsByLabels.get(text)?.size ?? 0) > 1
@@ -115,14 +120,16 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
         if (world.pods[i]?.hostNetwork === true && !addresses.has(address)) addresses.set(address, identity)
     for (const [address, { identity }] of endpointsByAddress) addresses.set(address, identity)
     for (const address of claimed) addresses.set(address, unknownId)
-    const outside = new Set(ofNodes.apiServersOutside.filter((address) => !endpointsByAddress.has(address)))
+    const outside = new Set(
+      ofNodes.apiServersOutside.filter((address) => addresses.get(address) === ofNodes.addresses.get(address)),
+    )
     const old = before?.places
     const isSameUniverse = old !== undefined && sameIdentities(old, identities, namedPorts)
     return {
       endpoints,
       endpointsByAddress,
       addresses,
-      inCluster: new Set([...addresses.keys()].filter((address) => !outside.has(address))),
+      inCluster: { has: (address) => addresses.has(address) && !outside.has(address) },
       universe: isSameUniverse ? old.universe : makeUniverse(identities, old?.universe),
       namedPorts: isSameUniverse ? old.namedPorts : namedPorts,
       nodeIds: ofNodes.nodeIds,

@@ -214,7 +214,7 @@ export function makeTables(
     let at = row + 1
     if (count > 0) {
       const key = lastAtMost(row + 2, count, keyOf(protocol, cell))
-      // A protocol's first key is its lowest: what is found is of another only where this one has none.
+      // Below a protocol's first key only entries about every protocol could be, and with one of those it begins at -1.
       if ((pool[key] ?? 0) >= keyOf(protocol, -1) && (pool[key] ?? 0) <= keyOf(protocol, cell)) at = key + count
     }
     const code = pool[at] ?? 0
@@ -235,7 +235,6 @@ function keysOf(entries: readonly Entry[]): number[] {
   const protocols = new Set(entries.flatMap(({ ports }) => protocolsOf(ports)))
   const keys = new Set<number>()
   for (const protocol of protocols) {
-    keys.add(keyOf(protocol, -1))
     for (const { ports } of entries) {
       const cells = cellsOf(ports, protocol)
       if (cells === undefined) continue

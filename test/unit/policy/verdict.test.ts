@@ -85,6 +85,23 @@ describe('why', () => {
   })
 })
 
+test('a block of addresses and a named port: the pods in it that have the port', () => {
+  const np = `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: np, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/CIDR}}], ports: [{port: sql}]}]}
+`
+  const verdicts = (bits: string): string[] => {
+    const snapshot = compile(np.replace('CIDR', bits))
+    return [flow(web, db, 5432), flow(web, db, 80), flow(web, '10.0.0.53', 5432)].map((of) => decide(snapshot, of).egress.verdict) // prettier-ignore
+  }
+  expect([verdicts('24'), verdicts('31')]).toEqual([
+    ['allowed', 'denied', 'denied'],
+    ['denied', 'denied', 'denied'],
+  ])
+})
+
 describe('names in egressDeny', () => {
   const snapshot = compile(cnp('p', 'web', 'egress: [{toEntities: [world]}, {toFQDNs: [{matchPattern: "**.com"}]}]\n  egressDeny: [{toFQDNs: [{matchPattern: "*.evil.com"}]}]')) // prettier-ignore
   const verdict = (names: string[]): string => decide(snapshot, flow(web, '8.8.8.8', 443, { names })).egress.verdict
@@ -102,6 +119,35 @@ describe('names in egressDeny', () => {
     expect(openedPorts(grants).map(portsToText)).toEqual([])
     expect(openedPorts(snapshot.policyOf(snapshot.identityOf(at(web))).grantsFor(['b', 'com'])).map(portsToText)).toEqual(['any']) // prettier-ignore
   })
+})
+
+describe('questions', () => {
+  const admin = (kind: string, rules: string): string => `---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: ${kind}
+metadata: {name: ${kind === 'AdminNetworkPolicy' ? 'anp' : 'default'}}
+spec: {${kind === 'AdminNetworkPolicy' ? 'priority: 5, ' : ''}subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: shop}}}, egress: [${rules}]}
+`
+  const denyAll = '{name: d, action: Deny, to: [{networks: [0.0.0.0/0]}, {namespaces: {}}]}'
+  const names = cnp('p', 'web', 'egress: [{toFQDNs: [{matchName: a.com}]}]')
+  const dns = cnp('p', 'web', 'egress: [{toEndpoints: [{matchLabels: {"k8s:io.kubernetes.pod.namespace": kube-system}}], toPorts: [{ports: [{port: "53", protocol: UDP}], rules: {dns: [{matchName: a.com}]}}]}]') // prettier-ignore
+  const rows: { title: string; policies: string; options?: Partial<CompileOptions>; want: Record<string, 'allow' | 'deny'> }[] = [
+    { title: 'nobody selects', policies: '', want: { 'a.com': 'allow' } },
+    { title: 'a granted name', policies: names, want: { 'a.com': 'allow', 'b.com': 'deny' } },
+    { title: 'a Baseline denial comes after what is granted', policies: names + admin('BaselineAdminNetworkPolicy', denyAll), want: { 'a.com': 'allow', 'b.com': 'deny' } },
+    { title: 'an Admin denial comes before', policies: names + admin('AdminNetworkPolicy', denyAll), want: { 'a.com': 'deny', 'b.com': 'deny' } },
+    { title: 'a Baseline denial alone denies the resolver', policies: admin('BaselineAdminNetworkPolicy', denyAll), want: { 'a.com': 'deny' } },
+    { title: 'audit: what only ports deny is let through', policies: names, options: { audit: true }, want: { 'a.com': 'allow', 'b.com': 'allow' } },
+    { title: 'audit: DNS rules hold all the same', policies: dns, options: { audit: true }, want: { 'a.com': 'allow', 'b.com': 'deny' } },
+    { title: 'enforcement never', policies: names, options: { enforcement: 'never' }, want: { 'b.com': 'allow' } },
+    { title: 'enforcement always, nobody selects', policies: '', options: { enforcement: 'always' }, want: { 'b.com': 'deny' } },
+  ] // prettier-ignore
+  for (const { title, policies, options, want } of rows)
+    test(title, () => {
+      const snapshot = compile(policies, options)
+      const { mayAsk } = snapshot.policyOf(snapshot.identityOf(at(web)))
+      for (const [name, kind] of Object.entries(want)) expect(mayAsk(name.split('.')).kind, name).toBe(kind)
+    })
 })
 
 describe('explanation', () => {
