@@ -2,7 +2,13 @@
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
 import { monotonic, type Clock } from './clock.ts'
-import { readIdentities, startDatapath, type Datapath, type DeniedFlow } from './datapath/datapath.ts'
+import {
+  readIdentities,
+  readLearnedIdentities,
+  startDatapath,
+  type Datapath,
+  type DeniedFlow,
+} from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
@@ -19,7 +25,7 @@ import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
-import { listen, type Listener, type Listening } from './proxy/listen.ts'
+import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { makeLoader, type ManifestFile } from './sources/manifests.ts'
@@ -127,13 +133,15 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const readWorld = makeLoader(settings.policy)
   const first = readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
-  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, settings.datapath.table)
+  const { table } = settings.datapath
+  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
+  const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
   const compile = makeCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,
-    identities: makeIdentities(known, digest),
+    identities: makeIdentities(known, digest, taken),
   })
   let snapshot = compile(first.world)
   let policySet: PolicySet = {
@@ -145,68 +153,25 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let kernelTrouble: string | undefined
   sayWarnings(log, policySet, snapshot)
 
-  const keeper = makeKeeper(clock, settings.leases, (seconds, elements) => metrics.commit(seconds, elements))
-  const { leases } = keeper
-  const commit: ProxyParts['commit'] = async ({ elements }) => {
-    try {
-      await keeper.commit(elements)
-      if (elements.length > 0) kernelTrouble = undefined
-    } catch (error) {
-      sayTrouble('the kernel did not acknowledge a lease', error)
-      throw error
-    }
-  }
   const sayTrouble = (what: string, error: unknown): void => {
     kernelTrouble = String(error)
     log.error({ err: error }, what)
   }
 
-  // The proxy.
-  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
-  const ask = makeAnswers(
-    async (question, flags) => {
-      const startedAt = clock()
-      const reply = await upstreams.ask(question, flags)
-      metrics.upstreamSeconds((clock() - startedAt) / 1000, reply.kind)
-      return reply
-    },
-    clock,
-    settings.dns.cache,
-  )
-  const report = (outcome: Outcome): void => {
-    metrics.question(outcome)
-    parts.onOutcome?.(outcome)
-    sayOutcome(log, outcome)
-  }
-  const proxyParts: ProxyParts = {
-    snapshot: () => snapshot,
-    unknownEndpoint: settings.dns.unknownEndpoint,
-    ask,
-    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
-    commit,
-    report,
-  }
+  // The sockets first: a port that is taken is found before the kernel is touched, and the kernel is told the port. Questions that come from
+  // here on wait; nobody is answered before the kernel enforces.
+  const serving = Promise.withResolvers<Answerer>()
   const listening: Listening = await listen(
     parts.listeners,
-    async (message, source, transport) => {
-      const outcome = await handle(proxyParts, message, source, transport)
-      return outcome.kind === 'ignored' ? undefined : outcome.reply
-    },
+    async (message, source, transport) => (await serving.promise)(message, source, transport),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
   )
-  const metrics = makeMetrics({
-    leases: leases.size,
-    endpoints: () => snapshot.endpoints.length,
-    policyRevision: () => snapshot.revision,
-    strangers: upstreams.strangers,
-    dropped: listening.dropped,
-  })
-
-  // The kernel.
   const stopListening = async (): Promise<void> => {
-    upstreams.close()
+    serving.resolve(() => Promise.resolve(undefined))
     await listening.close()
   }
+
+  // The kernel.
   let datapath: Datapath | undefined
   if (kernel !== undefined) {
     const structure = {
@@ -222,13 +187,69 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       await stopListening()
       throw error
     })
-    keeper.enforce(datapath)
   }
+  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
+  const { leases } = keeper
+  await keeper.adopt(snapshot).catch(async (error: unknown) => {
+    await stopListening()
+    datapath?.close()
+    throw error
+  })
+
+  // The proxy.
+  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
+  const ask = makeAnswers(
+    async (question, flags) => {
+      const startedAt = clock()
+      const reply = await upstreams.ask(question, flags)
+      metrics.upstreamSeconds((clock() - startedAt) / 1000, reply.kind)
+      return reply
+    },
+    clock,
+    settings.dns.cache,
+  )
+  const commit: ProxyParts['commit'] = async ({ elements }) => {
+    try {
+      await keeper.commit(elements)
+      if (elements.length > 0) kernelTrouble = undefined
+    } catch (error) {
+      sayTrouble('the kernel did not acknowledge a lease', error)
+      throw error
+    }
+  }
+  const report = (outcome: Outcome): void => {
+    metrics.question(outcome)
+    parts.onOutcome?.(outcome)
+    sayOutcome(log, outcome)
+  }
+  const proxyParts: ProxyParts = {
+    snapshot: () => snapshot,
+    unknownEndpoint: settings.dns.unknownEndpoint,
+    ask,
+    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
+    commit,
+    report,
+  }
+  const metrics = makeMetrics({
+    leases: leases.size,
+    endpoints: () => snapshot.endpoints.length,
+    policyRevision: () => snapshot.revision,
+    strangers: upstreams.strangers,
+    dropped: listening.dropped,
+  })
+  serving.resolve(async (message, source, transport) => {
+    const outcome = await handle(proxyParts, message, source, transport)
+    return outcome.kind === 'ignored' ? undefined : outcome.reply
+  })
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
   let changing: Promise<void> = Promise.resolve()
+  let closing = false
+  /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
+  let wanted = { snapshot, policySet }
   let retry: NodeJS.Timeout | undefined
+  const changeInTurn = (): void => void (changing = changing.then(change))
   function load(newFiles: readonly ManifestFile[]): void {
     const loaded = readWorld(newFiles)
     metrics.load(loaded.ok)
@@ -238,30 +259,38 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       return
     }
     const next = compile(loaded.world)
-    const nextSet = { revision: next.revision, policies: loaded.world.policies, warnings: loaded.warnings, refused: [] }
-    clearTimeout(retry)
-    changing = changing.then(() => change(next, nextSet))
+    wanted = { snapshot: next, policySet: { revision: next.revision, policies: loaded.world.policies, warnings: loaded.warnings, refused: [] } } // prettier-ignore
+    changeInTurn()
   }
-  async function change(next: Snapshot, nextSet: PolicySet): Promise<void> {
+  async function change(): Promise<void> {
+    clearTimeout(retry)
     const before = snapshot
+    const change = wanted
+    const next = change.snapshot
+    if (closing || next === before) return
     try {
-      await keeper.move(before, next)
+      await keeper.prepare(before, next)
       await datapath?.apply(next)
       kernelTrouble = undefined
     } catch (error) {
       sayTrouble('the kernel refused the new policy; the one in force stays, and it is tried again', error)
-      retry = setTimeout(() => {
-        changing = changing.then(() => change(next, nextSet))
-      }, retryMillis)
+      // What is tried again is what is wanted then; close() waits for us, and nothing may come after it.
+      if (!closing) retry = setTimeout(changeInTurn, retryMillis)
+      await keepersFollow(before, before)
       return
     }
+    // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
     snapshot = next
-    policySet = nextSet
+    const followed = keepersFollow(before, next)
+    policySet = change.policySet
     sayWarnings(log, policySet, snapshot)
+    await followed
+  }
+  async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
       await keeper.follow(before, next)
     } catch (error) {
-      sayTrouble('leases could not follow the new policy; their elements end with their timeouts', error)
+      log.error({ err: error }, 'leases could not follow the new policy yet; it is tried again')
     }
   }
   const watching: FolderWatch | undefined =
@@ -277,31 +306,41 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
         })
       : undefined
 
-  // Somebody else's hand on the ruleset.
+  // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
   let seenEpoch = datapath?.epoch()
   const repairing = setInterval(() => {
-    if (datapath === undefined || datapath.epoch() === seenEpoch) return
-    changing = changing.then(repair)
+    if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
+    else if (!keeper.isSettled()) changing = changing.then(settle)
   }, repairMillis)
   async function repair(): Promise<void> {
-    if (datapath === undefined) return
+    if (datapath === undefined || datapath.epoch() === seenEpoch) return
     try {
       const found = await datapath.repair()
       if (found === 'reloaded') {
         metrics.repair()
         log.warn('the kernel table was not ours any more; it is loaded again')
       }
-      seenEpoch = datapath.epoch()
-      await keeper.recommit()
+      const epoch = datapath.epoch()
+      await keeper.settle()
+      // Last: as long as something is refused, all of it is tried again.
+      seenEpoch = epoch
       kernelTrouble = undefined
     } catch (error) {
       sayTrouble('the kernel table could not be repaired', error)
     }
   }
+  async function settle(): Promise<void> {
+    try {
+      await keeper.settle()
+    } catch (error) {
+      log.error({ err: error }, 'the kernel does not hold what the leases say; it is tried again')
+    }
+  }
 
   function troubles(): string[] {
+    const ofKernel = [kernelTrouble, keeper.trouble()].filter((trouble) => trouble !== undefined)
     return [
-      ...(kernelTrouble === undefined ? [] : [`kernel: ${kernelTrouble}`]),
+      ...ofKernel.map((trouble) => `kernel: ${trouble}`),
       ...(parts.upstreams.length === 0
         ? ['no upstream is configured']
         : upstreams.healthy()
@@ -321,11 +360,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     })
   }
   async function close(): Promise<void> {
+    closing = true
     clearInterval(repairing)
     clearTimeout(retry)
     watching?.close()
     keeper.stop()
     await changing
+    upstreams.close()
     await stopListening()
     datapath?.close()
   }

@@ -100,7 +100,7 @@ const schema = z.strictObject({
     .prefault({}),
   leases: z
     .strictObject({
-      graceSeconds: count(30),
+      graceSeconds: count(30, 1),
       ttlMinSeconds: count(0),
       ttlMaxSeconds: count(604_800, 1),
       addressesPerNameMax: count(4096, 1),

@@ -1,9 +1,11 @@
 // Keeps leases and kernel together: what is learned is committed, what policy no longer grants is removed, what a workload with new labels
 // still holds goes with it. The table of leases is pure and the datapath knows no names; this is where the two meet.
 import { makeAlarm } from './alarm.ts'
-import type { Clock } from './clock.ts'
+import type { Clock, Millis } from './clock.ts'
 import type { Datapath } from './datapath/datapath.ts'
 import type { LeaseElement, OpenPorts } from './datapath/element.ts'
+import type { Acknowledged } from './datapath/learned.ts'
+import { elementsPerTransactionMax } from './datapath/nfnetlink.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
 import { makeLeases, type Lease, type LeaseLimits, type LeaseTable, type Learned } from './leases/leases.ts'
@@ -15,35 +17,84 @@ import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
   readonly leases: LeaseTable
-  /** From here on commits go to this kernel; before, and without one, leases are kept and nothing is enforced. */
-  readonly enforce: (datapath: Datapath) => void
+  /** At the start, before anybody is answered: takes over what an earlier agent learned and takes out what is nobody's now. */
+  readonly adopt: (snapshot: Snapshot) => Promise<void>
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
-  /** Resolves when the kernel has acknowledged; rejects with its error. */
+  /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
-  /** Before the kernel learns of new identities: leases follow workloads whose labels changed, as far as their new policy grants them. */
-  readonly move: (before: Snapshot, next: Snapshot) => Promise<void>
-  /** After the kernel holds a new policy: leases and learned addresses are made what it grants. */
+  /**
+   * Before the kernel holds `next`: workloads whose labels changed, and that get an identity which nobody has yet, find their leases there when
+   * the kernel learns of it. Until then they open nothing to anybody; should the kernel refuse `next`, `follow` from the old to the old.
+   */
+  readonly prepare: (before: Snapshot, next: Snapshot) => Promise<void>
+  /**
+   * In the tick in which `next` comes into force, the kernel holding it already: leases move with workloads whose labels changed, and all of
+   * them, and what an earlier agent learned, are made what it grants.
+   */
   readonly follow: (before: Snapshot, next: Snapshot) => Promise<void>
-  /** Writes every element anew, where somebody may have taken them out. */
-  readonly recommit: () => Promise<void>
+  /**
+   * Makes the kernel hold what the leases say: first takes out what must not be there, then writes what is not, or not surely, there. What the
+   * kernel refuses does not keep the rest; rejects with its error when all has been tried, and is to be called again until it resolves.
+   */
+  readonly settle: () => Promise<void>
+  /** False while `settle` has something to do that it knows of. */
+  readonly isSettled: () => boolean
+  /** Why the kernel does not hold what the leases say, when it refused that. */
+  readonly trouble: () => string | undefined
   /** Takes leases out of table and kernel; new packets obey when it resolves. */
   readonly clean: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly stop: () => void
 }
 
-/** @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused. */
+interface Owed {
+  readonly element: LeaseElement
+  /** The kernel lets go of it by itself then. */
+  readonly until: Millis
+}
+
+interface Failed {
+  readonly elements: readonly LeaseElement[]
+  readonly error: Error
+}
+
+const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
+
+/** Nobody has the identity, and somebody may get its number; or the address is one that labels decide about. */
+function isNobodys({ identity, address }: LeaseElement, snapshot: Snapshot): boolean {
+  return !snapshot.identities.has(identity) || snapshot.isInCluster(address)
+}
+
+/** As many as the kernel takes in one transaction: between the parts, questions get their turn. */
+function inParts<T>(all: readonly T[]): readonly T[][] {
+  const parts: T[][] = []
+  for (let i = 0; i < all.length; i += elementsPerTransactionMax)
+    parts.push(all.slice(i, i + elementsPerTransactionMax))
+  return parts
+}
+
+/**
+ * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
+ * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
+ */
 export function makeKeeper(
   clock: Clock,
   limits: LeaseLimits,
+  datapath: Datapath | undefined,
   committed: (seconds: number, elements: number | undefined) => void,
 ): Keeper {
-  let datapath: Datapath | undefined
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
   const alarm = makeAlarm(clock, () => {
     leases.expire()
     return leases.nextDeadline()
   })
+  /** Elements that must not stand in the kernel any more, by key. */
+  const owed = new Map<string, Owed>()
+  /** What an earlier agent learned, by key. Which name opened it is not known here: it goes as soon as that may matter. */
+  const adopted = new Map<string, Owed>()
+  /** Something in the kernel stands longer than it should. */
+  let isOutdated = false
+  let trouble: string | undefined
   const cells = new WeakMap<SubjectPolicy['grantPorts'], Cells>()
 
   function cellsOf(policy: SubjectPolicy, ports: readonly Ports[]): readonly OpenPorts[] {
@@ -51,7 +102,10 @@ export function makeKeeper(
     if (cut === undefined) cells.set(policy.grantPorts, (cut = makeCells(policy.grantPorts)))
     return cut(ports)
   }
-  function portsOf(lease: Lease, policy: SubjectPolicy): readonly OpenPorts[] {
+  /** What a lease opens to an identity under a snapshot. Nothing at an address of the cluster: labels decide about those, not names. */
+  function portsOf(lease: Lease, snapshot: Snapshot, identity: IdentityId): readonly OpenPorts[] {
+    if (snapshot.isInCluster(lease.address)) return []
+    const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
     const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
     return cellsOf(policy, openedPorts(grants))
@@ -66,68 +120,175 @@ export function makeKeeper(
 
   async function commit(elements: readonly LeaseElement[]): Promise<void> {
     if (elements.length === 0) return
-    const startedAt = clock()
-    try {
-      const { sentAt, epoch } =
-        datapath === undefined ? { sentAt: startedAt, epoch: 0 } : await datapath.commit(elements)
-      leases.committed(elements, sentAt, epoch)
-    } catch (error) {
-      committed((clock() - startedAt) / 1000, undefined)
-      throw error
-    }
-    committed((clock() - startedAt) / 1000, elements.length)
+    const failed = await send(elements)
+    if (failed === undefined) return
+    owe(leases.retract(failed.elements))
+    throw failed.error
   }
 
-  async function move(before: Snapshot, next: Snapshot): Promise<void> {
-    const identities = new Map(before.endpoints.map((endpoint) => [endpoint.id, endpoint.identity]))
-    const moves = new Map<string, readonly [from: IdentityId, to: IdentityId]>()
-    for (const { id, identity } of next.endpoints) {
-      const from = identities.get(id)
-      if (from !== undefined && from !== identity) moves.set(`${from} ${identity}`, [from, identity])
+  /** Sends the elements at once, in parts that the kernel takes whole or not at all; gives what it refused. */
+  async function send(elements: readonly LeaseElement[]): Promise<Failed | undefined> {
+    const startedAt = clock()
+    leases.sending(elements)
+    const parts = inParts(elements)
+    const results = await Promise.allSettled(parts.map(toKernel))
+    let failed: Failed | undefined
+    results.forEach((result, i) => {
+      const part = parts[i] ?? []
+      if (result.status === 'fulfilled') {
+        sayOutdated(leases.committed(part, result.value.sentAt, result.value.epoch))
+        for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
+      } else {
+        leases.refused(part)
+        failed = { elements: [...(failed?.elements ?? []), ...part], error: result.reason as Error }
+      }
+    })
+    committed((clock() - startedAt) / 1000, failed === undefined ? elements.length : undefined)
+    return failed
+  }
+  const toKernel = (elements: readonly LeaseElement[]): Promise<Acknowledged> =>
+    datapath === undefined ? Promise.resolve({ sentAt: clock(), epoch: 0 }) : datapath.commit(elements)
+
+  /** What was acknowledged though its lease was dropped or cut meanwhile. */
+  function sayOutdated(elements: readonly LeaseElement[]): void {
+    if (elements.length === 0) return
+    owe(elements)
+    isOutdated = true
+  }
+
+  function owe(elements: readonly LeaseElement[]): void {
+    for (const element of elements) owed.set(keyOf(element), { element, until: clock() + element.timeoutMillis })
+  }
+
+  /** Whether it must still be taken out: a lease may have come to ask for it again, or the kernel have let go of it by itself. */
+  function isOwed({ element, until }: Owed): boolean {
+    if (leases.current(element) === undefined && until > clock()) return true
+    owed.delete(keyOf(element))
+    return false
+  }
+
+  async function settle(): Promise<void> {
+    isOutdated = false
+    // Ports of what is to go may overlap those of what is to come, and the kernel then refuses the latter.
+    const errors = [...(await takeOut()), ...(await putIn())]
+    trouble =
+      errors[0] === undefined ? undefined : `${errors.length} elements are not as they should be: ${String(errors[0])}`
+    if (errors[0] !== undefined) throw errors[0]
+  }
+
+  /** Of a part that is refused, each element is tried alone: one bad one does not keep the others. */
+  async function takeOut(): Promise<Error[]> {
+    const errors: Error[] = []
+    for (const part of inParts([...owed.values()])) {
+      const due = part.filter(isOwed).map(({ element }) => element)
+      const error = await remove(due)
+      if (error !== undefined)
+        errors.push(...(await Promise.all(due.map((element) => remove([element])))).filter((e) => e !== undefined))
     }
-    for (const [from, to] of moves.values())
-      for (const lease of [...leases.list()].filter((held) => held.identity === from)) {
-        const ports = portsOf(lease, next.policyOf(to))
+    return errors
+  }
+
+  async function remove(elements: readonly LeaseElement[]): Promise<Error | undefined> {
+    try {
+      await datapath?.remove(elements)
+    } catch (error) {
+      return error as Error
+    }
+    for (const element of elements) owed.delete(keyOf(element))
+    return undefined
+  }
+
+  async function putIn(): Promise<Error[]> {
+    const errors: Error[] = []
+    for (const part of inParts(leases.lacking())) {
+      // Leases come and go between the parts: what is sent is what is asked for now.
+      const failed = await send(currentOf(part))
+      if (failed === undefined) continue
+      const alone = await Promise.all(currentOf(failed.elements).map((element) => send([element])))
+      errors.push(...alone.flatMap((one) => one?.error ?? []))
+    }
+    return errors
+  }
+  const currentOf = (elements: readonly LeaseElement[]): LeaseElement[] =>
+    elements.flatMap((element) => leases.current(element) ?? [])
+
+  /** Copies leases from the old identities of workloads to the new ones, only those that the workload itself asked for. */
+  function copyMoved(before: Snapshot, next: Snapshot, isTarget: (identity: IdentityId) => boolean): boolean {
+    const old = new Map(before.endpoints.map(({ id, identity }) => [id, identity]))
+    const moved = new Map(next.endpoints.filter(({ id, identity }) => old.has(id) && old.get(id) !== identity && isTarget(identity)).map(({ id, identity }) => [id, identity])) // prettier-ignore
+    if (moved.size === 0) return false
+    for (const lease of [...leases.list()])
+      for (const endpoint of lease.askers) {
+        const identity = moved.get(endpoint)
+        if (identity === undefined || old.get(endpoint) !== lease.identity) continue
+        const ports = portsOf(lease, next, identity)
         if (ports.length === 0) continue
-        const ttlSeconds = Math.max(0, (lease.deadline - clock()) / 1000)
-        const learned = leases.learn({ ...lease, identity: to, addresses: [lease.address], ttlSeconds, ports })
-        if (learned.kind === 'learned') await commit(learned.elements)
+        const { name, address, deadline } = lease
+        const ttlSeconds = Math.max(0, (deadline - clock()) / 1000)
+        // Where there is no room for it, the workload has to ask again.
+        leases.learn({ identity, endpoint, name, addresses: [address], ttlSeconds, ports })
       }
     alarm.arm(leases.nextDeadline())
+    return true
+  }
+
+  async function prepare(before: Snapshot, next: Snapshot): Promise<void> {
+    if (!copyMoved(before, next, (identity) => !before.identities.has(identity))) return
+    // What is refused is tried again when the policy is in force: a full set must not keep a new policy out.
+    await settle().catch(() => undefined)
   }
 
   async function follow(before: Snapshot, next: Snapshot): Promise<void> {
-    const { add, remove } = leases.regrant((lease) => portsOf(lease, next.policyOf(lease.identity)))
-    await datapath?.remove(remove)
-    await commit(add)
+    // An identity that others have already: its elements open to them too, so not before policy says that it may. Until these are written,
+    // within milliseconds, the moved workload is refused: it is the other way round that an address would be open to whom it is not granted.
+    copyMoved(before, next, () => true)
+    const identities = new Map(next.endpoints.map(({ id, identity }) => [id, identity]))
+    owe(
+      leases.regrant(
+        (lease) => portsOf(lease, next, lease.identity),
+        (endpoint, identity) => identities.get(endpoint) === identity,
+      ),
+    )
     const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
     const regranted = new Set([...next.identities.keys()].filter(isRegranted))
-    if (regranted.size > 0) await removeStrays(regranted)
+    disown((element) => isNobodys(element, next) || regranted.has(element.identity))
+    await settle()
   }
 
-  /** Takes out what an earlier agent learned for these identities: which name opened it is not known here, so neither is whether it still may. */
-  async function removeStrays(identities: ReadonlySet<IdentityId>): Promise<void> {
-    if (datapath === undefined) return
-    const keyOf = ({ identity, address, ports }: LeaseElement): string => `${identity} ${address} ${portsToText(ports)}`
-    const standing = await datapath.learned()
-    const ours = new Set(leases.elements().map(keyOf))
-    await datapath.remove(standing.filter((element) => identities.has(element.identity) && !ours.has(keyOf(element))))
+  async function adopt(snapshot: Snapshot): Promise<void> {
+    const now = clock()
+    // The kernel says in whole seconds what is left of them.
+    for (const element of (await datapath?.learned()) ?? [])
+      adopted.set(keyOf(element), { element, until: now + element.timeoutMillis + 1000 })
+    disown((element) => isNobodys(element, snapshot))
+    await settle()
+  }
+
+  function disown(isOver: (element: LeaseElement) => boolean): void {
+    for (const [key, held] of adopted) {
+      if (held.until > clock() && !isOver(held.element)) continue
+      adopted.delete(key)
+      owed.set(key, held)
+    }
   }
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
-    const { dropped, remove } = leases.drop(matches)
-    await datapath?.remove(remove)
+    const { dropped, remove: orphans } = leases.drop(matches)
+    owe(orphans)
+    await settle()
     return dropped.length
   }
 
   return {
     leases,
-    enforce: (kernel) => void (datapath = kernel),
+    adopt,
     learn,
     commit,
-    move,
+    prepare,
     follow,
-    recommit: () => commit(leases.elements()),
+    settle,
+    isSettled: () => trouble === undefined && !isOutdated && owed.size === 0,
+    trouble: () => trouble,
     clean,
     stop: alarm.stop,
   }

@@ -15,7 +15,8 @@ export interface DirectionAnswer {
 
 /** What the command says of one flow. */
 export type Answer =
-  { readonly verdict: 'allowed' | 'denied'; readonly egress: DirectionAnswer; readonly ingress: DirectionAnswer } | { readonly error: string } // prettier-ignore
+  | { readonly verdict: 'allowed' | 'denied'; readonly egress: DirectionAnswer; readonly ingress: DirectionAnswer }
+  | { readonly error: string }
 
 /** A flow that cannot be answered, and why not. */
 export class FlowError extends Error {
@@ -41,7 +42,12 @@ export function makeFlowReader(world: World, snapshot: Snapshot): (value: unknow
     const address = text.includes('/') ? undefined : addressFromText(text)
     if (address !== undefined) return { party: { kind: 'address', address } }
     const place = places.get(text)
-    if (place === undefined) throw new FlowError(text.includes('/') ? `${what}: there is no pod or workload ${text}` : `${what}: "${text}" is neither NAMESPACE/NAME nor an IP address${what === 'to' ? ' nor fqdn:NAME' : ''}`) // prettier-ignore
+    if (place === undefined)
+      throw new FlowError(
+        text.includes('/')
+          ? `${what}: there is no pod or workload ${text}`
+          : `${what}: "${text}" is neither NAMESPACE/NAME nor an IP address${what === 'to' ? ' nor fqdn:NAME' : ''}`,
+      )
     return { party: { kind: 'endpoint', endpoint: place.endpoint }, pod: place.pod }
   }
 
@@ -56,12 +62,21 @@ export function makeFlowReader(world: World, snapshot: Snapshot): (value: unknow
     if (asked === undefined) targets = [partyOf(to, 'to')]
     else {
       const addresses = resolved.get(asked) ?? []
-      if (addresses.length === 0) notes.push({ text: `resolved has no address of ${asked}: judged as an address of the world that only this name leads to` }) // prettier-ignore
-      targets = (addresses.length === 0 ? [somewhere] : addresses).map((address) => ({ party: { kind: 'address', address } })) // prettier-ignore
+      if (addresses.length === 0)
+        notes.push({
+          text: `resolved has no address of ${asked}: judged as an address of the world that only this name leads to`,
+        })
+      targets = (addresses.length === 0 ? [somewhere] : addresses).map((address) => ({
+        party: { kind: 'address', address },
+      }))
     }
     const above = readAbove(fields)
     const flows = targets.map(({ party, pod }): Flow => {
-      const names = [...resolved].filter(([name, addresses]) => name === asked || (party.kind === 'address' && addresses.includes(party.address))).map(([name]) => name) // prettier-ignore
+      const names = [...resolved]
+        .filter(
+          ([name, addresses]) => name === asked || (party.kind === 'address' && addresses.includes(party.address)),
+        )
+        .map(([name]) => name)
       if (asked !== undefined && !names.includes(asked)) names.push(asked)
       return { from: from.party, to: party, ...readL4(fields, [from.party, party], pod), ...above, names }
     })
@@ -100,12 +115,14 @@ function answerOf(decision: Decision | undefined, notes: readonly Why[]): Answer
 const somewhere = '\xc0\0\x02\x01' as Address
 
 function recordOf(value: unknown, what: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new FlowError(`${what} is a JSON object`)
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new FlowError(`${what} is a JSON object`)
   return value as Record<string, unknown>
-} // prettier-ignore
+}
 
 function textOf(value: unknown, what: string): string {
-  if (typeof value !== 'string' || value === '') throw new FlowError(value === undefined ? `${what} is missing` : `${what} must be a string`) // prettier-ignore
+  if (typeof value !== 'string' || value === '')
+    throw new FlowError(value === undefined ? `${what} is missing` : `${what} must be a string`)
   return value
 }
 
@@ -132,10 +149,28 @@ function readResolved(value: unknown): ReadonlyMap<string, readonly Address[]> {
 }
 
 /** IANA numbers of what has a name here; others are given by number. */
-const protocols: Readonly<Record<string, number>> = { TCP: 6, UDP: 17, SCTP: 132, ICMP: 1, ICMPV4: 1, ICMPV6: 58, IGMP: 2, IPIP: 4, IPV6: 41, GRE: 47, ESP: 50, AH: 51, VRRP: 112 } // prettier-ignore
+const protocols: Readonly<Record<string, number>> = {
+  TCP: 6,
+  UDP: 17,
+  SCTP: 132,
+  ICMP: 1,
+  ICMPV4: 1,
+  ICMPV6: 58,
+  IGMP: 2,
+  IPIP: 4,
+  IPV6: 41,
+  GRE: 47,
+  ESP: 50,
+  AH: 51,
+  VRRP: 112,
+}
 const ported: readonly number[] = Object.values(Protocol)
 
-function readL4(fields: Record<string, unknown>, parties: readonly Party[], pod: Pod | undefined): Pick<Flow, 'protocol' | 'port' | 'icmpType'> {
+function readL4(
+  fields: Record<string, unknown>,
+  parties: readonly Party[],
+  pod: Pod | undefined,
+): Pick<Flow, 'protocol' | 'port' | 'icmpType'> {
   const protocol = readProtocol(fields['protocol'], parties)
   if (protocol === 1 || protocol === 58) {
     // A type that is not said is that of a ping.
@@ -151,7 +186,7 @@ function readL4(fields: Record<string, unknown>, parties: readonly Party[], pod:
     return { protocol, port: named.port }
   }
   return { protocol, port: readNumber(port, 'port', 65_535) }
-} // prettier-ignore
+}
 
 function readProtocol(value: unknown, parties: readonly Party[]): number {
   if (value === undefined || value === null) return Protocol.TCP
@@ -160,7 +195,12 @@ function readProtocol(value: unknown, parties: readonly Party[]): number {
   const number = protocols[word] ?? (Number.isNaN(Number(word)) ? undefined : readNumber(Number(word), 'protocol', 255))
   if (number === undefined)
     throw new FlowError(`protocol: "${word}" is none of ${Object.keys(protocols).join(', ')}, nor a number`)
-  const isSix = parties.some((party) => party.kind === 'address' && familyOf(party.address) === 6)
+  const addresses = parties.flatMap((party) =>
+    party.kind === 'address' ? [party.address] : party.kind === 'endpoint' ? party.endpoint.addresses.slice(0, 1) : [],
+  )
+  const isSix =
+    parties.some((party) => party.kind === 'address' && familyOf(party.address) === 6) ||
+    (addresses.length > 0 && addresses.every((address) => familyOf(address) === 6))
   return word === 'ICMP' && isSix ? 58 : number
 }
 
@@ -184,16 +224,24 @@ function readAbove(fields: Record<string, unknown>): Pick<Flow, 'http' | 'kafka'
 
 function readHttp(value: unknown): HttpRequest {
   const fields = recordOf(value, 'http')
-  const part = (key: string): string | undefined => (fields[key] === undefined ? undefined : textOf(fields[key], `http.${key}`)) // prettier-ignore
+  const part = (key: string): string | undefined =>
+    fields[key] === undefined ? undefined : textOf(fields[key], `http.${key}`)
   const headers = fields['headers']
-  return { method: part('method'), path: part('path'), host: part('host'), headers: headers === undefined ? [] : readHeaders(headers) } // prettier-ignore
+  return {
+    method: part('method'),
+    path: part('path'),
+    host: part('host'),
+    headers: headers === undefined ? [] : readHeaders(headers),
+  }
 }
 
 /** `{name: value}`, `{name: [values]}` or `[[name, value]]`. */
 function readHeaders(value: unknown): [string, string][] {
   const pairs: [unknown, unknown][] = Array.isArray(value)
     ? value.map((pair): [unknown, unknown] => (Array.isArray(pair) ? [pair[0], pair[1]] : [undefined, undefined]))
-    : Object.entries(recordOf(value, 'http.headers')).flatMap(([name, text]) => (Array.isArray(text) ? text.map((each): [string, unknown] => [name, each]) : [[name, text] as [string, unknown]])) // prettier-ignore
+    : Object.entries(recordOf(value, 'http.headers')).flatMap(([name, text]) =>
+        Array.isArray(text) ? text.map((each): [string, unknown] => [name, each]) : [[name, text] as [string, unknown]],
+      )
   return pairs.map(([name, text]) => {
     if (typeof name !== 'string' || typeof text !== 'string') throw new FlowError('http.headers is {"name": "value"}')
     return [name, text]
@@ -204,7 +252,12 @@ function readKafka(value: unknown): KafkaRequest {
   const fields = recordOf(value, 'kafka')
   const { apiKey, apiVersion, clientID, topic, topics } = fields
   const key = typeof apiKey === 'string' ? kafkaKeyNumber(apiKey) : apiKey
-  if (key === undefined) throw new FlowError(apiKey === undefined ? 'kafka.apiKey is missing' : `kafka.apiKey: "${textOf(apiKey, 'kafka.apiKey')}" is not known`) // prettier-ignore
+  if (key === undefined)
+    throw new FlowError(
+      apiKey === undefined
+        ? 'kafka.apiKey is missing'
+        : `kafka.apiKey: "${textOf(apiKey, 'kafka.apiKey')}" is not known`,
+    )
   const list: unknown[] = Array.isArray(topics) ? topics : topic === undefined ? [] : [topic]
   return {
     apiKey: readNumber(key, 'kafka.apiKey', 32_767),

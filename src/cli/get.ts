@@ -9,14 +9,25 @@ import { print } from './print.ts'
 import { readWorld } from './verdict.ts'
 
 /** Prints the policies; resolves with the exit status. */
-export async function getCommand(paths: readonly string[], options: Reading & { readonly output: Format }): Promise<number> {
+export async function getCommand(
+  paths: readonly string[],
+  options: Reading & { readonly output: Format },
+): Promise<number> {
   const { world, snapshot } = await readWorld(paths, { ...options, hostPolicies: true })
   const views = world.policies.map((policy) => viewOf(policy, world, snapshot))
   const head = ['Kind', 'Policy', 'Selects', 'Ingress', 'Egress', 'Default deny', 'File']
-  const rows = views.map((view) => [view.kind, view.name, selectsText(view), rulesText(view.ingress), rulesText(view.egress), denyText(view), `${view.file}:${view.line}`])
+  const rows = views.map((view) => [
+    view.kind,
+    view.name,
+    selectsText(view),
+    rulesText(view.ingress),
+    rulesText(view.egress),
+    denyText(view),
+    `${view.file}:${view.line}`,
+  ])
   await print(render(options.output, views, () => table(head, rows)))
   return 0
-} // prettier-ignore
+}
 
 interface DirectionView {
   /** Whether the policy says anything about this direction. */
@@ -53,14 +64,29 @@ interface View {
 
 function viewOf(policy: Policy, world: World, { endpoints }: Snapshot): View {
   const { kind, name, file, line, subject } = policy
-  const selected = subject.kind === 'node' ? ['nodes'] : endpoints.filter((endpoint, i) => world.pods[i]?.hostNetwork !== true && selects(subject.selector, endpoint.labels)).map((endpoint) => `${endpoint.namespace}/${endpoint.name}`)
-  return { kind, name, file, line, subject: subject.kind, selects: selected, ingress: directionOf(policy, 'ingress'), egress: directionOf(policy, 'egress') }
-} // prettier-ignore
+  const selected =
+    subject.kind === 'node'
+      ? ['nodes']
+      : endpoints
+          .filter((endpoint, i) => world.pods[i]?.hostNetwork !== true && selects(subject.selector, endpoint.labels))
+          .map((endpoint) => `${endpoint.namespace}/${endpoint.name}`)
+  return {
+    kind,
+    name,
+    file,
+    line,
+    subject: subject.kind,
+    selects: selected,
+    ingress: directionOf(policy, 'ingress'),
+    egress: directionOf(policy, 'egress'),
+  }
+}
 
 function directionOf({ rules, directions, defaultDeny }: Policy, direction: Direction): DirectionView {
   const own = rules.filter((rule) => rule.direction === direction)
   // A rule as it is written may be several here, one for each toPorts item.
-  const count = (kind: Rule['kind']): number => new Set(own.filter((rule) => rule.kind === kind).map(({ path }) => path)).size // prettier-ignore
+  const count = (kind: Rule['kind']): number =>
+    new Set(own.filter((rule) => rule.kind === kind).map(({ path }) => path)).size
   return {
     selected: directions.includes(direction),
     'default-deny': defaultDeny[direction],
@@ -97,7 +123,11 @@ function selectsText({ selects: names }: View): string {
 
 function rulesText({ selected, allow, deny, pass }: DirectionView): string {
   if (!selected) return '-'
-  const parts = [...(allow > 0 ? [`${allow} allow`] : []), ...(deny > 0 ? [`${deny} deny`] : []), ...(pass > 0 ? [`${pass} pass`] : [])] // prettier-ignore
+  const parts = [
+    ...(allow > 0 ? [`${allow} allow`] : []),
+    ...(deny > 0 ? [`${deny} deny`] : []),
+    ...(pass > 0 ? [`${pass} pass`] : []),
+  ]
   return parts.length === 0 ? 'nothing' : parts.join(' ')
 }
 

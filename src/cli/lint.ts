@@ -1,6 +1,5 @@
 // `namegate policy lint`: how findings look to people, programs, code hosts (SARIF) and `patch`.
-import type { Issue } from '../policy/field.ts'
-import { makeReport } from '../policy/field.ts'
+import { makeReport, type Issue } from '../policy/field.ts'
 import {
   codes,
   isAtLeast,
@@ -50,14 +49,24 @@ export async function lintCommand(paths: readonly string[], options: LintOptions
 /** All codes, as a table. */
 export function listCodes(output: Format): string {
   const rows = Object.entries(codes).map(([code, { name, about }]) => ({ code, name, about }))
-  return render(output, rows, () => table(['Code', 'Name', 'What it is about'], rows.map(({ code, name, about }) => [code, name, about]))) // prettier-ignore
+  return render(output, rows, () =>
+    table(
+      ['Code', 'Name', 'What it is about'],
+      rows.map(({ code, name, about }) => [code, name, about]),
+    ),
+  )
 }
 
-function show(findings: readonly Finding[], output: LintOptions['output'], texts: ReadonlyMap<string, string>, version: string): string {
+function show(
+  findings: readonly Finding[],
+  output: LintOptions['output'],
+  texts: ReadonlyMap<string, string>,
+  version: string,
+): string {
   if (output === 'sarif') return `${JSON.stringify(sarifOf(findings, texts, version), null, 2)}\n`
   const text = (): string => findings.map(toText).join('') + `${summaryOf(findings)}\n`
   return output === 'table' ? text() : render(output, viewsOf(findings, texts), text)
-} // prettier-ignore
+}
 
 function viewsOf(findings: readonly Finding[], texts: ReadonlyMap<string, string>): unknown[] {
   const diff = makeDiffer(texts)
@@ -92,7 +101,12 @@ function makeDiffer(texts: ReadonlyMap<string, string>): (edits: readonly Edit[]
         const text = texts.get(file) ?? ''
         const ofFile = starts.get(file) ?? lineStarts(text)
         starts.set(file, ofFile)
-        return unifiedDiff(file, text, edits.filter((edit) => edit.file === file), ofFile) // prettier-ignore
+        return unifiedDiff(
+          file,
+          text,
+          edits.filter((edit) => edit.file === file),
+          ofFile,
+        )
       })
       .join('')
 }
@@ -100,7 +114,11 @@ function makeDiffer(texts: ReadonlyMap<string, string>): (edits: readonly Edit[]
 /** SARIF 2.1.0, which code hosts show beside the lines of a change. */
 function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string>, version: string): unknown {
   const used = [...new Set(findings.map(({ code }) => code))].sort()
-  const rules = used.map((code: Code) => ({ id: code, name: codes[code].name, shortDescription: { text: codes[code].about } })) // prettier-ignore
+  const rules = used.map((code: Code) => ({
+    id: code,
+    name: codes[code].name,
+    shortDescription: { text: codes[code].about },
+  }))
   return {
     $schema: 'https://json.schemastore.org/sarif-2.1.0.json',
     version: '2.1.0',
@@ -113,8 +131,12 @@ function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string
           ruleIndex: used.indexOf(code),
           level: severity,
           message: { text: hint === undefined ? message : `${message}. ${hint}` },
-          locations: [{ physicalLocation: { artifactLocation: { uri: file }, region: { startLine: line, startColumn: column } } }], // prettier-ignore
-          ...(fix === undefined ? {} : { fixes: [{ description: { text: fix.title }, artifactChanges: changesOf(fix.edits, texts) }] }), // prettier-ignore
+          locations: [
+            { physicalLocation: { artifactLocation: { uri: file }, region: { startLine: line, startColumn: column } } },
+          ],
+          ...(fix === undefined
+            ? {}
+            : { fixes: [{ description: { text: fix.title }, artifactChanges: changesOf(fix.edits, texts) }] }),
         })),
       },
     ],
@@ -124,9 +146,14 @@ function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string
 function changesOf(edits: readonly Edit[], texts: ReadonlyMap<string, string>): unknown[] {
   return [...new Set(edits.map(({ file }) => file))].map((file) => ({
     artifactLocation: { uri: file },
-    replacements: edits.filter((edit) => edit.file === file).map(({ start, end, text }) => ({ deletedRegion: regionOf(texts.get(file) ?? '', start, end), insertedContent: { text } })),
+    replacements: edits
+      .filter((edit) => edit.file === file)
+      .map(({ start, end, text }) => ({
+        deletedRegion: regionOf(texts.get(file) ?? '', start, end),
+        insertedContent: { text },
+      })),
   }))
-} // prettier-ignore
+}
 
 function regionOf(text: string, start: number, end: number): unknown {
   const place = (offset: number): readonly [number, number] => {

@@ -18,12 +18,23 @@ export interface Reading {
 /** Adds those options. */
 export function reading(command: Command): Command {
   return command
-    .addOption(new Option('--semantics <whose>', 'where the sources disagree: the specification or what Cilium does').choices(['spec', 'cilium']).default('spec'))
-    .addOption(new Option('--cilium-version <version>', 'which Cilium the manifests are meant for').argParser(readVersion).default([1, 20], '1.20'))
+    .addOption(
+      new Option('--semantics <whose>', 'where the sources disagree: the specification or what Cilium does')
+        .choices(['spec', 'cilium'])
+        .default('spec'),
+    )
+    .addOption(
+      new Option('--cilium-version <version>', 'which Cilium the manifests are meant for')
+        .argParser(readVersion)
+        .default([1, 20], '1.20'),
+    )
     .option('--cluster-name <name>', 'name of this cluster: peers that name none are in it', 'default')
-    .option('--local-node <name>', 'the Node that is this host: its addresses are the entity host, those of others remote-node')
+    .option(
+      '--local-node <name>',
+      'the Node that is this host: its addresses are the entity host, those of others remote-node',
+    )
     .option('-R, --recursive', 'folders below a folder too')
-} // prettier-ignore
+}
 
 function readVersion(text: string): [number, number] {
   const [major = '', minor = '', ...rest] = (text.startsWith('v') ? text.slice(1) : text).split('.')
@@ -34,18 +45,26 @@ function readVersion(text: string): [number, number] {
   return [Number(major), Number(minor)]
 }
 
-export const parseOptionsOf = ({ semantics, ciliumVersion, clusterName }: Reading): ParseOptions => ({ semantics, ciliumVersion, clusterName }) // prettier-ignore
+export const parseOptionsOf = ({ semantics, ciliumVersion, clusterName }: Reading): ParseOptions => ({
+  semantics,
+  ciliumVersion,
+  clusterName,
+})
 
 /** The manifests that the paths name: files, folders, `-` for standard input. Rejects when a folder has none: it is not the one meant. */
-export async function readPaths(paths: readonly string[], { recursive }: Pick<Reading, 'recursive'>): Promise<ManifestFile[]> {
+export async function readPaths(
+  paths: readonly string[],
+  { recursive }: Pick<Reading, 'recursive'>,
+): Promise<ManifestFile[]> {
   const files = new Map<string, ManifestFile>()
   for (const path of paths) {
-    const found = path === '-' ? [{ path: '<stdin>', text: await readStdin() }] : await readPath(path, recursive === true)
+    const found =
+      path === '-' ? [{ path: '<stdin>', text: await readStdin() }] : await readPath(path, recursive === true)
     if (found.length === 0) throw new Error(`no manifests (*.yaml, *.yml, *.json) in ${path}`)
     for (const file of found) files.set(file.path, file)
   }
   return [...files.values()]
-} // prettier-ignore
+}
 
 async function readPath(path: string, recursive: boolean): Promise<ManifestFile[]> {
   const own = await readManifests(path)

@@ -6,18 +6,37 @@ import { render, type Format } from './output.ts'
 import { print } from './print.ts'
 
 /** Prints what is wrong and what is not enforced; resolves with the exit status, 1 when an agent would refuse the set. */
-export async function validateCommand(paths: readonly string[], options: Reading & { readonly output: Format }): Promise<number> {
+export async function validateCommand(
+  paths: readonly string[],
+  options: Reading & { readonly output: Format },
+): Promise<number> {
   const files = await readPaths(paths, options)
   const loaded = loadWorld(files, parseOptionsOf(options))
   const order = new Map(files.map(({ path }, i) => [path, i]))
   const rank = ({ file }: Issue): number => order.get(file) ?? 0
-  const issues = [...(loaded.ok ? loaded.warnings : loaded.issues)].sort((a, b) => rank(a) - rank(b) || a.line - b.line || a.column - b.column)
+  const issues = [...(loaded.ok ? loaded.warnings : loaded.issues)].sort(
+    (a, b) => rank(a) - rank(b) || a.line - b.line || a.column - b.column,
+  )
   const count = (severity: Issue['severity']): number => issues.filter((issue) => issue.severity === severity).length
   const policies = loaded.ok ? loaded.world.policies.length : undefined
-  const view = { valid: loaded.ok, files: files.length, ...(policies === undefined ? {} : { policies }), errors: count('error'), warnings: count('warning'), notes: count('note'), issues }
-  await print(render(options.output, view, () => issues.map((issue) => `${issueToText(issue)}\n`).join('') + `${summaryOf(view)}\n`))
+  const view = {
+    valid: loaded.ok,
+    files: files.length,
+    ...(policies === undefined ? {} : { policies }),
+    errors: count('error'),
+    warnings: count('warning'),
+    notes: count('note'),
+    issues,
+  }
+  await print(
+    render(
+      options.output,
+      view,
+      () => issues.map((issue) => `${issueToText(issue)}\n`).join('') + `${summaryOf(view)}\n`,
+    ),
+  )
   return loaded.ok ? 0 : 1
-} // prettier-ignore
+}
 
 interface Counted {
   readonly valid: boolean
@@ -30,7 +49,10 @@ interface Counted {
 
 /** `3 files, 12 policies: valid, 2 warnings`. */
 function summaryOf({ valid, files, policies, errors, warnings, notes }: Counted): string {
-  const what = [plural(files, 'file'), ...(policies === undefined ? [] : [plural(policies, 'policy', 'policies')])].join(', ') // prettier-ignore
+  const what = [
+    plural(files, 'file'),
+    ...(policies === undefined ? [] : [plural(policies, 'policy', 'policies')]),
+  ].join(', ')
   const found = [
     ...(valid ? ['valid'] : [plural(errors, 'error')]),
     ...(warnings > 0 ? [plural(warnings, 'warning')] : []),

@@ -26,19 +26,52 @@ export class ManifestsError extends Error {
 }
 
 /** What the manifests mean, or an error with every issue. */
-export async function readWorld(paths: readonly string[], options: Reading & Enforcing): Promise<{ world: World; snapshot: Snapshot }> {
+export async function readWorld(
+  paths: readonly string[],
+  options: Reading & Enforcing,
+): Promise<{ world: World; snapshot: Snapshot }> {
   const loaded = loadWorld(await readPaths(paths, options), parseOptionsOf(options))
-  if (!loaded.ok) throw new ManifestsError(['the manifests are not valid', ...loaded.issues.filter(({ severity }) => severity === 'error').map(issueToText)].join('\n'))
+  if (!loaded.ok)
+    throw new ManifestsError(
+      [
+        'the manifests are not valid',
+        ...loaded.issues.filter(({ severity }) => severity === 'error').map(issueToText),
+      ].join('\n'),
+    )
   const { world } = loaded
-  const { semantics, clusterName, localNode, enforcement = 'default', allowLocalhost = true, audit = false, hostPolicies = false } = options
-  if (localNode !== undefined && !world.nodes.some(({ name }) => name === localNode)) throw new Error(`--local-node: there is no Node ${localNode}`)
-  const compile = makeCompiler({ hostAddresses: [], upstreams: dnsAddresses(world), denyReply: 'refused', semantics, clusterName, localNode, enforcement, allowLocalhost, audit, hostPolicies })
-  return { world, snapshot: compile(world) }
-} // prettier-ignore
+  const {
+    semantics,
+    clusterName,
+    localNode,
+    enforcement = 'default',
+    allowLocalhost = true,
+    audit = false,
+    hostPolicies = false,
+  } = options
+  if (localNode !== undefined && !world.nodes.some(({ name }) => name === localNode))
+    throw new Error(`--local-node: there is no Node ${localNode}`)
+  const compile = makeCompiler({
+    hostAddresses: [],
+    upstreams: dnsAddresses(world),
+    denyReply: 'refused',
+    semantics,
+    clusterName,
+    localNode,
+    enforcement,
+    allowLocalhost,
+    audit,
+    hostPolicies,
+  })
+  const snapshot = compile(world)
+  for (const note of snapshot.notes) process.stderr.write(`note: ${note}\n`)
+  return { world, snapshot }
+}
 
 /** Where names are asked: what a rule for port 53 has to reach for every name to be askable. */
 function dnsAddresses({ services }: World): Address[] {
-  return services.filter(({ name, namespace }) => namespace === 'kube-system' && name === 'kube-dns').flatMap(({ clusterIPs }) => clusterIPs.flatMap((text) => addressFromText(text) ?? [])) // prettier-ignore
+  return services
+    .filter(({ name, namespace }) => namespace === 'kube-system' && name === 'kube-dns')
+    .flatMap(({ clusterIPs }) => clusterIPs.flatMap((text) => addressFromText(text) ?? []))
 }
 
 /** A flow longer than this is none. */
@@ -97,24 +130,47 @@ function makeJson(): (answer: Answer) => string {
 export async function answerOne(flow: unknown, answer: (value: unknown) => Answer, output: Format): Promise<number> {
   const found = answer(flow)
   if ('error' in found) throw new Error(found.error)
-  const rows = (['egress', 'ingress'] as const).flatMap((direction) => found[direction].why.map((why, i) => [i === 0 ? direction : '', i === 0 ? found[direction].verdict : '', whyToText(why)])) // prettier-ignore
+  const rows = (['egress', 'ingress'] as const).flatMap((direction) =>
+    found[direction].why.map((why, i) => [
+      i === 0 ? direction : '',
+      i === 0 ? found[direction].verdict : '',
+      whyToText(why),
+    ]),
+  )
   // A program reads one flow as it reads many: a line.
-  await print(output === 'json' ? `${JSON.stringify(found)}\n` : render(output, found, () => `${table(['Direction', 'Verdict', 'Why'], rows)}Verdict: ${found.verdict}\n`)) // prettier-ignore
+  await print(
+    output === 'json'
+      ? `${JSON.stringify(found)}\n`
+      : render(output, found, () => `${table(['Direction', 'Verdict', 'Why'], rows)}Verdict: ${found.verdict}\n`),
+  )
   return 0
 }
 
 /** `allowed by rule (shop/web spec.egress[0], a.yaml:12)`. */
 export function whyToText({ text, policy, rule, source }: Why): string {
-  const place = [[policy, rule].filter((part) => part !== undefined).join(' '), source ?? ''].filter((part) => part !== '').join(', ') // prettier-ignore
+  const place = [[policy, rule].filter((part) => part !== undefined).join(' '), source ?? '']
+    .filter((part) => part !== '')
+    .join(', ')
   return place === '' ? text : `${text} (${place})`
 }
 
 /** Prints every step to the verdict on one flow; a flow that cannot be answered rejects. */
-export async function explainCommand(value: unknown, world: World, snapshot: Snapshot, output: Format): Promise<number> {
+export async function explainCommand(
+  value: unknown,
+  world: World,
+  snapshot: Snapshot,
+  output: Format,
+): Promise<number> {
   const { flows, notes } = makeFlowReader(world, snapshot)(value)
   const explanations = flows.map((flow) => explain(snapshot, flow))
-  const views = explanations.map(({ decision: { verdict }, egress, ingress }) => ({ verdict: verdict === 'denied' ? 'denied' : 'allowed', egress, ingress }))
-  const text = explanations.map((each) => `${each.text.join('\n')}\n`).join('\n') + notes.map((note) => `note: ${note.text}\n`).join('')
+  const views = explanations.map(({ decision: { verdict }, egress, ingress }) => ({
+    verdict: verdict === 'denied' ? 'denied' : 'allowed',
+    egress,
+    ingress,
+  }))
+  const text =
+    explanations.map((each) => `${each.text.join('\n')}\n`).join('\n') +
+    notes.map((note) => `note: ${note.text}\n`).join('')
   await print(render(output, views.length === 1 ? views[0] : views, () => text))
   return 0
-} // prettier-ignore
+}

@@ -175,6 +175,13 @@ export async function readIdentities(nft: Nft, table: string): Promise<Map<strin
   return new Map([...(await standingIdentities(nft, table))].map(([id, digests]) => [digests.split('.')[0] ?? '', id]))
 }
 
+/** Numbers under which something stands that an earlier agent learned: whoever got one of them anew would get that too. */
+export async function readLearnedIdentities(nft: Nft, table: string): Promise<Set<IdentityId>> {
+  const list = (set: string): Promise<string> => nft(['-j', '-n', 'list', 'set', 'inet', table, set])
+  const lists = await Promise.all(learnedSets.map((set) => list(set).catch(() => '{"nftables":[]}')))
+  return new Set(lists.flatMap(readLearned).map((element) => element.identity))
+}
+
 /** Whether what was learned under the standing identities may be kept under the desired ones. */
 async function stillHolds(nft: Nft, table: string, desired: Elements): Promise<boolean> {
   const before = await standingIdentities(nft, table)

@@ -22,14 +22,16 @@ export interface IdentityTable {
  * A table that grows by one entry for each distinct label set that the agent ever sees.
  * @param known numbers that an earlier agent gave out and that stand in the kernel, by digest of the label set's text: the same set gets
  * its number again, and no other set gets it.
+ * @param taken further numbers that nobody gets: something stands in the kernel under them.
  */
 export function makeIdentities(
   known: ReadonlyMap<string, IdentityId> = new Map(),
   digest: Digest = (text) => text,
+  taken: Iterable<IdentityId> = [],
 ): IdentityTable {
   const byLabels = new Map<string, IdentityId>()
   const byId = new Map<IdentityId, Identity>()
-  let next = Math.max(firstIdentity, ...[...known.values()].map((id) => id + 1))
+  let next = Math.max(firstIdentity, ...[...known.values(), ...taken].map((id) => id + 1))
 
   function idOf(labels: Labels): IdentityId {
     const text = labelSetText(labels)

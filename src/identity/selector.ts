@@ -17,7 +17,7 @@ export const clusterKey = 'k8s:io.cilium.k8s.policy.cluster'
 export const namedPortsKey = 'gen:io.cilium.k8s.named-ports'
 
 /** What may stand in front of a key's first colon. */
-export const labelSources = [
+export const labelSources: readonly string[] = [
   'k8s',
   'reserved',
   'any',

@@ -13,7 +13,7 @@ export interface LeaseLimits {
   readonly ttlMaxSeconds: Seconds
   /** Addresses a name may have at a time for one identity. At the bound the answer is refused; nothing that stands is evicted. */
   readonly addressesPerNameMax: number
-  /** Leases in all. At the bound the answer is refused. */
+  /** Leases in all, of which one identity may hold a quarter, and as many elements (`shareOfIdentity`). At the bound the answer is refused. */
   readonly leasesMax: number
 }
 
@@ -40,7 +40,10 @@ export type Learned =
 /** One lease as people see it. Moments are of the clock that was passed in. */
 export interface Lease {
   readonly identity: IdentityId
+  /** Who asked last. */
   readonly endpoint: number
+  /** Everybody who asked and still has the identity; beyond `askersMax` those who asked first are forgotten. */
+  readonly askers: readonly number[]
   readonly name: string
   readonly address: Address
   readonly ttlSeconds: Seconds
@@ -51,18 +54,47 @@ export interface Lease {
   readonly source: 'lookup'
 }
 
+/**
+ * Of `leasesMax`, what one identity may hold: nobody who asks for many names takes the room of all others. The kernel's sets have room for
+ * `leasesMax` elements, and a lease of many ports is many, so elements are bounded alike.
+ */
+const shareOfIdentity = 0.25
+
+/**
+ * Workloads of one identity that are remembered as having asked for a lease. Who is forgotten and gets new labels has to ask again:
+ * a thousand replicas that are relabelled do so anyway.
+ */
+const askersMax = 256
+
+/**
+ * What an answer leaves with beyond the TTL it tells: half the grace, and these 5 s where the grace allows. The rest of the grace is what saves
+ * commits: an answer told again within it needs none.
+ */
+const spareMillisMin = 5000
+/** The time from asking for an element to sending it: the kernel may hold it so much longer than its lease. */
+const latenessMillis = 1000
+
 interface Held extends Lease {
+  /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
+  stood: Millis | undefined
   endpoint: number
+  askers: readonly number[]
   ttlSeconds: Seconds
   learnedAt: Millis
   deadline: Millis
   ports: readonly OpenPorts[]
 }
 
-/** What the kernel has acknowledged for one element: until when, and in which epoch of its ruleset. */
+/** What the kernel knows of one element. */
 interface Standing {
+  /** Until when it has acknowledged it; 0: not at all. */
   until: Millis
+  /** In which epoch of its ruleset. */
   epoch: number
+  /** The longest that it was asked to hold it. */
+  asked: Millis
+  /** Commits whose answer is still to come. */
+  underWay: number
 }
 
 /** All that one identity may reach at one address: its leases by name, and its elements by ports. */
@@ -74,26 +106,40 @@ interface Door {
 interface Holder {
   readonly byName: Map<string, Map<Address, Held>>
   readonly byAddress: Map<Address, Door>
+  /** Leases by all names together. */
+  count: number
+  /** Elements at all doors together. */
+  elements: number
 }
 
 export interface LeaseTable {
   /** Records a fact and says what the kernel must acknowledge first. A lease is only ever prolonged, never cut, by a new fact. */
   readonly learn: (fact: LeaseFact) => Learned
-  /** The kernel acknowledged these elements, sent at `sentAt` in `epoch`. */
-  readonly committed: (elements: readonly LeaseElement[], sentAt: Millis, epoch: number) => void
+  /** These elements are on their way to the kernel; one of `committed` and `refused` follows. */
+  readonly sending: (elements: readonly LeaseElement[]) => void
+  /** The kernel acknowledged these elements, sent at `sentAt` in `epoch`. Gives those that are no longer asked for, or not for so long. */
+  readonly committed: (elements: readonly LeaseElement[], sentAt: Millis, epoch: number) => LeaseElement[]
+  readonly refused: (elements: readonly LeaseElement[]) => void
+  /**
+   * Undoes what was learned with elements that the kernel refused: leases that it never acknowledged are dropped, others get back the deadline
+   * that it did acknowledge. Gives elements to remove.
+   */
+  readonly retract: (elements: readonly LeaseElement[]) => LeaseElement[]
   /** Leases whose TTL and grace are over are dropped and returned; the kernel has let go of them by itself. */
   readonly expire: () => Lease[]
   /** When `expire` next has something to do. */
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy changed: what each name opens is asked anew; elements to remove, then to add. */
-  readonly regrant: (portsFor: (lease: Lease) => readonly OpenPorts[]) => {
-    readonly add: LeaseElement[]
-    readonly remove: LeaseElement[]
-  }
-  /** Every element that ought to be in the kernel now, for writing all of them again. */
-  readonly elements: () => LeaseElement[]
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  readonly regrant: (
+    portsFor: (lease: Lease) => readonly OpenPorts[],
+    isThere: (endpoint: number, identity: IdentityId) => boolean,
+  ) => LeaseElement[]
+  /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
+  readonly lacking: () => LeaseElement[]
+  /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
+  readonly current: (element: LeaseElement) => LeaseElement | undefined
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
   readonly list: () => Iterable<Lease>
@@ -108,11 +154,14 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const holders = new Map<IdentityId, Holder>()
   const deadlines = makeDeadlines<Held>()
   const graceMillis = limits.graceSeconds * 1000
+  const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
+  const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   let count = 0
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
-    if (holder === undefined) holders.set(identity, (holder = { byName: new Map(), byAddress: new Map() }))
+    if (holder === undefined)
+      holders.set(identity, (holder = { byName: new Map(), byAddress: new Map(), count: 0, elements: 0 }))
     return holder
   }
 
@@ -137,18 +186,36 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         kind: 'full',
         text: `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
       }
+    const ports = distinctPorts(fact.ports)
+    if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
+      return {
+        kind: 'full',
+        text: `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`,
+      }
     if (count + added > limits.leasesMax)
       return { kind: 'full', text: `${count} leases are held; the limit is ${limits.leasesMax}` }
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
 
-    const ports = distinctPorts(fact.ports)
     const elements: LeaseElement[] = []
     for (const address of fact.addresses) {
       const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
       const door = holder.byAddress.get(address)
-      if (door !== undefined) missing(door, held, now, told * 1000, elements)
+      if (door === undefined) continue
+      const before = elements.length
+      missing(holder, door, held, now, told * 1000 + spareMillis, elements)
+      if (elements.length === before) held.stood = held.deadline
     }
     return { kind: 'learned', ttlSeconds: told, elements }
+  }
+
+  /** How many elements the fact would add to what the identity has. */
+  function opened(holder: Holder, { addresses }: LeaseFact, ports: readonly OpenPorts[]): number {
+    let added = 0
+    for (const address of addresses) {
+      const standing = holder.byAddress.get(address)?.standing
+      for (const each of ports) if (standing?.has(keyOf(each)) !== true) added++
+    }
+    return added
   }
 
   function hold(
@@ -163,7 +230,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const deadline = now + ttlSeconds * 1000
     const before = addresses.get(address)
     if (before !== undefined) {
-      before.endpoint = fact.endpoint
+      if (before.endpoint !== fact.endpoint) noteAsker(before, fact.endpoint)
       before.ports = ports
       if (deadline > before.deadline) {
         before.deadline = deadline
@@ -177,6 +244,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const held: Held = {
       identity,
       endpoint,
+      askers: [endpoint],
       name,
       address,
       ttlSeconds,
@@ -184,18 +252,33 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       deadline,
       ports,
       source: 'lookup',
+      stood: undefined,
     }
     addresses.set(address, held)
     let door = holder.byAddress.get(address)
     if (door === undefined) holder.byAddress.set(address, (door = { byName: new Map(), standing: new Map() }))
     door.byName.set(name, held)
     deadlines.move(held, deadline + graceMillis)
+    holder.count++
     count++
     return held
   }
 
+  function noteAsker(held: Held, endpoint: number): void {
+    held.endpoint = endpoint
+    if (held.askers.includes(endpoint)) return
+    held.askers = [...held.askers.slice(1 - askersMax), endpoint]
+  }
+
   /** Adds to `elements` those of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
-  function missing(door: Door, held: Held, now: Millis, needMillis: Millis, elements: LeaseElement[]): void {
+  function missing(
+    holder: Holder,
+    door: Door,
+    held: Held,
+    now: Millis,
+    needMillis: Millis,
+    elements: LeaseElement[],
+  ): void {
     let current: number | undefined
     for (const ports of held.ports) {
       const standing = door.standing.get(keyOf(ports))
@@ -203,7 +286,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (standing !== undefined && standing.until >= now + needMillis && standing.epoch === (current ??= epoch()))
         continue
       // Known from here on, so that a lease dropped while its commit is under way is also taken out of the kernel.
-      if (standing === undefined) door.standing.set(keyOf(ports), { until: 0, epoch: -1 })
+      if (standing === undefined) expectElement(holder, door, keyOf(ports))
       elements.push({
         identity: held.identity,
         address: held.address,
@@ -213,10 +296,83 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     }
   }
 
-  function committed(elements: readonly LeaseElement[], sentAt: Millis, atEpoch: number): void {
+  function expectElement(holder: Holder, door: Door, portsKey: string): Standing {
+    const standing = { until: 0, epoch: -1, asked: 0, underWay: 0 }
+    door.standing.set(portsKey, standing)
+    holder.elements++
+    return standing
+  }
+
+  function sending(elements: readonly LeaseElement[]): void {
+    const now = clock()
     for (const element of elements) {
-      const door = holders.get(element.identity)?.byAddress.get(element.address)
-      door?.standing.set(keyOf(element.ports), { until: sentAt + element.timeoutMillis, epoch: atEpoch })
+      const holder = holders.get(element.identity)
+      const door = holder?.byAddress.get(element.address)
+      if (holder === undefined || door === undefined) continue
+      const standing = door.standing.get(keyOf(element.ports)) ?? expectElement(holder, door, keyOf(element.ports))
+      standing.asked = Math.max(standing.asked, now + element.timeoutMillis)
+      standing.underWay++
+    }
+  }
+
+  function doorOf({ identity, address }: LeaseElement): Door | undefined {
+    return holders.get(identity)?.byAddress.get(address)
+  }
+
+  function committed(elements: readonly LeaseElement[], sentAt: Millis, atEpoch: number): LeaseElement[] {
+    const outdated: LeaseElement[] = []
+    for (const element of elements) {
+      const until = sentAt + element.timeoutMillis
+      const door = doorOf(element)
+      const standing = door?.standing.get(keyOf(element.ports))
+      // Its lease may have been dropped meanwhile: then the element was removed after this commit, and does not stand.
+      if (door === undefined || standing === undefined) {
+        outdated.push(element)
+        continue
+      }
+      standing.until = until
+      standing.epoch = atEpoch
+      standing.asked = Math.max(standing.asked, until)
+      standing.underWay = Math.max(0, standing.underWay - 1)
+      if (until > openUntil(door, keyOf(element.ports)) + latenessMillis) outdated.push(element)
+    }
+    for (const element of elements) {
+      const door = doorOf(element)
+      for (const held of door?.byName.values() ?? []) if (standsWhole(held, door)) held.stood = held.deadline
+    }
+    return outdated
+  }
+
+  function standsWhole(held: Held, door: Door | undefined): boolean {
+    const until = held.deadline + spareMillis
+    return held.ports.every((ports) => (door?.standing.get(keyOf(ports))?.until ?? 0) >= until)
+  }
+
+  function refused(elements: readonly LeaseElement[]): void {
+    for (const element of elements) {
+      const standing = doorOf(element)?.standing.get(keyOf(element.ports))
+      if (standing !== undefined) standing.underWay = Math.max(0, standing.underWay - 1)
+    }
+  }
+
+  function retract(elements: readonly LeaseElement[]): LeaseElement[] {
+    const remove: LeaseElement[] = []
+    for (const element of elements) {
+      const door = doorOf(element)
+      if (door === undefined) continue
+      for (const held of [...door.byName.values()]) cutBack(held, door)
+      remove.push(...orphans(element.identity, element.address, door))
+    }
+    return remove
+  }
+
+  /** Takes from a lease what the kernel has not acknowledged, unless another question's commit may still bring it. */
+  function cutBack(held: Held, door: Door): void {
+    if (held.ports.some((ports) => (door.standing.get(keyOf(ports))?.underWay ?? 0) > 0)) return
+    if (held.stood === undefined) forget(held)
+    else {
+      held.deadline = held.stood
+      deadlines.move(held, held.deadline + graceMillis)
     }
   }
 
@@ -228,9 +384,13 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     if (addresses.size === 0) holder.byName.delete(held.name)
     const door = holder.byAddress.get(held.address)
     door?.byName.delete(held.name)
-    if (door?.byName.size === 0) holder.byAddress.delete(held.address)
+    if (door?.byName.size === 0) {
+      holder.byAddress.delete(held.address)
+      holder.elements -= door.standing.size
+    }
     if (holder.byName.size === 0) holders.delete(held.identity)
     deadlines.remove(held)
+    holder.count--
     count--
     return door
   }
@@ -247,11 +407,17 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
 
   /** Elements that were written for the door and that no lease of it asks for any more. */
   function orphans(identity: IdentityId, address: Address, door: Door): LeaseElement[] {
+    const now = clock()
     const remove: LeaseElement[] = []
-    for (const portsKey of door.standing.keys()) {
+    for (const [portsKey, { until, asked, underWay }] of door.standing) {
       if (openUntil(door, portsKey) > 0) continue
-      remove.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: 1000 })
+      // What was refused, and never acknowledged before, is not there.
+      if (until > 0 || underWay > 0)
+        remove.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: Math.max(1000, asked - now) })
       door.standing.delete(portsKey)
+      // A door that nobody holds any more is counted off already.
+      const holder = holders.get(identity)
+      if (holder?.byAddress.get(address) === door) holder.elements--
     }
     return remove
   }
@@ -266,43 +432,53 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     return { dropped, remove: [...doors].flatMap(([door, held]) => orphans(held.identity, held.address, door)) }
   }
 
-  function regrant(portsFor: (lease: Lease) => readonly OpenPorts[]): { add: LeaseElement[]; remove: LeaseElement[] } {
-    const now = clock()
-    const add: LeaseElement[] = []
+  function regrant(
+    portsFor: (lease: Lease) => readonly OpenPorts[],
+    isThere: (endpoint: number, identity: IdentityId) => boolean,
+  ): LeaseElement[] {
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
       held.ports = distinctPorts(portsFor(held))
       if (held.ports.length === 0) lost.push(held)
+      const remain = (endpoint: number): boolean => isThere(endpoint, held.identity)
+      if (!held.askers.every(remain)) held.askers = held.askers.filter(remain)
     }
     const emptied = lost.map((held) => [forget(held), held] as const)
     for (const [door, held] of emptied)
       if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
     for (const [identity, holder] of holders)
-      for (const [address, door] of holder.byAddress) {
-        remove.push(...orphans(identity, address, door))
-        const wanted = new Map(
-          [...door.byName.values()].flatMap((held) => held.ports.map((ports) => [keyOf(ports), ports] as const)),
-        )
-        for (const [portsKey, ports] of wanted)
-          if (!door.standing.has(portsKey))
-            add.push({ identity, address, ports, timeoutMillis: openUntil(door, portsKey) - now })
-      }
-    return { add, remove }
+      for (const [address, door] of holder.byAddress) remove.push(...orphans(identity, address, door))
+    return remove
   }
 
-  function elements(): LeaseElement[] {
+  function current({ identity, address, ports }: LeaseElement): LeaseElement | undefined {
+    const door = holders.get(identity)?.byAddress.get(address)
+    const timeoutMillis = door === undefined ? 0 : openUntil(door, keyOf(ports)) - clock()
+    return timeoutMillis > 0 ? { identity, address, ports, timeoutMillis } : undefined
+  }
+
+  function lacking(): LeaseElement[] {
     const now = clock()
-    const all: LeaseElement[] = []
+    const currentEpoch = epoch()
+    const absent: LeaseElement[] = []
+    const doubtful: LeaseElement[] = []
     for (const [identity, holder] of holders)
-      for (const [address, door] of holder.byAddress) {
-        const keys = new Set([...door.byName.values()].flatMap((held) => held.ports.map(keyOf)))
-        for (const portsKey of keys) {
-          const timeoutMillis = openUntil(door, portsKey) - now
-          if (timeoutMillis > 0) all.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis })
+      for (const [address, door] of holder.byAddress)
+        for (const portsKey of new Set([...door.byName.values()].flatMap((held) => held.ports.map(keyOf)))) {
+          const until = openUntil(door, portsKey)
+          const standing = door.standing.get(portsKey)
+          if (until <= now || (standing !== undefined && isRight(standing, until, currentEpoch))) continue
+          const list = (standing?.until ?? 0) <= now ? absent : doubtful
+          list.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: until - now })
         }
-      }
-    return all
+    return [...absent, ...doubtful]
+  }
+
+  /** Whether the kernel surely holds an element until then, give or take what an answer may leave without. */
+  function isRight(standing: Standing, until: Millis, currentEpoch: number): boolean {
+    if (standing.epoch !== currentEpoch) return false
+    return standing.until >= until - (graceMillis - spareMillis) && standing.until <= until + latenessMillis
   }
 
   function* list(): Iterable<Lease> {
@@ -314,12 +490,16 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   ]
   return {
     learn,
+    sending,
     committed,
+    refused,
+    retract,
     expire,
     nextDeadline: deadlines.earliest,
     drop,
     regrant,
-    elements,
+    lacking,
+    current,
     namesOf,
     list,
     size: () => count,

@@ -40,8 +40,9 @@ export function resolvePeers(rule: Rule, around: Surroundings): Peers {
   for (const peers of found) {
     if (peers === 'everyone') return peers
     for (const id of peers.identities) identities.add(id)
-    outside.push(...peers.outside)
-    everywhere.push(...peers.everywhere)
+    // Not spread: a group may have more ranges than a call takes arguments.
+    for (const range of peers.outside) outside.push(range)
+    for (const range of peers.everywhere) everywhere.push(range)
   }
   return { identities, outside, everywhere }
 }

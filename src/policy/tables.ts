@@ -11,7 +11,8 @@ import { worldId } from '../identity/reserved.ts'
 import { addressFromNumber, familyOf, type Address } from '../net/address.ts'
 import { icmpProtocol, type L4, type Ports } from '../net/ports.ts'
 import { everyAddress, type AddressRange } from '../net/prefix.ts'
-import { cellOf, coversCell, cellsOf, isAbout, settle, type PeerOf, type Ruling } from './rulings.ts'
+import { makeAbout, type About } from './about.ts'
+import { cellOf, coversCell, cellsOf, settle, type PeerOf, type Ruling } from './rulings.ts'
 import type { Entry } from './snapshot.ts'
 
 export interface Tables {
@@ -21,8 +22,7 @@ export interface Tables {
   readonly lookUp: (lane: number, peer: PeerOf, l4: L4) => number
 }
 
-/** Past so many numbers (16 MB), or so many odd rows, all rows are dropped and made again as they are asked for. */
-const numbersMax = 1 << 22
+/** Past so many odd rows all are dropped, too. */
 const oddRowsMax = 1 << 16
 const unsettled = -1
 
@@ -40,8 +40,13 @@ const keyOf = (protocol: number, cell: number): number => protocol * 0x20000 + c
 /**
  * @param present makes a code, above 0, of a ruling for the lane; called once for each span that is asked for.
  * @param dropped is told that no code that was made is in use any more.
+ * @param numbersMax past so many numbers all rows are dropped and made again as they are asked for.
  */
-export function makeTables(present: (lane: number, ruling: Ruling) => number, dropped: () => void): Tables {
+export function makeTables(
+  present: (lane: number, ruling: Ruling) => number,
+  dropped: () => void,
+  numbersMax: number,
+): Tables {
   const entriesOf: (readonly Entry[])[] = []
   let lanes = new Int32Array(64 * laneSize)
   let pool = new Int32Array(1 << 12)
@@ -52,6 +57,7 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
   /** Rows of peers that neither their identity nor their place in the world's IPv4 addresses tells: `lane identity piece`. */
   const oddRows = new Map<string, number>()
   const oddCuts = new Map<string, readonly Address[]>()
+  const abouts = new Map<number, About>()
   /** The row without entries, which most peers of most lanes have. */
   let emptyRow = 0
 
@@ -79,7 +85,7 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
   function dropAll(): void {
     used = 0
     emptyRow = 0
-    for (const map of [rowEntries, rowsByEntries, oddRows, oddCuts]) map.clear()
+    for (const map of [rowEntries, rowsByEntries, oddRows, oddCuts, abouts]) map.clear()
     for (let lane = 0; lane < entriesOf.length; lane++) lanes[lane * laneSize] = notMade
     dropped()
   }
@@ -87,13 +93,16 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
   function makeLane(lane: number): void {
     const entries = entriesOf[lane] ?? []
     const named = new Set<IdentityId>()
-    const ranges = { outside: [] as AddressRange[], everywhere: [] as AddressRange[] }
+    const sets = new Set<ReadonlySet<IdentityId>>()
+    const everywhere: AddressRange[] = []
+    const all: AddressRange[] = []
     for (const { peers } of entries) {
       if (peers === 'everyone') continue
-      for (const id of peers.identities) named.add(id)
-      ranges.outside.push(...peers.outside)
-      ranges.everywhere.push(...peers.everywhere)
+      sets.add(peers.identities)
+      for (const range of peers.everywhere) everywhere.push(range)
+      for (const list of [peers.everywhere, peers.outside]) for (const range of list) all.push(range)
     }
+    for (const set of sets) for (const id of set) named.add(id)
     const at = lane * laneSize
     let size = 4
     while (size < named.size * 2) size *= 2
@@ -103,11 +112,10 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
       pool[slotOf(hash, size - 1, id)] = id + 1
       sieve[(id >> 5) & 1] = (sieve[(id >> 5) & 1] ?? 0) | (1 << (id & 31))
     }
-    const all = [...ranges.outside, ...ranges.everywhere]
     const cuts = cutNumbers(all)
     const cutsAt = take(cuts.length * 2)
     pool.set(cuts, cutsAt)
-    lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flagsOf(all, ranges.everywhere), ...sieve], at)
+    lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flagsOf(all, everywhere), ...sieve], at)
   }
   /** Where an identity stands in a hash, or would. */
   function slotOf(hash: number, mask: number, id: IdentityId): number {
@@ -178,14 +186,12 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
 
   function makeRow(lane: number, peer: PeerOf): number {
     const all = entriesOf[lane] ?? []
-    const about: Entry[] = []
-    let key = String(lane)
-    for (const [i, entry] of all.entries())
-      if (isAbout(entry, peer)) {
-        about.push(entry)
-        key += ` ${i}`
-      }
-    if (about.length === 0) return (emptyRow ||= take(2))
+    let indexOf = abouts.get(lane)
+    if (indexOf === undefined) abouts.set(lane, (indexOf = makeAbout(all)))
+    const indices = indexOf(peer)
+    if (indices.length === 0) return (emptyRow ||= take(2))
+    const about = indices.flatMap((i) => all[i] ?? [])
+    const key = `${lane} ${indices.join(' ')}`
     let row = rowsByEntries.get(key)
     if (row !== undefined) return row
     const keys = keysOf(about)
@@ -208,7 +214,7 @@ export function makeTables(present: (lane: number, ruling: Ruling) => number, dr
     let at = row + 1
     if (count > 0) {
       const key = lastAtMost(row + 2, count, keyOf(protocol, cell))
-      // A protocol's first key is its lowest: what is found is of another only where this one has none.
+      // Below a protocol's first key only entries about every protocol could be, and with one of those it begins at -1.
       if ((pool[key] ?? 0) >= keyOf(protocol, -1) && (pool[key] ?? 0) <= keyOf(protocol, cell)) at = key + count
     }
     const code = pool[at] ?? 0
@@ -229,7 +235,6 @@ function keysOf(entries: readonly Entry[]): number[] {
   const protocols = new Set(entries.flatMap(({ ports }) => protocolsOf(ports)))
   const keys = new Set<number>()
   for (const protocol of protocols) {
-    keys.add(keyOf(protocol, -1))
     for (const { ports } of entries) {
       const cells = cellsOf(ports, protocol)
       if (cells === undefined) continue

@@ -47,8 +47,11 @@ export function decide(snapshot: Snapshot, flow: Flow): Decision {
 
 type Judged = Ruling & { readonly kind: 'judge' }
 
-/** Decides flows under one snapshot. */
-export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
+/** Numbers that a decider keeps of what it has worked out, 16 MB; past that it begins anew. */
+const numbersMax = 1 << 22
+
+/** Decides flows under one snapshot. @param keeps how many numbers it may keep. */
+export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (flow: Flow) => Decision {
   // Lanes are numbers, and what they say stands in arrays: a verdict then touches little memory (see tables.ts).
   const policies: DirectionPolicy[] = []
   /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
@@ -58,6 +61,7 @@ export function makeDecider(snapshot: Snapshot): (flow: Flow) => Decision {
   const tables = makeTables(
     (lane, ruling) => outcomes.push(presented(policies[lane], ruling)) - 1,
     () => void (outcomes.length = 1),
+    keeps,
   )
   const lanes = new Map<DirectionPolicy, number>()
   const judges = makeJudges()

@@ -35,7 +35,7 @@ const peer: Arbitrary<NetworkPolicyPeer> = fc.oneof(
   fc.record({ ipBlock }),
 )
 
-export const portNumbers = [53, 80, 81, 8080]
+export const portNumbers: readonly number[] = [53, 80, 81, 8080]
 const number = fc.constantFrom(...portNumbers)
 const portName = fc.constantFrom('http', 'dns')
 const protocol = fc.constantFrom('TCP' as const, 'UDP' as const)

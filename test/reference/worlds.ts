@@ -68,7 +68,9 @@ const located: Arbitrary<Peer> = fc.oneof(
   selector.map((of): Peer => ({ ...spot, kind: 'endpoints', selector: of })),
   selector.map((of): Peer => ({ ...spot, kind: 'endpoints', selector: of })),
   fc.tuple(nodeSelector, fc.boolean()).map(([of, self]): Peer => ({ ...spot, kind: 'nodes', selector: self ? of.filter(({ key }) => key !== 'reserved:remote-node') : of, ...(self ? { self } : {}) })), // prettier-ignore
-  pick(...entities).map((entity): Peer => ({ ...spot, kind: 'entity', entity })),
+  pick(...entities, 'cluster' as const, 'cluster' as const, 'cluster-mesh' as const, 'world' as const).map(
+    (entity): Peer => ({ ...spot, kind: 'entity', entity }),
+  ),
   fc.constant<Peer>({ ...spot, kind: 'unresolved', field: 'toGroups' }),
 )
 const served: Arbitrary<Peer> = fc.tuple(fc.oneof(pick('web', 'bare', 'gone'), bareSelector), maybe(pick('a', 'b'))).map(([of, namespace]) => ({ ...spot, kind: 'service', service: of, namespace })) // prettier-ignore

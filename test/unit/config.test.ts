@@ -52,7 +52,7 @@ dns:
   timeoutMillis: 500
   denyReply: nxdomain
   unknownEndpoint: allow
-leases: {graceSeconds: 0, leasesMax: 100}
+leases: {graceSeconds: 1, leasesMax: 100}
 datapath: {enforce: none, table: gate_2, denied: reject, interfaces: [veth*, eth0.5], prefixes: [10.1.0.0/16, "fd01::/64"]}
 host: {addresses: [10.1.0.1], node: n1}
 policy: {semantics: cilium, ciliumVersion: "1.18", clusterName: east, enforcement: always, allowLocalhost: false, audit: true, hostPolicies: true}
@@ -67,7 +67,7 @@ log: {level: debug}
     logLevel: 'debug',
     settings: {
       dns: { timeoutMillis: 500, deadlineMillis: 4000, denyReply: 'nxdomain', unknownEndpoint: 'allow' },
-      leases: { graceSeconds: 0, ttlMaxSeconds: 604_800, leasesMax: 100 },
+      leases: { graceSeconds: 1, ttlMaxSeconds: 604_800, leasesMax: 100 },
       policy: { semantics: 'cilium', ciliumVersion: [1, 18], clusterName: 'east', enforcement: 'always', allowLocalhost: false, audit: true, hostPolicies: true, localNode: 'n1' },
       datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 100 },
     },
@@ -114,6 +114,10 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
   {
     text: 'manifests: x\nleases: {graceSeconds: 1.5}',
     issues: ['2:24: leases.graceSeconds: must be an integer, not 1.5'],
+  },
+  {
+    text: 'manifests: x\nleases: {graceSeconds: 0}',
+    issues: ['2:24: leases.graceSeconds: must be at least 1'],
   },
   {
     text: 'manifests: x\nleases: {ttlMinSeconds: 60, ttlMaxSeconds: 5}',

@@ -25,6 +25,7 @@ export const codes = {
   NG021: { name: 'order', about: 'rules that never decide, exceptions of denials, equal priorities' },
   NG022: { name: 'icmp', about: 'ICMP, which rules about ports leave out' },
   NG023: { name: 'host', about: 'probes and host policies' },
+  NG024: { name: 'merge-conflict', about: 'rules that Cilium cannot merge: the endpoints that both select keep their old policy' },
 } as const // prettier-ignore
 
 export type Code = keyof typeof codes

@@ -1,7 +1,13 @@
 // What the checks look at: policies as they are written (fields, with their places) beside what they mean (rules), and the pods they select.
 import type { Labels } from '../../identity/labels.ts'
 import { labelSetText } from '../../identity/identities.ts'
-import { clusterKey, namespaceKey, namespaceLabelsPrefix, serviceAccountKey, type Selector } from '../../identity/selector.ts' // prettier-ignore
+import {
+  clusterKey,
+  namespaceKey,
+  namespaceLabelsPrefix,
+  serviceAccountKey,
+  type Selector,
+} from '../../identity/selector.ts'
 import { makeUniverse } from '../../identity/universe.ts'
 import type { Field, Issue } from '../field.ts'
 import {
@@ -137,7 +143,12 @@ export const isOrdered = ({ kind }: Spec): boolean =>
 
 /** The rules of a spec as they are written. */
 export function itemsOfSpec(spec: Spec): Item[] {
-  const lists = [['ingress', 'ingress', false], ['ingressDeny', 'ingress', true], ['egress', 'egress', false], ['egressDeny', 'egress', true]] as const // prettier-ignore
+  const lists = [
+    ['ingress', 'ingress', false],
+    ['ingressDeny', 'ingress', true],
+    ['egress', 'egress', false],
+    ['egressDeny', 'egress', true],
+  ] as const
   return lists.flatMap(([key, direction, isDeny]) => {
     const list = at(spec.field, key)
     return list === undefined ? [] : itemsOf(list).map((field) => ({ field, list, direction, isDeny }))
@@ -151,7 +162,13 @@ export function selectorsOf(spec: Spec): { readonly field: Field; readonly isSub
     if (field.kind === 'map') {
       const isSelector = field.entries.has('matchLabels') || field.entries.has('matchExpressions')
       if (isSelector)
-        found.push({ field, isSubject: ['endpointSelector', 'nodeSelector'].includes(key) || field.path.startsWith(`${spec.field.path}.subject`) || field.path === `${spec.field.path}.podSelector` }) // prettier-ignore
+        found.push({
+          field,
+          isSubject:
+            ['endpointSelector', 'nodeSelector'].includes(key) ||
+            field.path.startsWith(`${spec.field.path}.subject`) ||
+            field.path === `${spec.field.path}.podSelector`,
+        })
       else for (const [name, entry] of field.entries) walk(entry, name)
     } else if (field.kind === 'list') for (const item of field.items) walk(item, key)
   }
@@ -160,7 +177,9 @@ export function selectorsOf(spec: Spec): { readonly field: Field; readonly isSub
 }
 
 /** The keys that a selector is about, each with the field to point at. */
-export function keysOfSelector(field: Field): { readonly key: string; readonly field: Field; readonly operator: string }[] {
+export function keysOfSelector(
+  field: Field,
+): { readonly key: string; readonly field: Field; readonly operator: string }[] {
   return [
     ...entriesOf(at(field, 'matchLabels')).map(([key, entry]) => ({ key, field: entry, operator: 'In' })),
     ...itemsOf(at(field, 'matchExpressions')).flatMap((item) => {
@@ -168,13 +187,15 @@ export function keysOfSelector(field: Field): { readonly key: string; readonly f
       return key === undefined ? [] : [{ key, field: at(item, 'key') ?? item, operator: operator ?? '' }]
     }),
   ]
-} // prettier-ignore
+}
 
 export function makeContext(input: LintInput): Context {
   const objects = input.documents.flatMap(objectsOf)
   const policies = new Map(input.world?.policies.map((policy) => [placeOf(policy.kind, policy.name, policy), policy]))
   const specs = objects.flatMap((object) => specsOf(object, policies))
-  const workloads = (input.world?.pods ?? []).filter((pod) => !pod.hostNetwork).map((pod) => ({ pod, labels: labelsOfPod(pod, input) })) // prettier-ignore
+  const workloads = (input.world?.pods ?? [])
+    .filter((pod) => !pod.hostNetwork)
+    .map((pod) => ({ pod, labels: labelsOfPod(pod, input) }))
   const { selected, identities } = makeSelection(workloads)
   const near = makeNear(specs)
   const paths = new WeakMap<Field, ReadonlyMap<string, Field>>()
@@ -222,7 +243,11 @@ function makeSelection(workloads: readonly Workload[]): Pick<Context, 'selected'
     if (groups[number] === undefined) groups[number] = [workload]
     else groups[number].push(workload)
   }
-  const universe = makeUniverse(new Map(groups.flatMap(([first], id) => (first === undefined ? [] : [[id, { id, labels: first.labels }] as const])))) // prettier-ignore
+  const universe = makeUniverse(
+    new Map(
+      groups.flatMap(([first], id) => (first === undefined ? [] : [[id, { id, labels: first.labels }] as const])),
+    ),
+  )
   const lists = new WeakMap<ReadonlySet<number>, readonly Workload[]>()
   return {
     identities: universe.select,
@@ -262,12 +287,23 @@ function indexPaths(root: Field): ReadonlyMap<string, Field> {
   return index
 }
 
-/** The object, or those of a List. */
+/** The object, or those of a List. Items of a typed list need not say their kind: it is put in. */
 function objectsOf(document: Field): readonly Field[] {
-  return textOf(at(document, 'kind'))?.endsWith('List') === true ? itemsOf(at(document, 'items')) : [document]
+  const kind = textOf(at(document, 'kind'))
+  if (kind?.endsWith('List') !== true) return [document]
+  const said: Field = { ...document, kind: 'scalar', value: kind.slice(0, -'List'.length) }
+  return itemsOf(at(document, 'items')).map((item) =>
+    item.kind !== 'map' || item.entries.has('kind')
+      ? item
+      : { ...item, entries: new Map([...item.entries, ['kind', said]]) },
+  )
 }
 
-const placeOf = (kind: string, name: string, { file, line }: { readonly file: string; readonly line: number }): string => `${kind} ${name} ${file}:${line}` // prettier-ignore
+const placeOf = (
+  kind: string,
+  name: string,
+  { file, line }: { readonly file: string; readonly line: number },
+): string => `${kind} ${name} ${file}:${line}`
 
 function specsOf(object: Field, policies: ReadonlyMap<string, Policy>): Spec[] {
   const kind = policyKinds.find((known) => known === textOf(at(object, 'kind')))
@@ -285,7 +321,7 @@ function specsOf(object: Field, policies: ReadonlyMap<string, Policy>): Spec[] {
     field,
     policy: policies.get(placeOf(kind, name, field)),
   }))
-} // prettier-ignore
+}
 
 function labelsOfPod({ namespace, labels, serviceAccount }: Pod, { world, options }: LintInput): Labels {
   const all = new Map<string, string>([...labels].map(([key, value]) => [`k8s:${key}`, value]))

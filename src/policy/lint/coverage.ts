@@ -25,9 +25,12 @@ function implies(given: Requirement, wanted: Requirement): boolean {
       return given.operator === 'In' && given.values.every((value) => wanted.values.includes(value))
     case 'NotIn':
       if (given.operator === 'In') return given.values.every((value) => !wanted.values.includes(value))
-      return given.operator === 'DoesNotExist' || (given.operator === 'NotIn' && wanted.values.every((value) => given.values.includes(value)))
+      return (
+        given.operator === 'DoesNotExist' ||
+        (given.operator === 'NotIn' && wanted.values.every((value) => given.values.includes(value)))
+      )
   }
-} // prettier-ignore
+}
 
 /** Whether `wide` selects all that `narrow` does, whatever there is. */
 export function selectorCovers(wide: Selector, narrow: Selector): boolean {
@@ -54,7 +57,8 @@ export function subjectsMeet(context: Selecting, a: Policy, b: Policy): boolean 
   return a.subject.kind === b.subject.kind && selectorsMeet(context, a.subject.selector, b.subject.selector)
 }
 
-const holds = (wide: readonly AddressRange[], narrow: readonly AddressRange[]): boolean => subtractRanges(narrow, wide).length === 0 // prettier-ignore
+const holds = (wide: readonly AddressRange[], narrow: readonly AddressRange[]): boolean =>
+  subtractRanges(narrow, wide).length === 0
 const meet = (a: readonly AddressRange[], b: readonly AddressRange[]): boolean =>
   a.some((x) => b.some((y) => x.family === y.family && x.first <= y.last && y.first <= x.last))
 
@@ -72,19 +76,34 @@ function peerCovers(wide: Peer, narrow: Peer): boolean {
     case 'nodes':
       return wide.kind === 'nodes' && selectorCovers(wide.selector, narrow.selector)
     case 'cidr':
-      return wide.kind === 'cidr' && (wide.reach === 'everywhere' || narrow.reach === 'outside') && holds(wide.ranges, narrow.ranges)
+      return (
+        wide.kind === 'cidr' &&
+        (wide.reach === 'everywhere' || narrow.reach === 'outside') &&
+        holds(wide.ranges, narrow.ranges)
+      )
     case 'entity':
-      return wide.kind === 'entity' && (wide.entity === narrow.entity || (wider[wide.entity]?.includes(narrow.entity) ?? false))
+      return (
+        wide.kind === 'entity' &&
+        (wide.entity === narrow.entity || (wider[wide.entity]?.includes(narrow.entity) ?? false))
+      )
     case 'name':
       return wide.kind === 'name' && nameCovers(wide, narrow)
     case 'cidrGroup':
-      return wide.kind === 'cidrGroup' && wide.except.length === 0 && JSON.stringify(wide.group) === JSON.stringify(narrow.group)
+      return (
+        wide.kind === 'cidrGroup' &&
+        wide.except.length === 0 &&
+        JSON.stringify(wide.group) === JSON.stringify(narrow.group)
+      )
     case 'service':
-      return wide.kind === 'service' && wide.namespace === narrow.namespace && JSON.stringify(wide.service) === JSON.stringify(narrow.service)
+      return (
+        wide.kind === 'service' &&
+        wide.namespace === narrow.namespace &&
+        JSON.stringify(wide.service) === JSON.stringify(narrow.service)
+      )
     case 'unresolved':
       return false
   }
-} // prettier-ignore
+}
 
 /** Whether everybody whom `narrow` is about is somebody whom `wide` is about. Nobody is covered by nobody only. */
 export function peersCover(wide: Rule['peers'], narrow: Rule['peers']): boolean {
@@ -128,16 +147,31 @@ export function portsCover(wide: readonly RulePorts[], narrow: readonly RulePort
 /** The numbers of a named port among workloads that can be meant. */
 function numbersOf(context: Context, port: RulePorts): readonly RulePorts[] {
   if (port.kind !== 'named') return [port]
-  const numbers = context.workloads.flatMap(({ pod }) => pod.ports.filter(({ name, protocol }) => name === port.name && protocol === port.protocol)) // prettier-ignore
-  return [port, ...numbers.map(({ protocol, port: number }): Ports => ({ kind: 'ports', protocol, first: number, last: number }))] // prettier-ignore
+  const numbers = context.workloads.flatMap(({ pod }) =>
+    pod.ports.filter(({ name, protocol }) => name === port.name && protocol === port.protocol),
+  )
+  return [
+    port,
+    ...numbers.map(({ protocol, port: number }): Ports => ({ kind: 'ports', protocol, first: number, last: number })),
+  ]
 }
 
 /** Whether some port is of both. */
 export function portsMeet(context: Context, a: readonly RulePorts[], b: readonly RulePorts[]): boolean {
   const [xs, ys] = [a, b].map((ports) => ports.flatMap((port) => numbersOf(context, port)))
-  return (xs ?? []).some((x) => (ys ?? []).some((y) =>
-    portCovers(x, y) || portCovers(y, x) || (x.kind === 'ports' && y.kind === 'ports' && x.protocol === y.protocol && x.first <= y.last && y.first <= x.last)))
-} // prettier-ignore
+  return (xs ?? []).some((x) =>
+    (ys ?? []).some(
+      (y) =>
+        portCovers(x, y) ||
+        portCovers(y, x) ||
+        (x.kind === 'ports' &&
+          y.kind === 'ports' &&
+          x.protocol === y.protocol &&
+          x.first <= y.last &&
+          y.first <= x.last),
+    ),
+  )
+}
 
 /** Whether the rule opens or closes this port of TCP or UDP. */
 export function hasPort(
@@ -145,7 +179,9 @@ export function hasPort(
   number: number,
   protocols: readonly Protocol[] = [Protocol.UDP, Protocol.TCP],
 ): boolean {
-  return protocols.some((protocol) => rule.ports.some((port) => portCovers(port, { kind: 'ports', protocol, first: number, last: number }))) // prettier-ignore
+  return protocols.some((protocol) =>
+    rule.ports.some((port) => portCovers(port, { kind: 'ports', protocol, first: number, last: number })),
+  )
 }
 
 /** Whether every name that `narrow` matches is one that `wide` matches, as far as their text tells. */
@@ -156,7 +192,8 @@ export function nameCovers(wide: NameMatch, narrow: NameMatch): boolean {
   const labels = narrow.pattern.labels.map((label) =>
     label.kind === 'literal' ? label.text : label.pieces.join(sample),
   )
-  const covers = (candidate: readonly string[]): boolean => makeTrie([{ pattern: wide.pattern, value: true }]).lookup(candidate).length > 0 // prettier-ignore
+  const covers = (candidate: readonly string[]): boolean =>
+    makeTrie([{ pattern: wide.pattern, value: true }]).lookup(candidate).length > 0
   if (narrow.pattern.deep)
     return wide.pattern.deep && covers([sample, ...labels]) && covers([sample, sample, ...labels])
   return covers(labels)

@@ -7,24 +7,45 @@ import { at, fixOf, itemsOf, type Context } from './context.ts'
 
 /** Findings of every issue that no check has said better: at one place, one finding. */
 export function findingsOfIssues(context: Context, said: readonly Finding[]): Finding[] {
-  const places = new Set(said.filter(({ code }) => code === 'NG019' || code === 'NG017').map(({ file, line, column }) => `${file}:${line}:${column}`))
+  const places = new Set(
+    said
+      .filter(({ code }) => code === 'NG019' || code === 'NG017')
+      .map(({ file, line, column }) => `${file}:${line}:${column}`),
+  )
   return context.issues
     .filter((issue) => issue.severity === 'error' && !places.has(`${issue.file}:${issue.line}:${issue.column}`))
     .map((issue) => findingOfIssue(context, issue))
-} // prettier-ignore
+}
 
 function findingOfIssue(context: Context, { file, line, column, path, message }: Issue): Finding {
   const code = codeOf(path, message)
   const field = findField(context.documents, { file, line, column, path })
   const fix = field === undefined ? undefined : fixIssue(context, field, message)
   const hint = hintOf(path, message)
-  return { code, severity: 'error', file, line, column, path, message, ...(hint === undefined ? {} : { hint }), ...(fix === undefined ? {} : { fix }) }
-} // prettier-ignore
+  return {
+    code,
+    severity: 'error',
+    file,
+    line,
+    column,
+    path,
+    message,
+    ...(hint === undefined ? {} : { hint }),
+    ...(fix === undefined ? {} : { fix }),
+  }
+}
 
 function codeOf(path: string, message: string): Code {
   if (message.includes('unsupported entity') || message.includes('reserved')) return 'NG020'
   if (path.includes('.http[') && message.includes('pars')) return 'NG013'
-  if (path === '' || message.includes('must be unique') || message.startsWith('must be a') || message.startsWith('unknown field') || path.endsWith('.endPort')) return 'NG017' // prettier-ignore
+  if (
+    path === '' ||
+    message.includes('must be unique') ||
+    message.startsWith('must be a') ||
+    message.startsWith('unknown field') ||
+    path.endsWith('.endPort')
+  )
+    return 'NG017'
   return 'NG000'
 }
 
@@ -48,7 +69,10 @@ function fixIssue(context: Context, field: Field, message: string): Fix | undefi
 }
 
 /** The field at a place; a path is not enough, as a file has many documents. */
-function findField(documents: readonly Field[], place: Pick<Issue, 'file' | 'line' | 'column' | 'path'>): Field | undefined {
+function findField(
+  documents: readonly Field[],
+  place: Pick<Issue, 'file' | 'line' | 'column' | 'path'>,
+): Field | undefined {
   const search = (field: Field): Field | undefined => {
     if (field.path === place.path && field.line === place.line && field.column === place.column) return field
     const children = field.kind === 'map' ? [...field.entries.values()] : itemsOf(field)
@@ -64,7 +88,7 @@ function findField(documents: readonly Field[], place: Pick<Issue, 'file' | 'lin
     if (found !== undefined) return found
   }
   return undefined
-} // prettier-ignore
+}
 
 /** Codes that an annotation of the object tells the linter to leave out: `namegate.io/lint-ignore: NG010, NG022`. */
 export function ignoredBy(object: Field): readonly string[] {

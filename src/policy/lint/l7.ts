@@ -1,18 +1,38 @@
 // Checks about rules above L4: shadowed by an allow without them (NG006), HTTP patterns (NG013), what releases removed (NG019).
 import type { Field } from '../field.ts'
-import type { Rule } from '../rules.ts'
-import { at, entriesOf, fixOf, isCilium, isEmptyList, isOrdered, itemsOf, itemsOfSpec, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
+import type { L7, Rule } from '../rules.ts'
+import {
+  at,
+  entriesOf,
+  fixOf,
+  isCilium,
+  isEmptyList,
+  isOrdered,
+  itemsOf,
+  itemsOfSpec,
+  textOf,
+  type Check,
+  type Context,
+  type Spec,
+} from './context.ts'
 import { peersMeet, portsMeet, subjectsMeet } from './coverage.ts'
 
 const hasL7 = (rule: Rule): boolean => rule.l7 !== undefined || (rule.serverNames?.length ?? 0) > 0
 
 /** Whether the allow without L7 rules takes the effect of those of the other: DNS by exactly its port, all others by any overlap. */
 function shadows(context: Context, plain: Rule, rule: Rule): boolean {
-  if (plain.kind !== 'allow' || hasL7(plain) || plain.listener !== undefined || plain.tier !== rule.tier || plain.priority !== rule.priority) return false
+  if (
+    plain.kind !== 'allow' ||
+    hasL7(plain) ||
+    plain.listener !== undefined ||
+    plain.tier !== rule.tier ||
+    plain.priority !== rule.priority
+  )
+    return false
   if (!peersMeet(context, plain.peers, rule.peers)) return false
   if (rule.l7?.kind !== 'dns') return portsMeet(context, plain.ports, rule.ports)
   return plain.ports.some((port) => rule.ports.some((other) => JSON.stringify(port) === JSON.stringify(other)))
-} // prettier-ignore
+}
 
 /** NG006. */
 const shadowed: Check = (context, say) => {
@@ -20,13 +40,25 @@ const shadowed: Check = (context, say) => {
     const { policy } = spec
     const restricted = policy?.rules.filter((rule) => rule.kind === 'allow' && hasL7(rule)) ?? []
     if (policy === undefined || restricted.length === 0) continue
-    const others = context.near(spec).filter((other) => !isOrdered(other) && other.policy !== undefined && (other === spec || subjectsMeet(context, other.policy, policy)))
+    const others = context
+      .near(spec)
+      .filter(
+        (other) =>
+          !isOrdered(other) &&
+          other.policy !== undefined &&
+          (other === spec || subjectsMeet(context, other.policy, policy)),
+      )
     const plain = others.flatMap((other) => (other.policy?.rules ?? []).map((rule) => ({ spec: other, rule })))
     for (const rule of restricted) {
-      const other = plain.find((each) => each.rule !== rule && each.rule.direction === rule.direction && shadows(context, each.rule, rule))
+      const other = plain.find(
+        (each) => each.rule !== rule && each.rule.direction === rule.direction && shadows(context, each.rule, rule),
+      )
       if (other === undefined) continue
       const first = rule.l7 === undefined || rule.l7.kind === 'l7' ? undefined : rule.l7.rules[0]
-      const where = other.spec === spec ? `line ${other.rule.line}` : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
+      const where =
+        other.spec === spec
+          ? `line ${other.rule.line}`
+          : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
       say('NG006', spec, context.fieldAt(spec, first?.path ?? rule.path), {
         severity: 'warning',
         message: `these ${rule.l7?.kind.toUpperCase() ?? 'server name'} rules restrict nothing for some peers: the rule at ${where} allows the same peers and ports without any`,
@@ -34,7 +66,90 @@ const shadowed: Check = (context, say) => {
       })
     }
   }
-} // prettier-ignore
+}
+
+/** What two allows of the same peers and port must not say differently, in Cilium's words; undefined when they merge. */
+function conflictOf(a: Rule, b: Rule): string | undefined {
+  if (a.l7 !== undefined && b.l7 !== undefined && parserOf(a.l7) !== parserOf(b.l7))
+    return `cannot merge conflicting L7 parsers (${parserOf(a.l7)}/${parserOf(b.l7)})`
+  const [one, other] = [a.listener, b.listener]
+  if (
+    one !== undefined &&
+    other !== undefined &&
+    one.priority === other.priority &&
+    JSON.stringify(one) !== JSON.stringify(other)
+  )
+    return `cannot merge conflicting CiliumEnvoyConfig Listeners (${one.name}/${other.name}) with the same priority${one.priority === undefined ? '' : ` (${one.priority})`}`
+  if (a.authentication !== undefined && b.authentication !== undefined && a.authentication !== b.authentication)
+    return `cannot merge conflicting authentication types (${a.authentication}/${b.authentication})`
+  for (const side of ['terminating', 'originating'] as const) {
+    const [x, y] = [a[`${side}TLS`], b[`${side}TLS`]]
+    if (x !== undefined && y !== undefined && JSON.stringify(x) !== JSON.stringify(y))
+      return `cannot merge conflicting ${side} TLS contexts: (${x.secret}/${y.secret})`
+  }
+  return undefined
+}
+
+const parserOf = (l7: L7): string => (l7.kind === 'l7' ? l7.protocol : l7.kind)
+
+/** The peers as text without their places: Cilium merges rules of equal selectors. */
+const peersText = ({ peers }: Rule): string =>
+  JSON.stringify(peers === 'everyone' ? [] : peers, (key, value: unknown) =>
+    key === 'path' || key === 'line' ? undefined : typeof value === 'bigint' ? String(value) : value,
+  )
+
+/** NG024. */
+const conflicts: Check = (context, say) => {
+  const canConflict = (rule: Rule): boolean =>
+    rule.kind === 'allow' &&
+    (hasL7(rule) ||
+      rule.listener !== undefined ||
+      rule.authentication !== undefined ||
+      rule.terminatingTLS !== undefined ||
+      rule.originatingTLS !== undefined)
+  const specs = context.specs.filter((spec) => spec.policy?.rules.some(canConflict) === true)
+  const index = new Map(specs.map((spec, i) => [spec, i]))
+  for (const [i, spec] of specs.entries()) {
+    const { policy } = spec
+    if (policy === undefined) continue
+    const others = context
+      .near(spec)
+      .filter(
+        (other) =>
+          (index.get(other) ?? i + 1) <= i &&
+          other.policy !== undefined &&
+          (other === spec || subjectsMeet(context, other.policy, policy)),
+      )
+    const earlier = others.flatMap((other) =>
+      (other.policy?.rules ?? []).filter(canConflict).map((rule) => ({ spec: other, rule })),
+    )
+    for (const rule of policy.rules.filter(canConflict))
+      for (const other of earlier) {
+        if (
+          other.rule === rule ||
+          other.rule.direction !== rule.direction ||
+          (other.spec === spec && policy.rules.indexOf(other.rule) > policy.rules.indexOf(rule))
+        )
+          continue
+        const words =
+          rule.ports.some((port) => other.rule.ports.some((each) => JSON.stringify(each) === JSON.stringify(port))) &&
+          peersText(rule) === peersText(other.rule)
+            ? conflictOf(other.rule, rule)
+            : undefined
+        if (words === undefined) continue
+        const where =
+          other.spec === spec
+            ? `line ${other.rule.line}`
+            : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
+        say('NG024', spec, context.fieldAt(spec, rule.path), {
+          severity: 'error',
+          message: `${words}: with the rule at ${where}, for the same peers and port; in Cilium the endpoints that both select keep their old policy`,
+          hint: 'one port has one protocol: take one of the two out',
+        })
+        break
+      }
+  }
+}
 
 const metacharacters = '.*+?()[]{}|^$\\'
 const isLiteral = (text: string): boolean => ![...text].some((c) => metacharacters.includes(c))
@@ -57,8 +172,9 @@ function looseDots(text: string): number[] {
 const httpPatterns: Check = (context, say) => {
   for (const spec of context.specs)
     for (const { field } of isCilium(spec) ? itemsOfSpec(spec) : [])
-      for (const item of itemsOf(at(field, 'toPorts'))) for (const rule of itemsOf(at(item, 'rules', 'http'))) httpPattern(context, spec, rule, say)
-} // prettier-ignore
+      for (const item of itemsOf(at(field, 'toPorts')))
+        for (const rule of itemsOf(at(item, 'rules', 'http'))) httpPattern(context, spec, rule, say)
+}
 
 function httpPattern(context: Context, spec: Spec, rule: Field, say: Parameters<Check>[1]): void {
   const [path, method, host] = ['path', 'method', 'host'].map((key) => at(rule, key))
@@ -66,20 +182,48 @@ function httpPattern(context: Context, spec: Spec, rule: Field, say: Parameters<
   if (host !== undefined && hostText !== undefined && looseDots(hostText).length > 0) {
     const loose = looseDots(hostText)
     const escaped = [...hostText].map((c, i) => (loose.includes(i) ? '\\.' : c)).join('')
-    say('NG013', spec, host, { severity: 'warning', message: `host is a regular expression: "." in "${hostText}" is any character, so ${[...hostText].map((c, i) => (loose.includes(i) ? 'x' : c)).join('')} passes too`, hint: `write ${escaped}`, fix: fixOf('dots as dots', context.sources.replaceScalar(host, escaped)) })
+    say('NG013', spec, host, {
+      severity: 'warning',
+      message: `host is a regular expression: "." in "${hostText}" is any character, so ${[...hostText].map((c, i) => (loose.includes(i) ? 'x' : c)).join('')} passes too`,
+      hint: `write ${escaped}`,
+      fix: fixOf('dots as dots', context.sources.replaceScalar(host, escaped)),
+    })
   }
-  if (method !== undefined && methodText !== undefined && methodText !== methodText.toUpperCase() && isLiteral(methodText))
-    say('NG013', spec, method, { severity: 'warning', message: `method "${methodText}" matches no request: methods are compared with their case`, fix: fixOf('upper case', context.sources.replaceScalar(method, methodText.toUpperCase())) })
+  if (
+    method !== undefined &&
+    methodText !== undefined &&
+    methodText !== methodText.toUpperCase() &&
+    isLiteral(methodText)
+  )
+    say('NG013', spec, method, {
+      severity: 'warning',
+      message: `method "${methodText}" matches no request: methods are compared with their case`,
+      fix: fixOf('upper case', context.sources.replaceScalar(method, methodText.toUpperCase())),
+    })
   if (path === undefined || pathText === undefined) return
   const [head = ''] = pathText.replace(/^\^/, '')
   if (!['/', '.', '(', '[', '\\', '*'].includes(head) && pathText !== '')
-    say('NG013', spec, path, { severity: 'warning', message: `path "${pathText}" matches no request: a path begins with /, and the expression has to match all of it`, hint: `write "/${pathText}"`, fix: isLiteral(pathText) ? fixOf('begin with /', context.sources.replaceScalar(path, `/${pathText}`)) : undefined })
+    say('NG013', spec, path, {
+      severity: 'warning',
+      message: `path "${pathText}" matches no request: a path begins with /, and the expression has to match all of it`,
+      hint: `write "/${pathText}"`,
+      fix: isLiteral(pathText) ? fixOf('begin with /', context.sources.replaceScalar(path, `/${pathText}`)) : undefined,
+    })
   else if (queryAt(pathText) > 0) {
     const escaped = `${pathText.slice(0, queryAt(pathText))}\\${pathText.slice(queryAt(pathText))}`
-    say('NG013', spec, path, { severity: 'warning', message: `path is a regular expression: "?" in "${pathText}" makes what stands before it optional and matches no question mark`, hint: `write ${escaped}`, fix: fixOf('the question mark as such', context.sources.replaceScalar(path, escaped)) })
+    say('NG013', spec, path, {
+      severity: 'warning',
+      message: `path is a regular expression: "?" in "${pathText}" makes what stands before it optional and matches no question mark`,
+      hint: `write ${escaped}`,
+      fix: fixOf('the question mark as such', context.sources.replaceScalar(path, escaped)),
+    })
   } else if (isLiteral(pathText))
-    say('NG013', spec, path, { severity: 'note', message: `path has to match everything, the query too: "${pathText}" lets neither ${pathText}?x=1 nor ${pathText.replace(/\/$/, '')}/x through`, hint: `${pathText}(\\?.*)? takes queries, ${pathText.replace(/\/$/, '')}(/.*)? what lies below` })
-} // prettier-ignore
+    say('NG013', spec, path, {
+      severity: 'note',
+      message: `path has to match everything, the query too: "${pathText}" lets neither ${pathText}?x=1 nor ${pathText.replace(/\/$/, '')}/x through`,
+      hint: `${pathText}(\\?.*)? takes queries, ${pathText.replace(/\/$/, '')}(/.*)? what lies below`,
+    })
+}
 
 /** Where a query is written as in a URL (`/a?b=c`); -1 when there is none. */
 function queryAt(text: string): number {
@@ -113,27 +257,40 @@ const removedFields: Check = (context, say) => {
           if (!isGone && !context.isCilium(1, 18)) continue
           say('NG019', spec, rules, {
             severity: isGone ? 'error' : 'warning',
-            message: isGone ? `rules.${name} was removed in Cilium 1.20` : `rules.${name} is deprecated since Cilium 1.18, and removed in 1.20`,
+            message: isGone
+              ? `rules.${name} was removed in Cilium 1.20`
+              : `rules.${name} is deprecated since Cilium 1.18, and removed in 1.20`,
             hint: 'allow the port alone, or put a proxy that knows the protocol in front (listener)',
           })
         }
     }
-} // prettier-ignore
+}
 
 /** The labels of the requirement into the one selector beside it, where both are plain. */
 function requiresFix(context: Context, item: Field, requires: Field, endpoints: string): ReturnType<typeof fixOf> {
   const selectors = itemsOf(at(item, endpoints))
   const [required, selector] = [itemsOf(requires)[0], selectors[0]]
-  if (itemsOf(requires).length !== 1 || required === undefined || [...entriesOf(required)].some(([key]) => key !== 'matchLabels')) return undefined
+  if (
+    itemsOf(requires).length !== 1 ||
+    required === undefined ||
+    [...entriesOf(required)].some(([key]) => key !== 'matchLabels')
+  )
+    return undefined
   const labels = entriesOf(at(required, 'matchLabels'))
-  const flow = (all: readonly (readonly [string, Field])[]): string => `{${all.map(([key, value]) => `${JSON.stringify(key)}: ${JSON.stringify(textOf(value) ?? '')}`).join(', ')}}`
-  if (selector === undefined) return at(item, endpoints) === undefined ? fixOf(endpoints, context.sources.replaceEntry(requires, `${endpoints}: [{matchLabels: ${flow(labels)}}]`)) : undefined
+  const flow = (all: readonly (readonly [string, Field])[]): string =>
+    `{${all.map(([key, value]) => `${JSON.stringify(key)}: ${JSON.stringify(textOf(value) ?? '')}`).join(', ')}}`
+  if (selector === undefined)
+    return at(item, endpoints) === undefined
+      ? fixOf(endpoints, context.sources.replaceEntry(requires, `${endpoints}: [{matchLabels: ${flow(labels)}}]`))
+      : undefined
   if (selectors.length !== 1 || entriesOf(selector).some(([key]) => key !== 'matchLabels')) return undefined
   const both = new Map([...entriesOf(at(selector, 'matchLabels')), ...labels])
   const list = at(item, endpoints)
   const replaced = list && context.sources.replaceEntry(list, `${endpoints}: [{matchLabels: ${flow([...both])}}]`)
   const gone = context.sources.removeEntry(requires)
-  return replaced === undefined || gone === undefined ? undefined : { title: `${endpoints} with both`, edits: [replaced, gone] }
-} // prettier-ignore
+  return replaced === undefined || gone === undefined
+    ? undefined
+    : { title: `${endpoints} with both`, edits: [replaced, gone] }
+}
 
-export const l7Checks: readonly Check[] = [shadowed, httpPatterns, removedFields]
+export const l7Checks: readonly Check[] = [shadowed, conflicts, httpPatterns, removedFields]

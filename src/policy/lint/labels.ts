@@ -1,14 +1,37 @@
 // Checks about labels: peers confined to a namespace or cluster (NG009), labels that are not in identities (NG011), reserved labels (NG020).
 import { isIdentityRelevant } from '../../identity/relevant.ts'
-import { clusterKey, keyWithSource, labelSources, mentions, namespaceKey, type Selector } from '../../identity/selector.ts' // prettier-ignore
-import type { Field } from '../field.ts'
-import { at, fixOf, isCilium, isEmptyMap, keysOfSelector, listed, selectorsOf, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
+import {
+  clusterKey,
+  keyWithSource,
+  labelSources,
+  mentions,
+  namespaceKey,
+  type Selector,
+} from '../../identity/selector.ts'
+import { nearest, type Field } from '../field.ts'
+import {
+  at,
+  fixOf,
+  isCilium,
+  isEmptyMap,
+  keysOfSelector,
+  listed,
+  selectorsOf,
+  textOf,
+  type Check,
+  type Context,
+  type Spec,
+} from './context.ts'
 
 const isOnNamespace = (key: string): boolean => key === namespaceKey || key === 'any:io.kubernetes.pod.namespace'
 
 /** NG009. */
 const implied: Check = (context, say) => {
-  const speaksOfClusters = context.specs.some((spec) => selectorsOf(spec).some(({ field }) => keysOfSelector(field).some(({ key }) => bareOf(key) === 'io.cilium.k8s.policy.cluster')))
+  const speaksOfClusters = context.specs.some((spec) =>
+    selectorsOf(spec).some(({ field }) =>
+      keysOfSelector(field).some(({ key }) => bareOf(key) === 'io.cilium.k8s.policy.cluster'),
+    ),
+  )
   for (const spec of isKnown(context))
     for (const rule of spec.policy?.rules ?? [])
       for (const peer of rule.peers === 'everyone' ? [] : rule.peers) {
@@ -17,12 +40,26 @@ const implied: Check = (context, say) => {
         // A selector that a service stands for has no field of its own.
         if (field.path !== peer.path || isEmptyMap(field)) continue
         const wrote = keysOfSelector(field).map(({ key }) => keyWithSource(key))
-        if (speaksOfClusters && context.isCilium(1, 19) && mentions(peer.selector, clusterKey) && !wrote.some((key) => bareOf(key) === bareOf(clusterKey)))
-          say('NG009', spec, field, { severity: 'note', message: 'since Cilium 1.19 a peer that names no cluster is of this cluster only', hint: 'for any cluster: matchExpressions: [{key: io.cilium.k8s.policy.cluster, operator: Exists}]' })
-        if (spec.namespace === undefined || wrote.some(isOnNamespace) || wrote.some((key) => key.includes('io.cilium.k8s.namespace.labels.'))) continue
+        if (
+          speaksOfClusters &&
+          context.isCilium(1, 19) &&
+          mentions(peer.selector, clusterKey) &&
+          !wrote.some((key) => bareOf(key) === bareOf(clusterKey))
+        )
+          say('NG009', spec, field, {
+            severity: 'note',
+            message: 'since Cilium 1.19 a peer that names no cluster is of this cluster only',
+            hint: 'for any cluster: matchExpressions: [{key: io.cilium.k8s.policy.cluster, operator: Exists}]',
+          })
+        if (
+          spec.namespace === undefined ||
+          wrote.some(isOnNamespace) ||
+          wrote.some((key) => key.includes('io.cilium.k8s.namespace.labels.'))
+        )
+          continue
         confined(context, spec, field, peer.selector, say)
       }
-} // prettier-ignore
+}
 
 /** Rules of NetworkPolicy say their namespaces in a place of its own. */
 const isKnown = (context: Context): readonly Spec[] => context.specs.filter(isCilium)
@@ -30,13 +67,26 @@ const isKnown = (context: Context): readonly Spec[] => context.specs.filter(isCi
 const bareOf = (key: string): string => key.slice(key.indexOf(':') + 1)
 
 function confined(context: Context, spec: Spec, field: Field, selector: Selector, say: Parameters<Check>[1]): void {
-  if (context.workloads.length === 0 || context.selected(selector).length > 0) return
+  if (context.workloads.length === 0) {
+    // Nobody is at hand to tell whether it matters.
+    say('NG009', spec, field, {
+      severity: 'note',
+      message: `this peer means pods of namespace ${spec.namespace ?? ''}, the policy's own`,
+      hint: 'for pods of another: k8s:io.kubernetes.pod.namespace: NAME among its labels',
+    })
+    return
+  }
+  if (context.selected(selector).length > 0) return
   const anywhere = selector.filter(({ key }) => key !== namespaceKey)
   const namespaces = [...new Set(context.selected(anywhere).map(({ pod }) => pod.namespace))]
   const [only] = namespaces
   if (only === undefined) {
     const own = context.selected([{ operator: 'In', key: namespaceKey, values: [spec.namespace ?? ''] }])
-    if (own.length > 0) say('NG009', spec, field, { severity: 'note', message: `no workload of these manifests has these labels in namespace ${spec.namespace ?? ''}` })
+    if (own.length > 0)
+      say('NG009', spec, field, {
+        severity: 'note',
+        message: `no workload of these manifests has these labels in namespace ${spec.namespace ?? ''}`,
+      })
     return
   }
   const labels = at(field, 'matchLabels')
@@ -45,9 +95,16 @@ function confined(context: Context, spec: Spec, field: Field, selector: Selector
     severity: 'warning',
     message: `this peer means pods of namespace ${spec.namespace ?? ''}, the policy's own, and none there has these labels; ${listed(namespaces)} ${namespaces.length === 1 ? 'has' : 'have'} some`,
     hint: `name the namespace: ${line}`,
-    fix: namespaces.length === 1 && labels !== undefined ? fixOf(`pods of namespace ${only}`, context.sources.insertEntry(labels, [line]) ?? context.sources.appendFlow(labels, `"k8s:io.kubernetes.pod.namespace": ${only}`)) : undefined,
+    fix:
+      namespaces.length === 1 && labels !== undefined
+        ? fixOf(
+            `pods of namespace ${only}`,
+            context.sources.insertEntry(labels, [line]) ??
+              context.sources.appendFlow(labels, `"k8s:io.kubernetes.pod.namespace": ${only}`),
+          )
+        : undefined,
   })
-} // prettier-ignore
+}
 
 /** NG011: Cilium's default filter; `labels` in its configuration changes it. */
 const filtered: Check = (context, say) => {
@@ -57,10 +114,23 @@ const filtered: Check = (context, say) => {
         const full = keyWithSource(key)
         const isPodLabel = full.startsWith('any:') || full.startsWith('k8s:')
         // Namespace selectors of the Kubernetes kinds are about labels of namespaces, which are all in.
-        if (!isPodLabel || isIdentityRelevant(bareOf(full)) || place.path.includes('amespaceSelector') || place.path.includes('.namespaces') || place.path.includes('odeSelector') || /\.(from|to)Nodes\[/.test(place.path) || place.path.includes('k8sServiceSelector')) continue
-        say('NG011', spec, place, { severity: 'warning', message: `Cilium leaves label "${bareOf(full)}" out of identities: no pod has it there, so a selector on it selects nothing (and NotIn or DoesNotExist everything)`, hint: 'select by a label of your own, or add this one to "labels" in the Cilium configuration' })
+        if (
+          !isPodLabel ||
+          isIdentityRelevant(bareOf(full)) ||
+          place.path.includes('amespaceSelector') ||
+          place.path.includes('.namespaces') ||
+          place.path.includes('odeSelector') ||
+          /\.(from|to)Nodes\[/.test(place.path) ||
+          place.path.includes('k8sServiceSelector')
+        )
+          continue
+        say('NG011', spec, place, {
+          severity: 'warning',
+          message: `Cilium leaves label "${bareOf(full)}" out of identities: no pod has it there, so a selector on it selects nothing (and NotIn or DoesNotExist everything)`,
+          hint: 'select by a label of your own, or add this one to "labels" in the Cilium configuration',
+        })
       }
-} // prettier-ignore
+}
 
 const reserved = ['host', 'world', 'health', 'init', 'unmanaged', 'remote-node', 'kube-apiserver', 'ingress']
 
@@ -73,12 +143,36 @@ const reservedLabels: Check = (context, say) => {
         const bare = bareOf(keyWithSource(key))
         const word = bare === 'reserved' ? value : /^reserved[./](.+)$/.exec(bare)?.[1]
         if (word !== undefined && reserved.includes(word.toLowerCase()))
-          say('NG020', spec, place, { severity: 'warning', message: `"${key}${bare === 'reserved' ? `: ${word}` : ''}" is an ordinary label, which nothing has; the reserved one is "reserved:${word.toLowerCase()}"`, hint: `write "reserved:${word.toLowerCase()}": ""`, fix: place.path.includes('matchExpressions') ? undefined : fixOf('the reserved label', context.sources.replaceEntry(place, `"reserved:${word.toLowerCase()}": ""`)) })
-        else if (key.startsWith('reserved:') && !reserved.includes(key.slice('reserved:'.length)))
-          say('NG020', spec, place, { severity: 'warning', message: `there is no reserved label "${key.slice('reserved:'.length)}"`, hint: `there are ${reserved.join(', ')}` })
-        else if (key.includes(':') && !labelSources.includes(key.slice(0, key.indexOf(':'))))
-          say('NG020', spec, place, { severity: 'warning', message: `"${key.slice(0, key.indexOf(':'))}" is no source of labels: nothing has this key`, hint: `sources are ${labelSources.join(', ')}` })
+          say('NG020', spec, place, {
+            severity: 'warning',
+            message: `"${key}${bare === 'reserved' ? `: ${word}` : ''}" is an ordinary label, which nothing has; the reserved one is "reserved:${word.toLowerCase()}"`,
+            hint: `write "reserved:${word.toLowerCase()}": ""`,
+            fix: place.path.includes('matchExpressions')
+              ? undefined
+              : fixOf(
+                  'the reserved label',
+                  context.sources.replaceEntry(place, `"reserved:${word.toLowerCase()}": ""`),
+                ),
+          })
+        else if (key.startsWith('reserved:') && !reserved.includes(key.slice('reserved:'.length))) {
+          const wrong = key.slice('reserved:'.length)
+          const near = nearest(wrong, reserved)
+          say('NG020', spec, place, {
+            severity: 'warning',
+            message: `there is no reserved label "${wrong}"`,
+            hint: near === undefined ? `there are ${reserved.join(', ')}` : `did you mean "reserved:${near}"?`,
+            fix:
+              near === undefined || place.path.includes('matchExpressions')
+                ? undefined
+                : fixOf(`reserved:${near}`, context.sources.renameKey(place, `"reserved:${near}"`)),
+          })
+        } else if (key.includes(':') && !labelSources.includes(key.slice(0, key.indexOf(':'))))
+          say('NG020', spec, place, {
+            severity: 'warning',
+            message: `"${key.slice(0, key.indexOf(':'))}" is no source of labels: nothing has this key`,
+            hint: `sources are ${labelSources.join(', ')}`,
+          })
       }
-} // prettier-ignore
+}
 
 export const labelChecks: readonly Check[] = [implied, filtered, reservedLabels]

@@ -12,7 +12,17 @@ import { nameChecks } from './names.ts'
 import { orderChecks } from './order.ts'
 import { portChecks } from './ports.ts'
 
-const checks = [...nameChecks, ...cidrChecks, ...portChecks, ...denyChecks, ...emptyChecks, ...l7Checks, ...labelChecks, ...orderChecks, ...clusterChecks] // prettier-ignore
+const checks = [
+  ...nameChecks,
+  ...cidrChecks,
+  ...portChecks,
+  ...denyChecks,
+  ...emptyChecks,
+  ...l7Checks,
+  ...labelChecks,
+  ...orderChecks,
+  ...clusterChecks,
+]
 
 /** All findings, by file and line; at one line the most severe first. */
 export function lint(input: LintInput): readonly Finding[] {

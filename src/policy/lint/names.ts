@@ -2,9 +2,22 @@
 import { Protocol } from '../../net/ports.ts'
 import type { Field } from '../field.ts'
 import type { DnsRule, NameMatch, Peer, Policy, Rule } from '../rules.ts'
-import { at, entriesOf, fixOf, isCilium, isOrdered, itemsOf, itemsOfSpec, listed, textOf, type Check, type Context, type Spec } from './context.ts' // prettier-ignore
+import {
+  at,
+  entriesOf,
+  fixOf,
+  isCilium,
+  isOrdered,
+  itemsOf,
+  itemsOfSpec,
+  listed,
+  rulesOf,
+  textOf,
+  type Check,
+  type Context,
+  type Spec,
+} from './context.ts'
 import { hasPort, nameCovers } from './coverage.ts'
-import { rulesOf } from './context.ts'
 
 type NamePeer = Peer & { readonly kind: 'name' }
 
@@ -56,18 +69,27 @@ const missingDns: Check = (context, say) => {
       severity: 'warning',
       message: `no DNS rule lets ${listed(missing.map(({ text }) => text))} be asked; Cilium learns the addresses of a name only from answers that pass its DNS proxy, so there the rule allows nothing`,
       hint: `${plain ? 'port 53 is allowed, but past the proxy: ' : ''}add a rule for port 53 of the cluster DNS with rules.dns (namegate itself lets a name of toFQDNs be asked without one)`,
-      fix: list === undefined ? undefined : fixOf('allow these names to be asked of kube-dns', context.sources.insertItem(list, dnsItem(missing))),
+      fix:
+        list === undefined
+          ? undefined
+          : fixOf('allow these names to be asked of kube-dns', context.sources.insertItem(list, dnsItem(missing))),
     })
   }
-} // prettier-ignore
+}
 
-const distinct = (names: readonly NamePeer[]): NamePeer[] => [...new Map(names.map((name) => [`${name.field} ${name.text}`, name])).values()] // prettier-ignore
+const distinct = (names: readonly NamePeer[]): NamePeer[] => [
+  ...new Map(names.map((name) => [`${name.field} ${name.text}`, name])).values(),
+]
 
 /** The patterns of a spec that name domains, with the list that each stands in. */
-function patternsOf(spec: Spec): { readonly field: Field; readonly text: string; readonly siblings: readonly string[] }[] {
+function patternsOf(
+  spec: Spec,
+): { readonly field: Field; readonly text: string; readonly siblings: readonly string[] }[] {
   const found: { field: Field; text: string; siblings: readonly string[] }[] = []
   const addList = (items: readonly Field[]): void => {
-    const siblings = items.flatMap((item) => textOf(item) ?? textOf(at(item, 'matchName')) ?? textOf(at(item, 'matchPattern')) ?? [])
+    const siblings = items.flatMap(
+      (item) => textOf(item) ?? textOf(at(item, 'matchName')) ?? textOf(at(item, 'matchPattern')) ?? [],
+    )
     for (const item of items) {
       const field = item.kind === 'scalar' ? item : at(item, 'matchPattern')
       const text = textOf(field)
@@ -80,7 +102,7 @@ function patternsOf(spec: Spec): { readonly field: Field; readonly text: string;
     for (const item of itemsOf(at(field, 'to'))) addList(itemsOf(at(item, 'domainNames')))
   }
   return found
-} // prettier-ignore
+}
 
 /** NG010. */
 const wildcards: Check = (context, say) => {
@@ -90,24 +112,38 @@ const wildcards: Check = (context, say) => {
       const domain = rest.join('.')
       if (!first.includes('*') || domain === '') continue
       if (isOrdered(spec)) {
-        say('NG010', spec, field, { severity: 'note', message: `"${text}" stands for one or more labels here: a.${domain} and a.b.${domain}, but not ${domain}; in a Cilium policy *. is exactly one label` })
+        say('NG010', spec, field, {
+          severity: 'note',
+          message: `"${text}" stands for one or more labels here: a.${domain} and a.b.${domain}, but not ${domain}; in a Cilium policy *. is exactly one label`,
+        })
         continue
       }
       if (first === '**') {
         if (!context.isCilium(1, 19))
-          say('NG010', spec, field, { severity: 'warning', message: `"${text}": a leading **. is any number of labels since Cilium 1.19 only; before, it is one label`, hint: `list the depths that are needed: *.${domain}, *.*.${domain}` })
+          say('NG010', spec, field, {
+            severity: 'warning',
+            message: `"${text}": a leading **. is any number of labels since Cilium 1.19 only; before, it is one label`,
+            hint: `list the depths that are needed: *.${domain}, *.*.${domain}`,
+          })
       } else if (first === '*') {
         const apex = siblings.includes(domain) ? '' : `, nor ${domain} itself`
-        say('NG010', spec, field, { severity: 'note', message: `"${text}" stands for exactly one label: a.${domain}, not a.b.${domain}${apex}`, hint: `**.${domain} is one or more labels${apex === '' ? '' : `; matchName: ${domain} adds the name itself`}` })
+        say('NG010', spec, field, {
+          severity: 'note',
+          message: `"${text}" stands for exactly one label: a.${domain}, not a.b.${domain}${apex}`,
+          hint: `**.${domain} is one or more labels${apex === '' ? '' : `; matchName: ${domain} adds the name itself`}`,
+        })
       } else if (first.startsWith('*'))
         say('NG010', spec, field, {
           severity: 'warning',
           message: `"${text}" matches ${first.replaceAll('*', 'evil-')}.${domain}, which somebody else may own, and not a.${first.replaceAll('*', '')}.${domain}: a star stays within its label`,
           hint: `for what lies under a domain write "*.${first.replaceAll('*', '')}.${domain}"`,
-          fix: first.lastIndexOf('*') > 0 ? undefined : fixOf('names under the domain', context.sources.replaceScalar(field, `*.${first.slice(1)}.${domain}`)),
+          fix:
+            first.lastIndexOf('*') > 0
+              ? undefined
+              : fixOf('names under the domain', context.sources.replaceScalar(field, `*.${first.slice(1)}.${domain}`)),
         })
     }
-} // prettier-ignore
+}
 
 const replyAnnotation = 'namegate.io/dns-deny-reply'
 
@@ -125,15 +161,17 @@ const refusedSearch: Check = (context, say) => {
     const metadata = at(spec.object, 'metadata')
     const fix =
       annotations !== undefined
-        ? entriesOf(annotations).length > 0 && context.sources.insertEntry(annotations, [`${replyAnnotation}: nxdomain`])
+        ? entriesOf(annotations).length > 0 &&
+          context.sources.insertEntry(annotations, [`${replyAnnotation}: nxdomain`])
         : metadata && context.sources.insertEntry(metadata, ['annotations:', `  ${replyAnnotation}: nxdomain`])
     say('NG016', spec, context.fieldAt(spec, first?.path ?? ''), {
       severity: 'note',
-      message: 'other names are answered REFUSED; pods ask with their search domains first, and some resolvers (musl) end the search there instead of trying the next name',
+      message:
+        'other names are answered REFUSED; pods ask with their search domains first, and some resolvers (musl) end the search there instead of trying the next name',
       hint: `answer NXDOMAIN: annotation ${replyAnnotation}: nxdomain here, tofqdns-dns-reject-response-code: nameError in Cilium; or let applications ask names with a final dot`,
       fix: fix ? fixOf('answer NXDOMAIN', fix) : undefined,
     })
   }
-} // prettier-ignore
+}
 
 export const nameChecks: readonly Check[] = [missingDns, wildcards, refusedSearch]

@@ -10,9 +10,13 @@ const exceptions: Check = (context, say) => {
       for (const item of isDeny ? itemsOf(at(field, direction === 'egress' ? 'toCIDRSet' : 'fromCIDRSet')) : []) {
         const except = at(item, 'except')
         if (except !== undefined && itemsOf(except).length > 0)
-          say('NG021', spec, except, { severity: 'warning', message: 'except in a denial only takes these addresses out of it: they still need a rule that allows them, and another denial still holds for them' })
+          say('NG021', spec, except, {
+            severity: 'warning',
+            message:
+              'except in a denial only takes these addresses out of it: they still need a rule that allows them, and another denial still holds for them',
+          })
       }
-} // prettier-ignore
+}
 
 /** Equal priorities in one tier: which of two policies goes first is undefined. */
 const priorities: Check = (context, say) => {
@@ -21,11 +25,23 @@ const priorities: Check = (context, say) => {
   for (const [i, spec] of ordered.entries())
     for (const other of ordered.slice(0, i)) {
       const [a, b] = [spec.policy, other.policy]
-      if (a === undefined || b === undefined || told.has(spec) || rankOf(a) === undefined || rankOf(a) !== rankOf(b) || !subjectsMeet(context, a, b)) continue
+      if (
+        a === undefined ||
+        b === undefined ||
+        told.has(spec) ||
+        rankOf(a) === undefined ||
+        rankOf(a) !== rankOf(b) ||
+        !subjectsMeet(context, a, b)
+      )
+        continue
       told.add(spec)
-      say('NG021', spec, at(spec.field, 'priority') ?? spec.field, { severity: 'warning', message: `${other.name} (${other.field.file}:${other.field.line}) has the same priority in the same tier: which of the two goes first is not defined`, hint: 'give each policy of a tier a priority of its own' })
+      say('NG021', spec, at(spec.field, 'priority') ?? spec.field, {
+        severity: 'warning',
+        message: `${other.name} (${other.field.file}:${other.field.line}) has the same priority in the same tier: which of the two goes first is not defined`,
+        hint: 'give each policy of a tier a priority of its own',
+      })
     }
-} // prettier-ignore
+}
 
 /** Tier and priority of a policy whose rules stand in an order: the whole part of its rules' priorities. */
 function rankOf({ rules }: Policy): string | undefined {
@@ -75,21 +91,27 @@ const unreachable: Check = (context, say) => {
   const told = new Set<unknown>()
   for (const later of all) {
     const field = context.fieldAt(later.spec, later.rule.path)
-    if (told.has(field) || later.rule.peers !== 'everyone' && later.rule.peers.length === 0) continue
+    if (told.has(field) || (later.rule.peers !== 'everyone' && later.rule.peers.length === 0)) continue
     const siblings = later.policy.rules.filter(({ path }) => path === later.rule.path)
-    const candidates = ending.size === 0 ? [] : context.covering(later.policy).flatMap((policy) => ending.get(policy) ?? [])
+    const candidates =
+      ending.size === 0 ? [] : context.covering(later.policy).flatMap((policy) => ending.get(policy) ?? [])
     const earlier = candidates.find((each) => siblings.every((rule) => endsBefore(each, rule)))
     if (earlier === undefined) continue
     told.add(field)
-    const where = earlier.spec === later.spec ? `line ${earlier.rule.line}` : `${earlier.spec.name} (${earlier.policy.file}:${earlier.rule.line})`
+    const where =
+      earlier.spec === later.spec
+        ? `line ${earlier.rule.line}`
+        : `${earlier.spec.name} (${earlier.policy.file}:${earlier.rule.line})`
     const what = earlier.rule.kind === 'deny' ? 'denies' : earlier.rule.kind === 'pass' ? 'passes on' : 'accepts'
     say('NG021', later.spec, field, {
       severity: 'warning',
       message: `this rule never decides: the one at ${where} comes before it and ${what} all that it is about`,
-      hint: isCilium(later.spec) ? 'deny goes before allow, whatever is more specific' : 'the first rule that matches decides: put the narrower one first, or take this one out',
+      hint: isCilium(later.spec)
+        ? 'deny goes before allow, whatever is more specific'
+        : 'the first rule that matches decides: put the narrower one first, or take this one out',
       fix: fixOf('take it out', context.sources.removeItem(field)),
     })
   }
-} // prettier-ignore
+}
 
 export const orderChecks: readonly Check[] = [exceptions, priorities, unreachable]

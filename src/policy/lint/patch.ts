@@ -62,7 +62,12 @@ export function lineStarts(text: string): readonly number[] {
 }
 
 /** A unified diff of one file; '' when nothing changes. @param starts of its lines, where many diffs of one text are made */
-export function unifiedDiff(file: string, text: string, edits: readonly Edit[], starts: readonly number[] = lineStarts(text)): string {
+export function unifiedDiff(
+  file: string,
+  text: string,
+  edits: readonly Edit[],
+  starts: readonly number[] = lineStarts(text),
+): string {
   if (edits.length === 0) return ''
   const lineAt = (offset: number): number => {
     let [low, high] = [0, starts.length - 1]
@@ -97,11 +102,18 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[], 
     let change = 0
     for (const { first, last, edits: own } of group) {
       const old = text.slice(offsetOf(first), offsetOf(last))
-      const moved = own.map((edit) => ({ ...edit, start: edit.start - offsetOf(first), end: edit.end - offsetOf(first) }))
+      const moved = own.map((edit) => ({
+        ...edit,
+        start: edit.start - offsetOf(first),
+        end: edit.end - offsetOf(first),
+      }))
       const [gone, come] = [linesOf(old), linesOf(applyEdits(old, moved))]
       const [head, tail] = commonEnds(gone, come)
       body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first + head))).map((line) => ` ${line}`))
-      body.push(...gone.slice(head, gone.length - tail).map((line) => `-${line}`), ...come.slice(head, come.length - tail).map((line) => `+${line}`))
+      body.push(
+        ...gone.slice(head, gone.length - tail).map((line) => `-${line}`),
+        ...come.slice(head, come.length - tail).map((line) => `+${line}`),
+      )
       change += come.length - gone.length
       at = Math.min(last, total) - tail
     }
@@ -111,7 +123,7 @@ export function unifiedDiff(file: string, text: string, edits: readonly Edit[], 
     shift += change
   }
   return out
-} // prettier-ignore
+}
 
 /** How many lines at the beginning and at the end of both are the same. */
 function commonEnds(a: readonly string[], b: readonly string[]): readonly [number, number] {

@@ -4,7 +4,22 @@ import { Protocol, protocolName } from '../../net/ports.ts'
 import type { Field } from '../field.ts'
 import { nearest } from '../field.ts'
 import type { Rule, RulePorts, Service } from '../rules.ts'
-import { at, fixOf, isCilium, itemsOf, itemsOfSpec, listed, nameOf, rulesOf, textOf, type Check, type Context, type Item, type Spec, type Workload } from './context.ts' // prettier-ignore
+import {
+  at,
+  fixOf,
+  isCilium,
+  itemsOf,
+  itemsOfSpec,
+  listed,
+  nameOf,
+  rulesOf,
+  textOf,
+  type Check,
+  type Context,
+  type Item,
+  type Spec,
+  type Workload,
+} from './context.ts'
 
 /** Where a port stands in an item of a list of ports, as the kinds of policy write it. */
 const portPaths: readonly (readonly string[])[] = [
@@ -23,8 +38,9 @@ function portFields({ field }: Item): { readonly field: Field; readonly text: st
       const port = at(item, ...path)
       const text = textOf(port)
       return port === undefined || text === undefined ? [] : [{ field: port, text, item }]
-    }))
-} // prettier-ignore
+    }),
+  )
+}
 
 /** The rules that came of an item. */
 function rulesOfItem(spec: Spec, { field, direction }: Item): readonly Rule[] {
@@ -56,7 +72,8 @@ const selectsPod = ({ selector, namespace }: Service, { pod }: Workload): boolea
   namespace === pod.namespace &&
   [...selector].every(([key, value]) => pod.labels.get(key) === value)
 
-const listensOn = ({ pod }: Workload, port: number): boolean => pod.containerPorts.some((declared) => declared.port === port) // prettier-ignore
+const listensOn = ({ pod }: Workload, port: number): boolean =>
+  pod.containerPorts.some((declared) => declared.port === port)
 
 /** NG003: policy sees ports after service translation. */
 const servicePorts: Check = (context, say) => {
@@ -67,7 +84,11 @@ const servicePorts: Check = (context, say) => {
         const number = isDigits(text) ? Number(text) : 0
         if (number === 0 || targets.length === 0 || targets.some((target) => listensOn(target, number))) continue
         if (Number(textOf(at(entry, 'endPort')) ?? 0) > number) continue
-        const service = context.world?.services.find((s) => s.ports.some(({ port, targetPort }) => port === number && targetPort !== number) && targets.some((target) => selectsPod(s, target)))
+        const service = context.world?.services.find(
+          (s) =>
+            s.ports.some(({ port, targetPort }) => port === number && targetPort !== number) &&
+            targets.some((target) => selectsPod(s, target)),
+        )
         const target = service?.ports.find(({ port }) => port === number)?.targetPort
         if (service !== undefined && target !== undefined)
           say('NG003', spec, field, {
@@ -77,10 +98,13 @@ const servicePorts: Check = (context, say) => {
             fix: fixOf(`port ${target}`, context.sources.replaceScalar(field, String(target))),
           })
         else if (targets.every(({ pod }) => pod.containerPorts.length > 0))
-          say('NG003', spec, field, { severity: 'note', message: `none of the pods that this is about (${listed(targets.map(nameOf))}) declares port ${number}` })
+          say('NG003', spec, field, {
+            severity: 'note',
+            message: `none of the pods that this is about (${listed(targets.map(nameOf))}) declares port ${number}`,
+          })
       }
     }
-} // prettier-ignore
+}
 
 /** NG017: Cilium takes a range that ends before it begins for its first port. */
 const ranges: Check = (context, say) => {
@@ -90,9 +114,13 @@ const ranges: Check = (context, say) => {
         const end = at(entry, 'endPort')
         const last = Number(textOf(end) ?? 0)
         if (end === undefined || last === 0 || !isDigits(text) || last > Number(text)) continue
-        say('NG017', spec, end, { severity: 'warning', message: `endPort ${last} is not above port ${text}: only port ${text} is meant by this`, hint: 'write the smaller one as port' })
+        say('NG017', spec, end, {
+          severity: 'warning',
+          message: `endPort ${last} is not above port ${text}: only port ${text} is meant by this`,
+          hint: 'write the smaller one as port',
+        })
       }
-} // prettier-ignore
+}
 
 /** NG018. Without workloads at hand nobody knows. */
 const namedPorts: Check = (context, say) => {
@@ -102,9 +130,16 @@ const namedPorts: Check = (context, say) => {
       const targets = targetsOf(context, spec, rules) ?? (item.direction === 'egress' ? context.workloads : [])
       const told = new Set<string>()
       for (const { field, text } of portFields(item)) {
-        const named = rules.flatMap((rule) => rule.ports).filter((port): port is RulePorts & { kind: 'named' } => port.kind === 'named' && port.name === text.toLowerCase())
+        const named = rules
+          .flatMap((rule) => rule.ports)
+          .filter(
+            (port): port is RulePorts & { kind: 'named' } => port.kind === 'named' && port.name === text.toLowerCase(),
+          )
         if (named.length === 0 || targets.length === 0 || told.has(field.path)) continue
-        const defined = (port: { name: string; protocol: Protocol }): boolean => targets.some(({ pod }) => pod.ports.some(({ name, protocol }) => name === port.name && protocol === port.protocol))
+        const defined = (port: { name: string; protocol: Protocol }): boolean =>
+          targets.some(({ pod }) =>
+            pod.ports.some(({ name, protocol }) => name === port.name && protocol === port.protocol),
+          )
         if (named.some(defined)) continue
         told.add(field.path)
         const names = [...new Set(targets.flatMap(({ pod }) => pod.ports.map(({ name }) => name)))]
@@ -112,15 +147,18 @@ const namedPorts: Check = (context, say) => {
         const near = other === undefined ? nearest(text, names) : undefined
         say('NG018', spec, field, {
           severity: 'error',
-          message: other === undefined
-            ? `no pod that this is about (${listed(targets.map(nameOf))}) names a port "${text}": the rule matches nothing`
-            : `"${text}" is a port of ${protocolName(other.protocol).toUpperCase()} in ${listed(targets.map(nameOf))}: the rule matches nothing`,
-          ...(names.length === 0 ? {} : { hint: near === undefined ? `named ports there: ${listed(names, 8)}` : `did you mean "${near}"?` }),
+          message:
+            other === undefined
+              ? `no pod that this is about (${listed(targets.map(nameOf))}) names a port "${text}": the rule matches nothing`
+              : `"${text}" is a port of ${protocolName(other.protocol).toUpperCase()} in ${listed(targets.map(nameOf))}: the rule matches nothing`,
+          ...(names.length === 0
+            ? {}
+            : { hint: near === undefined ? `named ports there: ${listed(names, 8)}` : `did you mean "${near}"?` }),
           fix: near === undefined ? undefined : fixOf(`port ${near}`, context.sources.replaceScalar(field, near)),
         })
       }
     }
-} // prettier-ignore
+}
 
 const letsIcmp = (rule: Rule): boolean =>
   rule.kind === 'allow' && rule.ports.some(({ kind }) => kind === 'all' || kind === 'icmp' || kind === 'protocol')
@@ -136,13 +174,19 @@ const icmp: Check = (context, say) => {
       if (ported === undefined) continue
       const others = context.covering(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
-      const any = itemsOfSpec(spec).some((item) => itemsOf(at(item.field, 'toPorts')).some((entry) => itemsOf(at(entry, 'ports')).some((port) => textOf(at(port, 'protocol'))?.toUpperCase() === 'ANY')))
+      const any = itemsOfSpec(spec).some((item) =>
+        itemsOf(at(item.field, 'toPorts')).some((entry) =>
+          itemsOf(at(entry, 'ports')).some((port) => textOf(at(port, 'protocol'))?.toUpperCase() === 'ANY'),
+        ),
+      )
       say('NG022', spec, context.fieldAt(spec, ported.path), {
         severity: 'note',
         message: `${direction} is allowed by ports only: ping and other ICMP are denied${any ? ' (protocol ANY is TCP, UDP and SCTP)' : ''}`,
-        hint: isCilium(spec) ? 'where ping is wanted, a rule of its own: icmps: [{fields: [{type: EchoRequest, family: IPv4}]}]' : 'a rule without ports lets every protocol through',
+        hint: isCilium(spec)
+          ? 'where ping is wanted, a rule of its own: icmps: [{fields: [{type: EchoRequest, family: IPv4}]}]'
+          : 'a rule without ports lets every protocol through',
       })
     }
-} // prettier-ignore
+}
 
 export const portChecks: readonly Check[] = [servicePorts, ranges, namedPorts, icmp]

@@ -93,7 +93,11 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       const start = lineStart(found.text, dash)
       const indent = found.text.slice(start, dash)
       if (indent.trim() !== '') return undefined
-      return edit(list, { start, end: start }, lines.map((line, i) => `${indent}${i === 0 ? '- ' : '  '}${line}\n`).join(''))
+      return edit(
+        list,
+        { start, end: start },
+        lines.map((line, i) => `${indent}${i === 0 ? '- ' : '  '}${line}\n`).join(''),
+      )
     },
     insertEntry: (map, lines) => {
       const first = map.kind === 'map' ? [...map.entries.values()][0] : undefined
@@ -103,7 +107,11 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       const before = found.text.slice(start, found.key.start)
       // The first key of a list item stands behind its dash: the new ones take its place.
       const indent = ' '.repeat(before.length)
-      return edit(map, { start: found.key.start, end: found.key.start }, lines.map((line) => `${line}\n${indent}`).join(''))
+      return edit(
+        map,
+        { start: found.key.start, end: found.key.start },
+        lines.map((line) => `${line}\n${indent}`).join(''),
+      )
     },
     appendFlow: (map, text) => {
       const found = map.kind === 'map' && map.entries.size > 0 ? find(map) : undefined
@@ -126,7 +134,7 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       return edit(item, { start, end: next < 0 ? found.text.length : next + 1 }, '')
     },
   }
-} // prettier-ignore
+}
 
 const lineStart = (text: string, at: number): number => text.lastIndexOf('\n', at - 1) + 1
 

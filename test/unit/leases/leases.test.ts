@@ -10,7 +10,7 @@ const limits: LeaseLimits = {
   ttlMinSeconds: 0,
   ttlMaxSeconds: 86_400,
   addressesPerNameMax: 3,
-  leasesMax: 5,
+  leasesMax: 20,
 }
 const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
 const https: Ports = { kind: 'ports', protocol: Protocol.TCP, first: 443, last: 443 }
@@ -47,6 +47,21 @@ test('an address that would not outlive the TTL told is renewed', () => {
   answer()
   now = 50_000
   expect(answer({ ttlSeconds: 60 })).toEqual([90])
+})
+
+test('an answer leaves with half the grace beyond its TTL, however often it is told', () => {
+  answer({ ttlSeconds: 0 })
+  now = 15_000
+  expect(answer({ ttlSeconds: 0 })).toEqual([])
+  now = 15_001
+  expect(answer({ ttlSeconds: 0 })).toEqual([30])
+})
+
+test('a short grace is left whole: a program that asks and connects at once finds no door that just closed', () => {
+  leases = fresh({ graceSeconds: 2 })
+  answer({ ttlSeconds: 0 })
+  now = 1
+  expect(answer({ ttlSeconds: 0 })).toEqual([2])
 })
 
 test('a shorter TTL does not cut a lease', () => {
@@ -122,6 +137,26 @@ test('at the bounds the answer is refused and nothing that stands is evicted', (
   answer({ name: 'b.example.com', addresses: ['198.18.0.1', '198.18.0.2'].map(at) })
   expect(leases.learn(fact({ name: 'c.example.com' })).kind).toBe('full')
   expect(leases.size()).toBe(5)
+  leases = fresh({ leasesMax: 2 })
+  answer({ identity: 257 })
+  answer({ identity: 258 })
+  expect(leases.learn(fact({ identity: 259 }))).toEqual({ kind: 'full', text: '2 leases are held; the limit is 2' })
+})
+
+test('one identity takes at most a quarter of the room, in leases and in elements', () => {
+  leases = fresh({ leasesMax: 8 })
+  answer({ name: 'a.example.com' })
+  answer({ name: 'b.example.com', addresses: [at('198.18.0.2')] })
+  const text = 'this identity holds 2 leases in 2 elements; the limit for one is 2 of each, a quarter of leasesMax'
+  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({ kind: 'full', text })
+  expect(answer({ identity: 257, name: 'c.example.com' })).toEqual([90])
+  expect(leases.learn(fact({ identity: 258, ports: [https, ssh, { ...ssh, protocol: Protocol.UDP }] })).kind).toBe('full') // prettier-ignore
+  // What is over makes room again.
+  leases.drop((lease) => lease.name === 'a.example.com')
+  expect(answer({ name: 'c.example.com', addresses: [at('198.18.0.3')] })).toEqual([90])
+  now = 90_000
+  leases.expire()
+  expect(answer({ name: 'd.example.com', ports: [https, ssh] })).toEqual([90, 90])
 })
 
 test('a dropped lease takes out what no other lease holds up', () => {
@@ -134,17 +169,36 @@ test('a dropped lease takes out what no other lease holds up', () => {
 })
 
 test('a lease dropped while its commit is under way is taken out too', () => {
-  leases.learn(fact())
+  const learned = leases.learn(fact())
+  if (learned.kind === 'full') return expect.fail(learned.text)
+  leases.sending(learned.elements)
   expect(leases.drop(() => true).remove.map((e) => e.ports)).toEqual([https])
+  expect(leases.committed(learned.elements, now, epoch)).toEqual(learned.elements)
 })
 
 test('a changed policy takes and gives', () => {
   answer()
   answer({ name: 'gone.example.com', addresses: [at('198.18.0.9')] })
-  const { add, remove } = leases.regrant((lease) => (lease.name === 'gone.example.com' ? [] : [ssh]))
+  const remove = leases.regrant(
+    (lease) => (lease.name === 'gone.example.com' ? [] : [ssh]),
+    () => true,
+  )
   expect(remove.map((e) => [e.address, e.ports])).toEqual([[at('198.18.0.9'), https], [at('198.18.0.1'), https]]) // prettier-ignore
-  expect(add.map((e) => [e.ports, e.timeoutMillis])).toEqual([[ssh, 90_000]])
+  expect(leases.lacking().map((e) => [e.ports, e.timeoutMillis])).toEqual([[ssh, 90_000]])
   expect([...leases.list()].map((l) => l.name)).toEqual(['api.example.com'])
+})
+
+test('who asked is remembered while it is there', () => {
+  answer({ endpoint: 1 })
+  answer({ endpoint: 2 })
+  answer({ endpoint: 1 })
+  const askers = () => [...leases.list()].map((lease) => [lease.endpoint, lease.askers])
+  expect(askers()).toEqual([[1, [1, 2]]])
+  leases.regrant(() => [https], (endpoint) => endpoint === 2) // prettier-ignore
+  expect(askers()).toEqual([[1, [2]]])
+  for (let endpoint = 3; endpoint < 1000; endpoint++) answer({ endpoint })
+  expect(askers()[0]?.[1]).toHaveLength(256)
+  expect(askers()[0]?.[1]).toContain(999)
 })
 
 test('any history: what stands is what the leases say, merged in any order', () => {
@@ -157,10 +211,11 @@ test('any history: what stands is what the leases say, merged in any order', () 
   fc.assert(
     fc.property(fc.array(step, { maxLength: 12 }), (steps) => {
       const run = (order: typeof steps) => {
-        leases = fresh({ leasesMax: 100, addressesPerNameMax: 100 })
+        leases = fresh({ leasesMax: 400, addressesPerNameMax: 100 })
         for (const { name, address, ttl } of order)
           answer({ name, addresses: [at(address)], ttlSeconds: ttl, ports: [https, ssh] })
-        return leases.elements().map((e) => `${e.address}${JSON.stringify(e.ports)}${e.timeoutMillis}`).sort() // prettier-ignore
+        epoch++
+        return leases.lacking().map((e) => `${e.address}${JSON.stringify(e.ports)}${e.timeoutMillis}`).sort() // prettier-ignore
       }
       expect(run(steps)).toEqual(run([...steps].reverse()))
     }),
@@ -176,7 +231,7 @@ test('any mix of learning and waiting: nothing outlives its deadline, nothing le
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
       now = 0
-      leases = fresh({ leasesMax: 100 })
+      leases = fresh({ leasesMax: 400 })
       const deadlines = new Map<string, number>()
       for (const { name, ttl, wait } of steps) {
         now += wait

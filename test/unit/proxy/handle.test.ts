@@ -7,7 +7,19 @@ import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
 import { handle, type Outcome } from '../../../src/proxy/handle.ts'
 import { a, AAAA, cname, message, opt, query, response, soa, TXT, type Parts } from '../wire/build.ts'
-import { answered, at, grant, promised, questionOf, settle, snapshotOf, stranger, web, worldOf, type World } from './world.ts'
+import {
+  answered,
+  at,
+  grant,
+  promised,
+  questionOf,
+  settle,
+  snapshotOf,
+  stranger,
+  web,
+  worldOf,
+  type World,
+} from './world.ts'
 
 const q = 'api.example.com'
 const one: Parts = { answers: [a(q, '192.0.2.1', 60)] }

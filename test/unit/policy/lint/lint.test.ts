@@ -1,9 +1,10 @@
 // Every authoring mistake that the linter knows: a manifest that has it, one that has it not, and the patch that makes the one into the other.
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { makeReport } from '../../../../src/policy/field.ts'
 import { codes, type Code, type Finding, type Severity } from '../../../../src/policy/lint/codes.ts'
 import { lint } from '../../../../src/policy/lint/lint.ts'
-import { applyEdits } from '../../../../src/policy/lint/patch.ts'
+import { applyEdits, editsOf } from '../../../../src/policy/lint/patch.ts'
 import type { ParseOptions } from '../../../../src/policy/rules.ts'
 import { readDocuments } from '../../../../src/sources/documents.ts'
 import { defaultParseOptions, loadWorld } from '../../../../src/sources/manifests.ts'
@@ -97,6 +98,7 @@ const rows: readonly Row[] = [
   row('NG002', 'a CIDR over a pod', 'warning', all(web, cnp('  ingress:\n  - fromCIDR: [10.1.0.0/16]')), all(web, cnp('  ingress:\n  - fromCIDR: [10.2.0.0/16]')), '10.1.0.0/16', /10\.1\.0\.0\/16 covers pod shop\/web/),
   row('NG002', 'a Service address', 'warning', all(webService, cnp(`  egress:\n  - toCIDR: [10.96.0.5/32]`)), all(webService, cnp('  egress:\n  - toCIDR: [0.0.0.0/0]')), '10.96.0.5/32', /cluster address of Service shop\/web/),
   row('NG002', 'the node of the API server', 'warning', all(node, apiServer, cnp('  egress:\n  - toCIDR: [192.168.0.1/32]')), all(node, apiServer, cnp('  egress:\n  - toEntities: [kube-apiserver]')), '192.168.0.1/32', /node n1, where the API server is/, { fixed: true }),
+  row('NG002', 'the range of the pods', 'warning', all(`${node.trimEnd()}\nspec: {podCIDR: 10.244.0.0/24}`, cnp('  ingress:\n  - fromCIDR: [10.244.0.0/16]')), all(`${node.trimEnd()}\nspec: {podCIDR: 10.244.0.0/24}`, cnp('  ingress:\n  - fromCIDR: [10.245.0.0/16]')), '10.244.0.0/16', /covers the pod addresses of node n1/),
   row('NG002', 'an ipBlock', 'warning', all(web, knp('  podSelector: {}\n  ingress:\n  - from: [{ipBlock: {cidr: 10.1.0.0/16}}]')), all(web, knp('  podSelector: {}\n  ingress:\n  - from: [{ipBlock: {cidr: 10.2.0.0/16}}]')), '{ipBlock', /on Cilium a CIDR is about addresses outside/),
   row('NG003', 'the port of the Service', 'warning', all(web, webService, cnp(`  ingress:\n  - ${port(80)}`)), all(web, webService, cnp(`  ingress:\n  - ${port(8080)}`)), 'port: "80"', /80 is the port of Service shop\/web; .* is 8080/, { fixed: true }),
   row('NG003', 'in a NetworkPolicy, a number', 'warning', all(web, webService, knp('  podSelector: {}\n  ingress:\n  - ports: [{port: 80}]')), all(web, webService, knp('  podSelector: {}\n  ingress:\n  - ports: [{port: 8080}]')), 'port: 80}]\n'.trim(), /80 is the port of Service/, { fixed: true }),
@@ -119,6 +121,7 @@ const rows: readonly Row[] = [
   row('NG009', 'pods of another namespace', 'warning', all(web, pod('mon', { namespace: 'ops' }), cnp(`  ingress:\n  - fromEndpoints:\n    - matchLabels:\n        app: mon`)), all(web, pod('mon', { namespace: 'ops' }), cnp(`  ingress:\n  - fromEndpoints:\n    - matchLabels:\n        app: mon\n        k8s:io.kubernetes.pod.namespace: ops`)), 'matchLabels:\n'.trim(), /pods of namespace shop.*; ops has some/, { fixed: true, line: 22 }),
   row('NG009', 'the same in flow style', 'warning', all(web, pod('mon', { namespace: 'ops' }), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: mon}}]`)), all(web, pod('mon', { namespace: 'ops' }), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: web}}]`)), '{matchLabels: {app: mon', /ops has some/, { fixed: true }),
   row('NG009', 'clusters', 'note', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: web}}]\n  - fromEndpoints: [{matchLabels: {app: db, io.cilium.k8s.policy.cluster: east}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: db, io.cilium.k8s.policy.cluster: east}}]`), '{matchLabels: {app: web}}]\n'.trim(), /of this cluster only/),
+  row('NG009', 'no pods at hand', 'note', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: mon}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: mon, k8s:io.kubernetes.pod.namespace: ops}}]`), '{matchLabels: {app: mon', /pods of namespace shop, the policy's own$/),
   row('NG010', 'a star that is part of a label', 'warning', fqdnPattern('*example.com'), fqdnPattern('*.example.com'), 'matchPattern: "*example', /matches evil-example\.com/, { fixed: true }),
   row('NG010', 'the domain itself', 'note', fqdnPattern('*.example.com'), fqdnPattern('a.example.com'), 'matchPattern: "*.example', /exactly one label: a\.example\.com, not a\.b\.example\.com, nor example\.com itself/),
   row('NG011', 'a label of the kubelet', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {pod-template-hash: abc}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {version: abc}}]`), 'pod-template-hash', /leaves label "pod-template-hash" out of identities/),
@@ -132,6 +135,8 @@ const rows: readonly Row[] = [
   row('NG013', 'no RE2', 'error', http('path: "/(?=a)"'), http('path: "/(a)"'), 'path', /pars/),
   row('NG014', 'an API server that nobody knows', 'note', cnp(`  egress:\n  - toEntities: [kube-apiserver]`), all(node, apiServer, cnp(`  egress:\n  - toEntities: [kube-apiserver]`)), 'kube-apiserver', /EndpointSlice of Service default\/kubernetes/),
   row('NG014', 'cluster DNS elsewhere than on 53', 'warning', all(service('dns-default', 'selector: {dns: default}, ports: [{port: 53, protocol: UDP, targetPort: 5353}]', 'openshift-dns'), cnp(`  egress:\n  - toEndpoints: [{matchLabels: {k8s:io.kubernetes.pod.namespace: openshift-dns}}]\n    ${port(53, 'UDP')}`)), all(service('dns-default', 'selector: {dns: default}, ports: [{port: 53, protocol: UDP, targetPort: 5353}]', 'openshift-dns'), cnp(`  egress:\n  - toEndpoints: [{matchLabels: {k8s:io.kubernetes.pod.namespace: openshift-dns}}]\n    ${port(5353, 'UDP')}`)), 'port: "53"', /listen on port 5353, not 53/, { fixed: true }),
+  row('NG014', 'DNS rules for another port', 'note', cnp(`  egress:${kubeDns.replace('"53"', '"5353"')} [{matchPattern: "*"}]`), cnp(`  egress:${kubeDns} [{matchPattern: "*"}]`), 'port: "5353"', /DNS rules are for port 5353/),
+  row('NG014', 'DNS on the node', 'warning', all(pod('node-local-dns', { namespace: 'kube-system', labels: 'k8s-app: node-local-dns', spec: '}], hostNetwork: true, restartPolicy: Always, initContainers: [{name: i' }), cnp(`  egress:${kubeDns} [{matchPattern: "*"}]`)), all(cnp(`  egress:${kubeDns} [{matchPattern: "*"}]`)), 'port: "53"', /answers DNS on the node/),
   row('NG015', 'entity cluster', 'note', cnp(`  ingress:\n  - fromEntities: [cluster]`), cnp(`  ingress:\n  - fromEntities: [host]`), 'cluster]', /pods of other clusters are not in it/),
   row('NG015', 'clients behind a node', 'warning', all(web, service('lb', 'type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]'), cnp(`  ingress:\n  - fromCIDR: [198.51.100.0/24]`)), all(web, service('lb', 'type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]'), cnp(`  ingress:\n  - fromCIDR: [198.51.100.0/24]`)), '198.51.100.0/24', /arrive with that node's address/),
   row('NG016', 'refused names', 'note', cnp(`  egress:${kubeDns} [{matchName: api.example.com}]`), cnp(`  egress:${kubeDns} [{matchName: api.example.com}]`, 'p', '  annotations:\n    namegate.io/dns-deny-reply: nxdomain\n'), '{matchName', /answered REFUSED/, { fixed: true }),
@@ -146,13 +151,17 @@ const rows: readonly Row[] = [
   row('NG019', 'Kafka', 'error', cnp(`  ingress:\n  - toPorts: [{ports: [{port: "9092", protocol: TCP}], rules: {kafka: [{topic: a}]}}]`), cnp(`  ingress:\n  - ${port(9092)}`), 'kafka', /removed in Cilium 1\.20/),
   row('NG020', 'an entity in capitals', 'error', cnp(`  ingress:\n  - fromEntities: [Host]`), cnp(`  ingress:\n  - fromEntities: [host]`), 'Host]', /unsupported entity: Host/, { fixed: true }),
   row('NG020', 'a reserved label written as one of yours', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {reserved: health}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:health": ""}}]`), 'reserved: health', /"reserved:health"/, { fixed: true }),
+  row('NG020', 'a reserved label that does not exist', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:Health": ""}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:health": ""}}]`), '"reserved:Health"', /no reserved label "Health"/, { fixed: true }),
   row('NG021', 'an exception in a denial', 'warning', cnp(`  ingress:\n  - fromEntities: [world]\n  ingressDeny:\n  - fromCIDRSet: [{cidr: 203.0.113.0/24, except: [203.0.113.9/32]}]`), cnp(`  ingress:\n  - fromEntities: [world]\n  ingressDeny:\n  - fromCIDRSet: [{cidr: 203.0.113.0/24}]`), 'except', /still need a rule that allows them/),
   row('NG021', 'equal priorities', 'warning', all(admin('a', 10), admin('b', 10)), all(admin('a', 10), admin('b', 11)), 'priority: 10', /has the same priority in the same tier/, { line: 20 }),
   row('NG021', 'an allow that a denial covers', 'warning', cnp(`  ingress:\n  - fromEntities: [cluster]\n  - fromCIDR: [203.0.113.9/32]\n  ingressDeny:\n  - fromCIDR: [203.0.113.0/24]`), cnp(`  ingress:\n  - fromEntities: [cluster]\n  - fromCIDR: [203.0.114.9/32]\n  ingressDeny:\n  - fromCIDR: [203.0.113.0/24]`), 'fromCIDR: [203.0.113.9/32]', /never decides: .* denies all/, { fixed: true }),
   row('NG021', 'behind an earlier rule of the same policy', 'warning', admin('a', 10, ['    from: [{namespaces: {}}]', '    from: [{namespaces: {matchLabels: {team: x}}}]']), admin('a', 10, ['    from: [{namespaces: {matchLabels: {team: x}}}]', '    from: [{namespaces: {}}]']), 'name: r1', /never decides: .* accepts all/, { fixed: true }),
   row('NG022', 'ports alone', 'note', cnp(`  ingress:\n  - fromEntities: [host]\n    ${port(80)}`), cnp(`  ingress:\n  - fromEntities: [host]\n    ${port(80)}\n  - icmps: [{fields: [{type: 8}]}]`), 'fromEntities', /ping and other ICMP are denied/),
   row('NG023', 'probes', 'note', all(pod('web', { ports: '{name: http, containerPort: 8080}', spec: ', livenessProbe: {httpGet: {port: http}}' }), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: web}}]`)), all(pod('web', { ports: '{name: http, containerPort: 8080}', spec: ', livenessProbe: {httpGet: {port: http}}' }), cnp(`  ingress:\n  - fromEntities: [host]`)), 'ingress:', /probes of shop\/web come from the node/),
+  row('NG008', 'with an empty list of labels', 'warning', ccnp(`  endpointSelector: {matchLabels: {}}\n  ingress:\n  - fromEntities: [cluster]`), ccnp(`  endpointSelector: {matchExpressions: [{key: app, operator: Exists}]}\n  ingress:\n  - fromEntities: [cluster]`), 'endpointSelector', /kube-system/, { fixed: true }),
   row('NG023', 'a host policy', 'warning', ccnp(`  nodeSelector: {}\n  ingress:\n  - fromCIDR: [198.51.100.0/24]\n    ${port(22)}`), ccnp(`  nodeSelector: {}\n  ingress:\n  - fromEntities: [cluster]`), 'ingress:', /cuts off traffic of other nodes .*kubelet/),
+  row('NG024', 'two protocols on one port', 'error', all(cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{}]}}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {kafka: [{topic: a}]}}]`, 'q')), all(cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{}]}}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "81", protocol: TCP}], rules: {kafka: [{topic: a}]}}]`, 'q')), 'toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {kafka', /cannot merge conflicting L7 parsers \(http\/kafka\)/, { options: { ciliumVersion: [1, 17] } }),
+  row('NG024', 'two ways to authenticate', 'error', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: db}}]\n    authentication: {mode: required}\n  - fromEndpoints: [{matchLabels: {app: db}}]\n    authentication: {mode: disabled}`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: db}}]\n    authentication: {mode: required}\n  - fromEndpoints: [{matchLabels: {app: web}}]\n    authentication: {mode: disabled}`), 'fromEndpoints', /authentication types \(required\/disabled\)/, { line: 11 }),
 ] // prettier-ignore
 
 function http(rule: string): string {
@@ -195,4 +204,65 @@ for (const code of new Set(rows.map((each) => each.code)))
 test('every code has a row', () => {
   const tested = new Set(rows.map(({ code }) => code))
   expect(Object.keys(codes).filter((code) => code !== 'NG000' && !tested.has(code as Code))).toEqual([])
+})
+
+describe('where policies stand', () => {
+  const spec = '{endpointSelector: {matchLabels: {app: web}}, egressDeny: [{toCIDR: [203.0.113.0/24]}]}'
+  const rows = [
+    { title: 'specs', text: `apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspecs:\n- ${spec}\n- ${spec}\n`, lines: [5, 6] },
+    { title: 'a List', text: `apiVersion: v1\nkind: List\nitems:\n- {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: p}, spec: ${spec}}\n`, lines: [4] },
+    { title: 'a list of the kind', text: `apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicyList\nitems:\n- {metadata: {name: p}, spec: ${spec}}\n`, lines: [4] },
+    { title: 'JSON', text: '{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"p"},\n"spec":{"endpointSelector":{},\n"egressDeny":[{"toCIDR":["203.0.113.0/24"]}]}}', lines: [3] },
+    { title: 'the second document', text: `---\n# nothing\n---\n${cnp('  egressDeny:\n  - toCIDR: [203.0.113.0/24]')}`, lines: [11] },
+  ] // prettier-ignore
+  for (const { title, text, lines } of rows)
+    test(title, () => {
+      const found = of(lintText(text), 'NG004').filter(({ severity }) => severity === 'warning')
+      expect(found.map(({ line }) => line)).toEqual(lines)
+    })
+})
+
+describe('whatever the text', () => {
+  const errors = (findings: readonly Finding[]): number =>
+    findings.filter(({ severity, code }) => severity === 'error' && code !== 'NG005' && code !== 'NG018').length
+  /** Lines of real manifests, some taken out, doubled, moved, indented otherwise. */
+  const mangled = fc
+    .tuple(
+      fc.constantFrom(...rows.flatMap(({ bad, good }) => [bad, good])),
+      fc.array(fc.tuple(fc.nat(), fc.nat({ max: 4 })), { maxLength: 4 }),
+    ) // prettier-ignore
+    .map(([text, changes]) => {
+      const lines = text.split('\n')
+      for (const [place, kind] of changes) {
+        const at = place % lines.length
+        const line = lines[at] ?? ''
+        if (kind === 0) lines.splice(at, 1)
+        else if (kind === 1) lines.splice(at, 0, line)
+        else if (kind === 2) lines[at] = ` ${line}`
+        else if (kind === 3) lines[at] = line.replace(/: .*/, ': []')
+        else lines[at] = line.replace(/: .*/, ': {}')
+      }
+      return lines.join('\n')
+    })
+  test('nothing throws, and no fix breaks a manifest', () => {
+    fc.assert(
+      fc.property(mangled, fc.constantFrom<ParseOptions['semantics']>('spec', 'cilium'), (text, semantics) => {
+        const findings = lintText(text, { semantics })
+        for (const { fix } of findings) {
+          if (fix === undefined) continue
+          const mended = applyEdits(text, fix.edits)
+          expect(errors(lintText(mended, { semantics })), mended).toBeLessThanOrEqual(errors(findings))
+        }
+      }),
+      { numRuns: Number(process.env['NAMEGATE_RUNS'] ?? 500) },
+    )
+  })
+
+  test('patches come to an end: after a few rounds there is nothing left to patch', () => {
+    for (const { bad, options } of rows) {
+      let text = bad
+      for (let round = 0; round < 4; round++) text = applyEdits(text, editsOf(lintText(text, options).flatMap(({ fix }) => fix ?? []))) // prettier-ignore
+      expect(lintText(text, options).filter(({ fix }) => fix !== undefined)).toEqual([])
+    }
+  })
 })

@@ -1,0 +1,399 @@
+// Leases and kernel kept together, on a stepped clock. The kernel is a plain record of elements that refuses what the test says.
+import { beforeEach, describe, expect, test } from 'vitest'
+import type { Datapath } from '../../src/datapath/datapath.ts'
+import { setOf, type LeaseElement } from '../../src/datapath/element.ts'
+import { makeKeeper, type Keeper } from '../../src/keeper.ts'
+import type { LeaseLimits } from '../../src/leases/leases.ts'
+import { addressFromText, addressToText, type Address } from '../../src/net/address.ts'
+import { portsToText, type Ports } from '../../src/net/ports.ts'
+import { makeCompiler } from '../../src/policy/compile.ts'
+import type { Snapshot } from '../../src/policy/snapshot.ts'
+import { loadWorld } from '../../src/sources/manifests.ts'
+import { labelsOf, wireFromText } from '../../src/wire/name.ts'
+import { names, pod, policy, ports } from '../support/manifests.ts'
+
+const at = (text: string): Address => addressFromText(text) ?? expect.fail(text)
+const limits: LeaseLimits = { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 100, leasesMax: 10_000 } // prettier-ignore
+
+let now: number
+let epoch: number
+let compile: ReturnType<typeof makeCompiler>
+let snapshot: Snapshot
+let keeper: Keeper
+/** What stands in the kernel: text of the element -> until when. */
+let kernel: Map<string, number>
+/** When the kernel's answers arrive. */
+let acknowledges: Promise<undefined>
+let refuses: (verb: 'commit' | 'remove', element: string) => boolean
+
+const textOf = (element: LeaseElement): string =>
+  `${element.identity} ${addressToText(element.address)} ${portsToText(element.ports)}`
+
+/** As the kernel does it: a transaction is taken whole or not at all, and cells of the range sets may not overlap. */
+function transact(verb: 'commit' | 'remove', elements: readonly LeaseElement[]): ReturnType<Datapath['commit']> {
+  const overlaps = (element: LeaseElement): boolean =>
+    verb === 'commit' && setOf(element).startsWith('learned_range') && [...kernel.keys()].some((text) => overlap(text, textOf(element))) // prettier-ignore
+  if (elements.some((element) => refuses(verb, textOf(element)) || overlaps(element)))
+    return Promise.reject(new Error(`${verb}: refused`))
+  for (const element of elements)
+    if (verb === 'commit') kernel.set(textOf(element), now + element.timeoutMillis)
+    else kernel.delete(textOf(element))
+  const sentAt = now
+  return acknowledges.then(() => ({ sentAt, epoch }))
+}
+function overlap(a: string, b: string): boolean {
+  const cut = (text: string): [string, number, number] => {
+    const [, key = '', first = '', last = ''] = /^(.*\/)(\d+)-(\d+)$/.exec(text) ?? []
+    return [key, Number(first), Number(last)]
+  }
+  const [[keyA, firstA, lastA], [keyB, firstB, lastB]] = [cut(a), cut(b)]
+  return a !== b && keyA === keyB && keyA !== '' && firstA <= lastB && firstB <= lastA
+}
+const earlier: LeaseElement[] = []
+const datapath: Datapath = {
+  apply: () => Promise.resolve(),
+  commit: (elements) => transact('commit', elements),
+  remove: (elements) => transact('remove', elements),
+  epoch: () => epoch,
+  repair: () => Promise.resolve('stands'),
+  denied: () => Promise.resolve([]),
+  learned: () => Promise.resolve(earlier),
+  close: () => undefined,
+}
+
+function world(manifests: string): Snapshot {
+  const loaded = loadWorld([{ path: 'test.yaml', text: manifests }])
+  if (!loaded.ok) return expect.fail(JSON.stringify(loaded.issues))
+  return compile(loaded.world)
+}
+/** An answer to a workload, as the agent gives it: learned, then committed. */
+async function answer(who: string, name: string, address: string, ttlSeconds = 60): Promise<void> {
+  const endpoint = snapshot.endpoints.find((e) => e.name === who) ?? expect.fail(who)
+  const rules = snapshot.policyOf(endpoint.identity)
+  const grants = rules.grantsFor(labelsOf(wireFromText(name) ?? expect.fail(name)))
+  const fact = {
+    identity: endpoint.identity,
+    endpoint: endpoint.id,
+    name,
+    addresses: [at(address)],
+    ttlSeconds,
+    grants,
+  }
+  const learned = keeper.learn(fact, rules)
+  if (learned.kind === 'full') return expect.fail(learned.text)
+  await keeper.commit(learned.elements)
+}
+async function change(manifests: string): Promise<void> {
+  const before = snapshot
+  snapshot = world(manifests)
+  await keeper.follow(before, snapshot)
+}
+const identityOf = (who: string): number => snapshot.endpoints.find((e) => e.name === who)?.identity ?? expect.fail(who)
+/** Puts into the kernel, for 600 s, what an earlier agent had learned. */
+async function standing(...elements: readonly string[]): Promise<void> {
+  for (const element of elements) {
+    const [identity, address = '', port] = element.split(' ')
+    const opened: Ports = port === 'any' ? { kind: 'all' } : { kind: 'ports', protocol: 6, first: 443, last: 443 }
+    earlier.push({ identity: Number(identity), address: at(address), ports: opened, timeoutMillis: 600_000 })
+  }
+  await transact('commit', earlier)
+}
+/** What stands, with the seconds that it still stands for. */
+const stands = (): string[] =>
+  [...kernel].filter(([, until]) => until > now).map(([text, until]) => `${text} ${(until - now) / 1000} s`).sort() // prettier-ignore
+const leased = (): string[] =>
+  [...keeper.leases.list()].map((l) => `${l.name} ${addressToText(l.address)} ${(l.deadline - now) / 1000} s`).sort()
+
+const anyName = names('{matchPattern: "*.example.com"}')
+const web = pod('web', ['10.1.0.2'])
+
+beforeEach(() => {
+  now = 0
+  epoch = 1
+  kernel = new Map()
+  acknowledges = Promise.resolve(undefined)
+  refuses = () => false
+  earlier.length = 0
+  compile = makeCompiler({ hostAddresses: [at('10.1.0.1')], upstreams: [], denyReply: 'refused' })
+  snapshot = world(web + policy('web', anyName))
+  keeper = makeKeeper(
+    () => now,
+    limits,
+    datapath,
+    () => undefined,
+  )
+})
+
+describe('what the kernel refused', () => {
+  test('is not learned', async () => {
+    refuses = () => true
+    await expect(answer('web', 'a.example.com', '198.18.0.1')).rejects.toThrow('refused')
+    expect([leased(), stands(), keeper.leases.nextDeadline()]).toEqual([[], [], undefined])
+  })
+
+  test('does not prolong what stood before', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 60)
+    now = 50_000
+    refuses = () => true
+    await expect(answer('web', 'a.example.com', '198.18.0.1', 600)).rejects.toThrow('refused')
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 10 s'], ['256 198.18.0.1 tcp/443 40 s']])
+    expect(keeper.leases.nextDeadline()).toBe(90_000)
+  })
+
+  test('does not cut what was told without a commit, because it stood for long enough', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 60)
+    now = 20_000
+    await answer('web', 'a.example.com', '198.18.0.1', 45)
+    refuses = () => true
+    await expect(answer('web', 'a.example.com', '198.18.0.1', 600)).rejects.toThrow('refused')
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 45 s'], ['256 198.18.0.1 tcp/443 70 s']])
+  })
+
+  test('leaves other names of the address alone', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 60)
+    refuses = () => true
+    await expect(answer('web', 'b.example.com', '198.18.0.1', 600)).rejects.toThrow('refused')
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 60 s'], ['256 198.18.0.1 tcp/443 90 s']])
+  })
+
+  test('for one question and took for another is learned', async () => {
+    refuses = () => true
+    const first = answer('web', 'a.example.com', '198.18.0.1')
+    refuses = () => false
+    const { promise, resolve } = Promise.withResolvers<undefined>()
+    acknowledges = promise
+    const second = answer('web', 'a.example.com', '198.18.0.1')
+    await expect(first).rejects.toThrow('refused')
+    resolve(undefined)
+    await second
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 60 s'], ['256 198.18.0.1 tcp/443 90 s']])
+  })
+
+  test('does not keep the rest out when all is written again', async () => {
+    for (let i = 1; i <= 300; i++) await answer('web', `n${i}.example.com`, `198.18.${i >> 8}.${i & 255}`)
+    kernel.clear()
+    epoch++
+    refuses = (_, element) => element.includes(' 198.18.0.77 ')
+    await expect(keeper.settle()).rejects.toThrow('refused')
+    expect([stands().length, keeper.isSettled(), keeper.trouble()]).toEqual([299, false, '1 elements are not as they should be: Error: commit: refused']) // prettier-ignore
+    refuses = () => false
+    await keeper.settle()
+    expect([stands().length, keeper.isSettled(), keeper.trouble()]).toEqual([300, true, undefined])
+  })
+
+  test('to take out is taken out later, and the rest at once', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await answer('web', 'b.example.com', '198.18.0.2')
+    refuses = (verb, element) => verb === 'remove' && element.includes(' 198.18.0.1 ')
+    await expect(keeper.clean(() => true)).rejects.toThrow('remove: refused')
+    expect([leased(), stands(), keeper.isSettled()]).toEqual([[], ['256 198.18.0.1 tcp/443 90 s'], false])
+    refuses = () => false
+    await keeper.settle()
+    expect([stands(), keeper.isSettled()]).toEqual([[], true])
+  })
+
+  test('to take out, and learned again meanwhile, stays', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    refuses = (verb) => verb === 'remove'
+    await expect(keeper.clean(() => true)).rejects.toThrow('refused')
+    refuses = () => false
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await keeper.settle()
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  })
+})
+
+describe('a door that a longer lease held open', () => {
+  beforeEach(async () => {
+    await answer('web', 'long.example.com', '198.18.0.1', 604_800)
+    await answer('web', 'short.example.com', '198.18.0.1', 10)
+  })
+
+  test('closes with the shorter one when the longer is cleaned', async () => {
+    await keeper.clean((lease) => lease.name === 'long.example.com')
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 40 s'])
+  })
+
+  test('closes with the shorter one when policy takes the longer', async () => {
+    await change(web + policy('web', names('{matchName: short.example.com}')))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 40 s'])
+  })
+})
+
+describe('ports that policy cuts anew', () => {
+  const rule = (name: string, first: number, last: number): string => names(`{matchName: ${name}.example.com}`, ports(first, last)) // prettier-ignore
+
+  test('what is to go goes first: overlapping ranges are no obstacle', async () => {
+    await change(web + policy('web', rule('a', 1000, 2000), rule('b', 3000, 4000)))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + policy('web', rule('a', 1500, 2500)))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/1500-2500 90 s'])
+  })
+
+  test('a port that the kernel refused is added later, and the lease keeps what it has', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    refuses = (_, element) => element.endsWith('tcp/80')
+    const both = web + policy('web', anyName, names('{matchPattern: "*.example.com"}', ports(80)))
+    await expect(change(both)).rejects.toThrow('refused')
+    expect([stands(), keeper.isSettled()]).toEqual([['256 198.18.0.1 tcp/443 90 s'], false])
+    refuses = () => false
+    await keeper.settle()
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.1 tcp/80 90 s'])
+  })
+
+  test('a port that another name opened for a shorter time opens for the longer', async () => {
+    await change(web + policy('web', names('{matchName: a.example.com}'), names('{matchName: b.example.com}', ports(80)))) // prettier-ignore
+    await answer('web', 'a.example.com', '198.18.0.1', 600)
+    await answer('web', 'b.example.com', '198.18.0.1', 10)
+    await change(web + policy('web', names('{matchName: a.example.com}', ports(80)), names('{matchName: b.example.com}', ports(80)))) // prettier-ignore
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/80 630 s'])
+  })
+})
+
+describe('a workload with new labels', () => {
+  const both = policy('web', anyName) + policy('db', names('{matchName: pay.example.com}'))
+  const db = pod('db', ['10.2.0.2'])
+  const other = pod('other', ['10.1.0.3'], '{app: web}')
+  const relabelled = (labels: string): string => pod('web', ['10.1.0.2'], labels)
+  /** Everything up to the moment in which the kernel is given the new policy. */
+  async function prepare(manifests: string): Promise<Snapshot> {
+    const next = world(manifests)
+    await keeper.prepare(snapshot, next)
+    return next
+  }
+  async function comeIntoForce(next: Snapshot): Promise<void> {
+    const before = snapshot
+    snapshot = next
+    await keeper.follow(before, next)
+  }
+
+  test('and an identity that nobody has yet finds there what its policy grants, before the kernel knows of it', async () => {
+    snapshot = world(web + db + both)
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await answer('web', 'pay.example.com', '198.18.0.2')
+    const next = await prepare(relabelled('{app: db, side: a}') + db + both)
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.2 tcp/443 90 s', '258 198.18.0.2 tcp/443 90 s']) // prettier-ignore
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['258 198.18.0.2 tcp/443 90 s'])
+  })
+
+  test('takes nothing along when the kernel refuses the new policy', async () => {
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    expect(stands()).toHaveLength(2)
+    await keeper.follow(snapshot, snapshot)
+    expect([stands(), keeper.leases.size()]).toEqual([['256 198.18.0.1 tcp/443 90 s'], 1])
+  })
+
+  test('and the identity of others brings them nothing before policy is in force', async () => {
+    snapshot = world(web + db + policy('web', anyName) + policy('db', '{}'))
+    await answer('web', 'api.example.com', '198.18.0.1')
+    const next = await prepare(relabelled('{app: db}') + db + policy('web', anyName) + policy('db', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('takes along what it learned while the kernel was given the new policy', async () => {
+    const next = await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    await answer('web', 'api.example.com', '198.18.0.1')
+    await comeIntoForce(next)
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('takes along what it asked for itself, nothing that others asked for', async () => {
+    snapshot = world(web + other + policy('web', anyName))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await answer('other', 'a.example.com', '198.18.0.1')
+    await answer('other', 'b.example.com', '198.18.0.2')
+    await change(relabelled('{app: web, side: a}') + other + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.2 tcp/443 90 s', '257 198.18.0.1 tcp/443 90 s']) // prettier-ignore
+  })
+
+  test('does not take along what it asked for under labels before its last', async () => {
+    snapshot = world(web + other + policy('web', anyName))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await answer('other', 'a.example.com', '198.18.0.1')
+    await change(relabelled('{app: web, side: a}') + other + policy('web', anyName))
+    await keeper.clean((lease) => lease.identity === 257)
+    await change(relabelled('{app: web, side: b}') + other + policy('web', anyName))
+    await change(web + other + policy('web', anyName))
+    await change(relabelled('{app: web, side: c}') + other + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('comes into its policy though the kernel has no room for what it takes along', async () => {
+    await answer('web', 'api.example.com', '198.18.0.1')
+    refuses = (_, element) => element.startsWith('257')
+    const next = await prepare(relabelled('{app: web, side: a}') + policy('web', anyName))
+    await expect(comeIntoForce(next)).rejects.toThrow('refused')
+    refuses = () => false
+    await keeper.settle()
+    expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+})
+
+describe('an address that becomes one of the cluster', () => {
+  const victim = pod('victim', ['198.18.0.1'])
+
+  test('takes leases on it with it', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + victim + policy('web', anyName))
+    expect([leased(), stands()]).toEqual([[], []])
+  })
+
+  test('takes what an earlier agent learned with it, now or at the start', async () => {
+    await standing('256 198.18.0.1 any', '256 198.18.0.2 any', '256 10.1.0.1 any')
+    await keeper.adopt(snapshot)
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s', '256 198.18.0.2 any 600 s'])
+    await change(web + victim + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.2 any 600 s'])
+  })
+})
+
+describe('what an earlier agent learned', () => {
+  test('goes at the start where nobody has the identity', async () => {
+    await standing('256 198.18.0.1 any', '257 198.18.0.1 any')
+    await keeper.adopt(snapshot)
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s'])
+  })
+
+  test('goes with its identity', async () => {
+    await change(web + pod('db', ['10.2.0.2']) + policy('web', anyName) + policy('db', anyName))
+    await standing('256 198.18.0.1 any', '257 198.18.0.1 any')
+    await keeper.adopt(snapshot)
+    await change(web + policy('web', anyName))
+    expect(stands()).toEqual(['256 198.18.0.1 any 600 s'])
+  })
+
+  test('goes with the grants that it may have come from, but for what was learned again', async () => {
+    await standing('256 198.18.0.1 tcp/443', '256 198.18.0.2 tcp/443')
+    await keeper.adopt(snapshot)
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + policy('web', names('{matchName: a.example.com}')))
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  })
+
+  test('is taken out later where the kernel refuses, and troubles say so', async () => {
+    await standing('257 198.18.0.1 any')
+    refuses = () => true
+    await expect(keeper.adopt(snapshot)).rejects.toThrow('remove: refused')
+    expect(keeper.trouble()).toContain('refused')
+    refuses = () => false
+    await keeper.settle()
+    expect([stands(), keeper.trouble()]).toEqual([[], undefined])
+  })
+})
+
+test('a lease dropped while its commit is under way does not stand when it is learned again', async () => {
+  await answer('web', 'a.example.com', '198.18.0.1')
+  await change(web + policy('web', anyName, names('{matchName: b.example.com}', ports(80))))
+  const asked = answer('web', 'b.example.com', '198.18.0.1')
+  const cleaned = keeper.clean((lease) => lease.name === 'b.example.com')
+  await Promise.all([asked, cleaned])
+  await keeper.settle()
+  expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
+  await answer('web', 'b.example.com', '198.18.0.1')
+  expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.1 tcp/80 90 s'])
+  expect(identityOf('web')).toBe(256)
+})
