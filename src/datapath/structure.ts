@@ -116,6 +116,8 @@ const NEIGHBOURS = [
   `${ND} fib daddr type local accept`,
   `${ND} fib daddr . iif oif exists accept`,
 ]
+/** Silently: a refusal would go to whomever the forger named, with what it wrote. */
+const FORGED = 'fib saddr . iif oif missing counter drop'
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
 /** The subject's address and the peer's, of a packet in a direction. */
@@ -155,13 +157,13 @@ function chains(options: StructureOptions): string[] {
         `goto egress${f}`,
       ]),
     ),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'goto refuse'])] : []),
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'goto refuse'])] : []),
     // This machine's own address does not come from outside.
-    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local goto refuse', 'goto passed']),
+    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       // Before all else: who forges another's address would ride on the other's established connections.
-      ...families.map((f) => `${ip(f)} saddr @identity${f} fib saddr . iif oif missing goto refuse`),
+      ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
       'ct state established,related accept',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),

@@ -111,7 +111,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
   })
 
   test('identity, endpoint, policy, status', async () => {
-    expect(await json('identity', 'list')).toMatchObject([{ id: 256, labels: ['k8s:app=web', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.kubernetes.pod.namespace=shop'] }]) // prettier-ignore
+    expect(await json('identity', 'list')).toMatchObject([{ id: 256, labels: ['k8s:app=web', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.cilium.k8s.policy.cluster=default', 'k8s:io.cilium.k8s.policy.serviceaccount=default', 'k8s:io.kubernetes.pod.namespace=shop'] }]) // prettier-ignore
     expect(await json('identity', 'get', '256')).toMatchObject({ id: 256 })
     expect(await namegate('identity', 'get', '9')).toMatchObject({
       status: 1,

@@ -119,10 +119,11 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     expect(await connect(web, '198.18.200.1')).toBe(false)
     sh('nft flush map inet namegate identity4')
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    // Port 443 of the world, for db.
     sh(
-      "nft flush map inet namegate egress_any4; nft add element inet namegate egress_any4 '{ 0:0 . 10.1.0.2 : fff0:1 }'",
+      `nft add element inet namegate egress_port4 '{ 0:0 . 10.2.0.2 . tcp . 443 : ${identityToText(verdictNumbers.allow)} }'`,
     )
-    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    await expect.poll(() => connect(db, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
   })
 
   test('an nft that did its work and then died: the change back is made', async () => {
