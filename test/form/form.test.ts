@@ -31,7 +31,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 const pure = ['net', 'wire', 'match', 'l7', 'identity', 'policy', 'leases']
 const pureFiles = [
   'src/datapath/element.ts',
-  'src/datapath/intervals.ts',
+  'src/datapath/cell.ts',
+  'src/datapath/peers.ts',
   'src/datapath/desired.ts',
   'src/datapath/structure.ts',
   'src/datapath/nfnetlink.ts',
