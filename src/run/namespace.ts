@@ -5,6 +5,7 @@ import { stat } from 'node:fs/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import koffi from 'koffi'
 import { KernelError, openNetlink } from '../datapath/netlink.ts'
+import { systemEnvironment } from '../datapath/programs.ts'
 
 const libc = koffi.load('libc.so.6')
 const libcUnshare = libc.func('int unshare(int flags)')
@@ -143,7 +144,7 @@ export function shell(script: string, namespace?: Namespace): Promise<string> {
     script,
   ]
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: systemEnvironment() })
     let out = ''
     let complaint = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))

@@ -1,6 +1,5 @@
 // `namegate run`: one command in a network of its own, under the policies given and nothing else.
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
@@ -12,9 +11,10 @@ import { selects } from '../identity/selector.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
 import { endLike, launch, ownFailure, takeSignals, type Ending, type Signals } from './launch.ts'
+import { mayChangeNetworks, whatIsMissing } from './needs.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
 import { collectDenials, summaryJson, summaryText } from './summary.ts'
-import { isInstalled, openUplink, UplinkError, type Network } from './uplink.ts'
+import { openUplink, UplinkError, type Network } from './uplink.ts'
 
 export interface RunOptions {
   readonly policies: readonly string[]
@@ -30,16 +30,6 @@ export interface RunOptions {
 /** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
 const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
 
-/** Programs that a run needs, and Debian's packages of them. */
-const packageOf = {
-  nft: 'nftables',
-  ip: 'iproute2',
-  nsenter: 'util-linux',
-  unshare: 'util-linux',
-  setpriv: 'util-linux',
-  mount: 'mount',
-}
-
 /** Set for the second half of a run without root, which is root of a user namespace: the user's own `uid:gid`. */
 const mappedVariable = 'NAMEGATE_MAPPED_FROM'
 
@@ -49,13 +39,9 @@ export async function runCommand(options: RunOptions): Promise<never> {
   delete process.env[mappedVariable]
   const signals = takeSignals()
   if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
-  const missing = Object.entries(packageOf).filter(([program]) => !isInstalled(program))
-  if (missing.length > 0) {
-    const [programs, packages] = [
-      missing.map(([program]) => program).join(', '),
-      [...new Set(missing.map(([, name]) => name))].join(' '),
-    ]
-    process.stderr.write(`namegate: not installed: ${programs} (Debian: apt-get install ${packages})\n`)
+  const missing = whatIsMissing()
+  if (missing !== undefined) {
+    process.stderr.write(`namegate: ${missing}\n`)
     process.exit(ownFailure)
   }
   const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
@@ -72,13 +58,6 @@ function explain(error: unknown): string {
   if (error instanceof ManifestError)
     return `${error.message}\nnamegate: the policy cannot be used; nothing was started\n`
   return `namegate: ${error instanceof Error ? error.message : String(error)}\n`
-}
-
-/** CAP_NET_ADMIN and CAP_SYS_ADMIN, which root of a container often lacks; the user namespace that we then ask for gives them. */
-function mayChangeNetworks(): boolean {
-  const wanted = (1n << 12n) | (1n << 21n)
-  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
-  return process.getuid?.() === 0 && (BigInt(`0x${effective}`) & wanted) === wanted
 }
 
 /** The same command line as root of a fresh user namespace, in the network namespace we are in. */

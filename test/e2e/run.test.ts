@@ -384,10 +384,11 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
   test('without root, and without pasta and slirp4netns: an error that names the packages', async () => {
     const tools = join(folder, 'tools')
     await mkdir(tools)
-    for (const tool of ['sh', 'node', 'nft', 'ip', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
+    for (const tool of ['sh', 'node', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
+    for (const tool of ['nft', 'ip']) sh(`cp "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}`)
     sh(`chmod 755 ${tools} ${folder}; chmod 644 ${folder}/*`)
-    // Mapped to root of a user namespace is what somebody without root becomes.
-    const args = ['env', `PATH=${tools}`, 'NAMEGATE_MAPPED_FROM=65534:65534']
+    // Mapped to root of a user namespace is what somebody without root becomes. sbin is looked into whatever PATH says: here it is empty.
+    const args = ['unshare', '--mount', 'sh', '-ec', 'mount -t tmpfs tmpfs /usr/sbin; exec "$@"', 'host', 'env', `PATH=${tools}`, 'NAMEGATE_MAPPED_FROM=65534:65534'] // prettier-ignore
     const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'true'], args)
     expect(got).toMatchObject({ status: 125, out: '' })
     expect(got.err).toMatch(/needs pasta or slirp4netns.*apt-get install passt, or slirp4netns/)
@@ -397,6 +398,15 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
       status: 125,
       err: 'namegate: not installed: nft, unshare (Debian: apt-get install nftables util-linux)\n',
     })
+  })
+
+  test('a PATH without sbin, as users other than root have: nft is found there', async () => {
+    const where = sh('PATH=/usr/sbin:/sbin command -v nft').trim()
+    expect(where).toMatch(/sbin/)
+    const elsewhere = (process.env['PATH'] ?? '').split(':').filter((part) => !part.endsWith('sbin'))
+    const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', 'echo "$PATH"'], ['env', `PATH=${elsewhere.join(':')}`]) // prettier-ignore
+    // The command's own PATH is as it was.
+    expect(got).toMatchObject({ status: 0, out: `${elsewhere.join(':')}\n`, err: 'namegate: nothing was denied\n' })
   })
 
   test('no state files stay', async () => {
