@@ -10,7 +10,7 @@ import type { Server } from '../proxy/upstream.ts'
 import { selects } from '../identity/selector.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
-import { endLike, launch, ownFailure, takeSignals, type Ending, type Signals } from './launch.ts'
+import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
 import { mayChangeNetworks, whatIsMissing } from './needs.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
 import { collectDenials, summaryJson, summaryText } from './summary.ts'
@@ -77,7 +77,7 @@ async function rerunMapped(signals: Signals): Promise<never> {
     process.exit(ownFailure)
   }
   const child = spawn('unshare', ['--user', '--map-root-user', 'setpriv', '--pdeathsig', 'KILL', ...own], { stdio: 'inherit', env: { ...process.env, [mappedVariable]: from } })
-  return endLike(await signals.supervise(child))
+  return endLike(await signals.supervise(startedChild(child)))
 } // prettier-ignore
 
 async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined, signals: Signals): Promise<Ending> {

@@ -5,7 +5,7 @@ import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
@@ -146,7 +146,7 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('nothing denied, nothing said but that; and no rights over the network', async () => {
     const { out, err } = await under(
-      'id -u; ip link set lo down 2>/dev/null || echo no; nsenter --net=/proc/$PPID/ns/net true 2>/dev/null || echo no; ls -l /proc/self/fd | grep -cE " ([3-9]|[0-9][0-9]+) -> (net|socket):"',
+      'id -u; ip link set lo down 2>/dev/null || echo no; nsenter --net=/proc/1/ns/net true 2>/dev/null || echo no; ls -l /proc/self/fd | grep -cE " ([3-9]|[0-9][0-9]+) -> (net|socket):"',
     )
     expect(out.split('\n').slice(0, 4)).toEqual(['0', 'no', 'no', '0'])
     expect(err).toBe('namegate: nothing was denied\n')
@@ -166,6 +166,80 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(await ended(child)).toMatchObject({ status: 7, out: 'got TERM\n' })
     expect(await under('kill -KILL $$')).toMatchObject({ status: null, signal: 'SIGKILL' })
     expect(await under('kill -TERM $$')).toMatchObject({ status: null, signal: 'SIGTERM' })
+  })
+
+  test('what the command leaves running ends with it, before we say that it ended', async () => {
+    const nap = `sleep 1000${process.pid}`
+    const { status } = await under(`(setsid ${nap}4 >/dev/null 2>&1 &); exit 4`)
+    expect(processesWith(nap)).toEqual([])
+    expect(status).toBe(4)
+  })
+
+  test('its processes are all that it sees: orphans are taken in, nobody outside can be reached', async () => {
+    const { out } = await under(
+      `(sleep 0.2 &); kill -0 ${process.pid} 2>/dev/null || echo no; sleep 0.4
+       setpriv --reuid=65534 kill -0 ${process.pid} 2>/dev/null || echo no; ls -d /proc/${process.pid} 2>/dev/null || echo no
+       ps axo stat= | grep -c Z; ps axo pid=,args= | grep -v ' ps \\| grep ' | sed 's/^ *//;s/ .*//' | head -1; readlink /proc/self/cwd`,
+    )
+    expect(out).toBe(`no\nno\nno\n0\n1\n${process.cwd()}\n`)
+  })
+
+  test("the kernel's settings are read only, also where it says which program to start", async () => {
+    // Would only write what is there already.
+    const write = (file: string): string => `[ ! -e ${file} ] || { cat ${file} > /dev/null && cat ${file} > ${file}; } 2>/dev/null && echo ${file}` // prettier-ignore
+    const files = ['/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', '/sys/kernel/uevent_helper', '/sys/fs/cgroup/cgroup.procs'] // prettier-ignore
+    const existing = files.filter((file) => sh(`[ -w ${file} ] && echo yes || true`) !== '')
+    expect(existing).toContain('/proc/sys/kernel/core_pattern')
+    const { out } = await under(
+      `${existing.map(write).join('\n')}\nunshare --user --map-root-user --mount --pid --fork sh -c 'mount -t proc proc /proc 2>/dev/null && echo fresh; mount -o remount,bind,rw /proc/sys/kernel 2>/dev/null && echo rw'
+       cat /proc/sys/net/ipv4/ip_default_ttl > /proc/sys/net/ipv4/ip_default_ttl && echo its own network`,
+    )
+    expect(out).toBe('its own network\n')
+  })
+
+  describe('at a terminal', () => {
+    let terminal: ChildProcess
+    let screen: string
+    const type = (text: string): void => void terminal.stdin?.write(text)
+    const shows = (text: RegExp): Promise<void> => expect.poll(() => screen, { timeout: 10_000 }).toMatch(text)
+    beforeEach(() => {
+      screen = ''
+      terminal = spawn('script', ['-qc', "env TERM=dumb PS1='> ' bash --norc --noprofile --noediting -i", '/dev/null'])
+      terminal.stdout?.setEncoding('utf8').on('data', (text: string) => (screen += text))
+    })
+    afterEach(() => void terminal.kill('SIGKILL'))
+    const command = (args: string): string => `bin/namegate run --upstream 127.0.0.1:5300 --policy ${join(folder, 'policy.yaml')} -- ${args}\n` // prettier-ignore
+
+    test('Ctrl-Z stops all of it, fg goes on, Ctrl-C ends the command', async () => {
+      type(command(`sh -c 'echo it is "u"p; exec sleep 1000'`))
+      await shows(/it is up/)
+      type('\x1a')
+      await shows(/Stopped/)
+      type('fg\n')
+      await shows(/> fg\r\n[^>]*sleep 1000/)
+      type('\x03')
+      await shows(/nothing was denied/)
+      type('echo status $?\n')
+      await shows(/status 130/)
+    })
+
+    test('a shell inside has jobs of its own', async () => {
+      type(command(`env PS1='> ' bash --norc --noprofile --noediting -i`))
+      await expect.poll(() => screen.split('> ').length, { timeout: 10_000 }).toBe(3)
+      type('sleep 1001\n')
+      // The terminal belongs to the new job when its process group is in the foreground.
+      await expect.poll(() => sh('ps axo stat=,args=').split('\n').some((line) => /^S\S*\+ +sleep 1001$/.test(line)), { timeout: 5000 }).toBe(true) // prettier-ignore
+      type('\x1a')
+      await shows(/Stopped/)
+      type('fg\n')
+      await shows(/> fg\r\nsleep 1001/)
+      type('\x03')
+      await shows(/\^C\r\n> $/)
+      type('exit 5\n')
+      await shows(/nothing was denied/)
+      type('echo status $?\n')
+      await shows(/status 5/)
+    })
   })
 
   test('a signal that comes before the command: it ends us after everything is taken back', async () => {
@@ -254,25 +328,34 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(leftovers()).toBe(before)
   })
 
+  /** Command lines of this machine's processes that hold a text. */
+  const processesWith = (text: string): string[] => sh('ps axo args').split('\n').filter((line) => line.startsWith(text)) // prettier-ignore
+
+  /** Kills a run whose command has left its own process group, session and parent behind. */
   const startKilled = async (): Promise<void> => {
     const temporary = join(folder, 'temporary')
     await mkdir(temporary, { recursive: true })
+    const nap = `sleep 1000${process.pid}`
     const child = start(
-      ['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', 'echo $$; exec sleep 1000'],
+      [
+        '--policy',
+        join(folder, 'policy.yaml'),
+        '--',
+        'bash',
+        '-c',
+        `${nap}1 & (setsid ${nap}2 &); echo up; exec ${nap}3`,
+      ],
       ['env', `TMPDIR=${temporary}`],
     )
-    const [pid] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer]
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    await expect.poll(() => processesWith(nap).length, { timeout: 5000 }).toBe(3)
     child.kill('SIGKILL')
     await once(child, 'exit')
-    await expect
-      .poll(() => sh(`cat /proc/${pid.toString().trim()}/stat 2>/dev/null || true`).replace(/.* Z .*/s, ''), {
-        timeout: 5000,
-      })
-      .toBe('')
+    await expect.poll(() => processesWith(nap), { timeout: 5000 }).toEqual([])
     expect(await readdir(temporary)).toEqual([])
   }
 
-  test('killed: the command dies too, and the next run cleans up', async () => {
+  test('killed: the command and all its descendants die too, and the next run cleans up', async () => {
     const before = leftovers()
     await startKilled()
     expect(leftovers()).not.toBe(before)
@@ -352,6 +435,19 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
         expect(got.err).toMatch(/evil\.test A[\s\S]*198\.18\.0\.21 tcp\/443/)
         expect(got.status).toBe(5)
       })
+
+    test('killed: nothing goes on', async () => {
+      const nap = `sleep 1000${process.pid}5`
+      const child = start(
+        ['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', `(setsid ${nap} &); exec ${nap}`],
+        asNobody(),
+        join(copy, 'bin/namegate'),
+      )
+      await expect.poll(() => processesWith(nap).length, { timeout: 10_000 }).toBe(2)
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      await expect.poll(() => processesWith(nap), { timeout: 5000 }).toEqual([])
+    })
   })
 
   for (const network of ['pasta', 'slirp4netns'])
@@ -367,9 +463,11 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('root of a container, without rights over networks: as without root', async () => {
     const before = ['setpriv', '--bounding-set', '-sys_admin,-net_admin']
-    const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; ip link set lo down 2>/dev/null || echo no`
+    const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; ip link set lo down 2>/dev/null || echo no
+      kill -0 ${process.pid} 2>/dev/null || echo no; cat /proc/sys/kernel/core_pattern > /proc/sys/kernel/core_pattern; ls -l /proc/1/root 2>/dev/null | grep -c ' -> '`
     const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', script], before)
-    expect(got.out.split('\n')).toEqual(['0', '198.18.0.20', 'yes', 'no', 'no', ''])
+    expect(got.out.split('\n')).toEqual(['0', '198.18.0.20', 'yes', 'no', 'no', 'no', '0', ''])
+    expect(got.err).toContain('/proc/sys/kernel/core_pattern: Read-only file system')
     const forbidden = ['sh', '-ec', 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', 'host', ...before]
     const got2 = await run(
       ['--policy', join(folder, 'policy.yaml'), '--', 'true'],
