@@ -105,7 +105,7 @@ export function launch({ namespace, command, resolvConf, mapBackTo }: Launch): S
     kill: (signal) => parent.postMessage(signal),
     ended: new Promise((resolve) => {
       parent.once('message', resolve)
-      parent.once('error', (error) => resolve({ kind: 'error', message: error.message }))
+      parent.once('error', (error: Error) => resolve({ kind: 'error', message: error.message }))
     }),
   }
 }

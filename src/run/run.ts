@@ -35,23 +35,25 @@ const mappedVariable = 'NAMEGATE_MAPPED_FROM'
 
 /** Runs the command; ends the process as the command ended. */
 export async function runCommand(options: RunOptions): Promise<never> {
-  const mappedFrom = process.env[mappedVariable]
-  delete process.env[mappedVariable]
-  const signals = takeSignals()
-  if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
-  const missing = whatIsMissing()
-  if (missing !== undefined) {
-    process.stderr.write(`namegate: ${missing}\n`)
-    process.exit(ownFailure)
-  }
-  const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
-  const mapBackTo = uid === undefined || gid === undefined ? undefined : { uid, gid }
+  // A terminal that was closed, a pipe whose reader left: what we changed is taken back all the same, and the status is the command's.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
   try {
-    return endLike(await runInside(options, mapBackTo, signals))
+    return endLike(await runSomewhere(options, takeSignals()))
   } catch (error) {
     process.stderr.write(explain(error))
     process.exit(ownFailure)
   }
+}
+
+/** Here when we may change networks; else as root of a user namespace. */
+async function runSomewhere(options: RunOptions, signals: Signals): Promise<Ending> {
+  const mappedFrom = process.env[mappedVariable]
+  delete process.env[mappedVariable]
+  if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
+  const missing = whatIsMissing()
+  if (missing !== undefined) throw new UplinkError(missing)
+  const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
+  return runInside(options, uid === undefined || gid === undefined ? undefined : { uid, gid }, signals)
 }
 
 function explain(error: unknown): string {
@@ -61,7 +63,7 @@ function explain(error: unknown): string {
 }
 
 /** The same command line as root of a fresh user namespace, in the network namespace we are in. */
-async function rerunMapped(signals: Signals): Promise<never> {
+async function rerunMapped(signals: Signals): Promise<Ending> {
   const from = `${process.getuid?.()}:${process.getgid?.()}`
   const own = [process.execPath, ...process.execArgv, fileURLToPath(new URL('../main.ts', import.meta.url)), ...process.argv.slice(2)]
   const probe = spawn('unshare', ['--user', '--map-root-user', 'true'], { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -73,11 +75,10 @@ async function rerunMapped(signals: Signals): Promise<never> {
   })
   if (!allowed) {
     const advice = 'run as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)'
-    process.stderr.write(`namegate: this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}\n`)
-    process.exit(ownFailure)
+    throw new UplinkError(`this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}`)
   }
   const child = spawn('unshare', ['--user', '--map-root-user', 'setpriv', '--pdeathsig', 'KILL', ...own], { stdio: 'inherit', env: { ...process.env, [mappedVariable]: from } })
-  return endLike(await signals.supervise(startedChild(child)))
+  return signals.supervise(startedChild(child))
 } // prettier-ignore
 
 async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined, signals: Signals): Promise<Ending> {

@@ -331,6 +331,37 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
   /** Command lines of this machine's processes that hold a text. */
   const processesWith = (text: string): string[] => sh('ps axo args').split('\n').filter((line) => line.startsWith(text)) // prettier-ignore
 
+  describe('when nobody hears us', () => {
+    const script = 'read x; getent hosts evil.test; exit 3'
+    const args = (): string[] => ['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', script]
+
+    test("a full disk behind stderr: the status is the command's, nothing is left", async () => {
+      const before = leftovers()
+      const child = start(args(), ['sh', '-c', 'exec "$@" 2>/dev/full', 'sh'])
+      child.stdin?.end('x\n')
+      expect(await ended(child)).toMatchObject({ status: 3, err: '' })
+      expect(leftovers()).toBe(before)
+    })
+
+    test('a pipe behind stderr whose reader left: likewise', async () => {
+      const before = leftovers()
+      const child = start([...args().slice(0, 2), '--log', 'debug', ...args().slice(2)])
+      child.stderr?.destroy()
+      child.stdin?.end('x\n')
+      expect(await ended(child)).toMatchObject({ status: 3 })
+      expect(leftovers()).toBe(before)
+    })
+
+    test('a terminal that is closed: nothing is left', async () => {
+      const before = leftovers()
+      const [first = '', ...rest] = ['bin/namegate', 'run', '--upstream', '127.0.0.1:5300', '--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', '"getent hosts evil.test; echo up; sleep 1000"'] // prettier-ignore
+      const terminal = spawn('script', ['-qc', `exec ${[first, ...rest].join(' ')}`, '/dev/null'])
+      await once(terminal.stdout, 'data')
+      terminal.kill('SIGKILL')
+      await expect.poll(leftovers, { timeout: 5000 }).toBe(before)
+    })
+  })
+
   /** Kills a run whose command has left its own process group, session and parent behind. */
   const startKilled = async (): Promise<void> => {
     const temporary = join(folder, 'temporary')
