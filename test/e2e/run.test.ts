@@ -257,9 +257,12 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     { title: 'no such policy', args: ['--policy', '/nonexistent.yaml', '--', 'true'], status: 125, err: /the policy cannot be read: ENOENT/ },
     { title: 'a policy that selects somebody else', args: ['--policy', 'OTHER', '--', 'true'], status: 125, err: /no policy in .* restricts the egress of the workload \(namespace default, labels app=run\)/ },
     { title: 'a broken policy: every issue', args: ['--policy', 'BROKEN', '--', 'true'], status: 125, err: /broken\.yaml:5:24: spec\.egres: unknown field "egres"; did you mean "egress"\?\n.*at least one of[\s\S]*nothing was started/ },
-    { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 2, err: /a label is KEY=VALUE/ },
-    { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 2, err: /an upstream is IP:PORT/ },
-    { title: 'no command', args: ['--policy', 'POLICY'], status: 2, err: /missing required argument 'command'/ },
+    { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 125, err: /a label is KEY=VALUE/ },
+    { title: 'a label twice', args: ['--policy', 'POLICY', '--label', 'app=x', '--label', 'app=y', '--', 'true'], status: 125, err: /label app is given twice/ },
+    { title: 'an upstream that reads two ways', args: ['--policy', 'POLICY', '--upstream', '::1:53', '--', 'true'], status: 125, err: /in brackets/ },
+    { title: 'an unknown option', args: ['--polcy', 'POLICY', '--', 'true'], status: 125, err: /unknown option/ },
+    { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 125, err: /an upstream is IP:PORT/ },
+    { title: 'no command', args: ['--policy', 'POLICY'], status: 125, err: /missing required argument 'command'/ },
   ] // prettier-ignore
   for (const { title, args, status, err } of failures)
     test(title, async () => {
