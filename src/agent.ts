@@ -297,10 +297,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   async function denied(): Promise<DeniedWithWhy[]> {
     const flows = (await datapath?.denied()) ?? []
-    return flows.map((flow) => ({
-      ...flow,
-      why: decide(snapshot, { ...flow, leasedNames: leases.namesOf(flow.identity, flow.address) }).why,
-    }))
+    return flows.map((flow) => {
+      const { kind, why } = decide(snapshot, { ...flow, leasedNames: leases.namesOf(flow.identity, flow.address) })
+      // The kernel refused it when it was tried; a name looked up, or a policy changed, since then does not explain that.
+      return {
+        ...flow,
+        why: kind === 'deny' ? why : { ...why, text: `not allowed when it was tried; now ${why.text}` },
+      }
+    })
   }
   async function close(): Promise<void> {
     clearInterval(repairing)
