@@ -13,7 +13,7 @@ import { attachWorkload, makeGate, type Link } from './gate.ts'
 import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
 import { mayChangeNetworks, whatIsMissing } from './needs.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
-import { collectDenials, summaryJson, summaryText } from './summary.ts'
+import { collectUnanswered, summaryJson, summaryText } from './summary.ts'
 import { openUplink, UplinkError, type Network } from './uplink.ts'
 
 export interface RunOptions {
@@ -88,7 +88,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options)]
   requireSelected(files, options)
 
-  const denials = collectDenials()
+  const unanswered = collectUnanswered()
   const toClose: (() => Promise<unknown>)[] = []
   try {
     const gate = await makeGate()
@@ -100,7 +100,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
       upstreams,
       hostAddresses: hostAddresses(),
       kernel: gate.kernel,
-      onOutcome: denials.see,
+      onOutcome: unanswered.see,
     })
     toClose.push(() => agent.close())
     // The policy stands before there is anything for it to hold back.
@@ -114,8 +114,8 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     // From here on the ending is the command's, whatever goes wrong with us.
     try {
       const flows = await agent.denied()
-      if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
-      if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
+      if (options.summary === 'text') process.stderr.write(summaryText(unanswered.names(), flows))
+      if (options.summary === 'json') process.stderr.write(summaryJson(unanswered.names(), flows))
     } catch (error) {
       complain('what was denied is not known', error)
     }
