@@ -83,7 +83,9 @@ async function rerunMapped(signals: Signals): Promise<Ending> {
 
 async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined, signals: Signals): Promise<Ending> {
   const hostResolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '')
-  const upstreams = options.upstreams.length > 0 ? options.upstreams : nameserversOf(hostResolvConf).map((address) => ({ address, port: 53 }))
+  const ofHost = nameserversOf(options.upstreams.length > 0 ? '' : hostResolvConf)
+  for (const note of ofHost.notes) say(note)
+  const upstreams = options.upstreams.length > 0 ? options.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
   if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
   const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options)]
   requireSelected(files, options)
@@ -125,8 +127,12 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   }
 } // prettier-ignore
 
+function say(text: string): void {
+  process.stderr.write(`namegate: ${text}\n`)
+}
+
 function complain(what: string, error: unknown): void {
-  process.stderr.write(`namegate: ${what}: ${error instanceof Error ? error.message : String(error)}\n`)
+  say(`${what}: ${error instanceof Error ? error.message : String(error)}`)
 }
 
 /** The gate, and this machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
