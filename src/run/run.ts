@@ -5,11 +5,12 @@ import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { makeLog, type LogLevel } from '../log.ts'
-import { addressFromText, type Address } from '../net/address.ts'
+import { addressFromText } from '../net/address.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { selects } from '../identity/selector.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
+import { freeLink } from './link.ts'
 import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
 import { mayChangeNetworks, whatIsMissing } from './needs.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
@@ -26,9 +27,6 @@ export interface RunOptions {
   readonly settings: AgentSettings
   readonly command: readonly string[]
 }
-
-/** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
-const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
 
 /** Set for the second half of a run without root, which is root of a user namespace: the user's own `uid:gid`. */
 const mappedVariable = 'NAMEGATE_MAPPED_FROM'
@@ -87,7 +85,9 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   for (const note of ofHost.notes) say(note)
   const upstreams = options.upstreams.length > 0 ? options.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
   if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
-  const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options)]
+  const own = ownAddresses()
+  const link = freeLink(own)
+  const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options, link)]
   requireSelected(files, options)
 
   const unanswered = collectUnanswered()
@@ -100,7 +100,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
       manifests: { kind: 'texts', files },
       listeners: gate.listeners,
       upstreams,
-      hostAddresses: hostAddresses(),
+      hostAddresses: [link.gateway4, link.gateway6, ...own].flatMap((text) => addressFromText(text) ?? []),
       kernel: gate.kernel,
       onOutcome: unanswered.see,
     })
@@ -135,11 +135,10 @@ function complain(what: string, error: unknown): void {
   say(`${what}: ${error instanceof Error ? error.message : String(error)}`)
 }
 
-/** The gate, and this machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
-function hostAddresses(): Address[] {
+/** This machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
+function ownAddresses(): string[] {
   const own = Object.values(networkInterfaces()).flatMap((interfaces) => interfaces ?? [])
-  const outside = own.filter(({ internal }) => !internal).map(({ address }) => address)
-  return [link.gateway4, link.gateway6, ...outside].flatMap((text) => addressFromText(text) ?? [])
+  return own.filter(({ internal }) => !internal).map(({ address }) => address)
 }
 
 async function readPolicy(path: string): Promise<string> {
@@ -151,7 +150,7 @@ async function readPolicy(path: string): Promise<string> {
 }
 
 /** The command as a pod: what the policies select. */
-function workloadManifest({ labels }: RunOptions): { path: string; text: string } {
+function workloadManifest({ labels }: RunOptions, link: Link): { path: string; text: string } {
   const pod = {
     apiVersion: 'v1',
     kind: 'Pod',
