@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { makeLog, type LogLevel } from '../log.ts'
 import { addressFromText } from '../net/address.ts'
+import { issueToText } from '../policy/field.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { selects } from '../identity/selector.ts'
 import { loadWorld } from '../sources/manifests.ts'
@@ -93,10 +94,11 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   const unanswered = collectUnanswered()
   const toClose: (() => Promise<unknown>)[] = []
   try {
+    const log = makeLog(options.logLevel)
     const gate = await makeGate()
     const agent = await startAgent({
       settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
-      log: makeLog(options.logLevel),
+      log,
       manifests: { kind: 'texts', files },
       listeners: gate.listeners,
       upstreams,
@@ -105,6 +107,8 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
       onOutcome: unanswered.see,
     })
     toClose.push(() => agent.close())
+    // Whoever relies on the policy must know which part of it does not hold. The log tells it too, where it is wanted.
+    if (!log.isLevelEnabled('warn')) for (const text of [...agent.policySet().warnings.map(issueToText), ...agent.snapshot().notes]) say(text)
     // The policy stands before there is anything for it to hold back.
     const uplink = await openUplink(gate, options.network, mapBackTo === undefined)
     toClose.push(() => uplink.close())
