@@ -169,8 +169,8 @@ function requireSelected(files: readonly { path: string; text: string }[], { lab
   const loaded = loadWorld(files)
   if (!loaded.ok) throw new ManifestError(loaded.issues)
   const own = new Map([...labels.map(([key, value]) => [`k8s:${key}`, value] as const), ['k8s:io.kubernetes.pod.namespace', 'default']])
-  const selecting = loaded.world.policies.filter((policy) => policy.defaultDeny && selects(policy.subject, own))
-  if (selecting.length > 0) return
+  const selecting = loaded.world.policies.filter((policy) => selects(policy.subject, own))
+  if (selecting.some((policy) => policy.defaultDeny || policy.egress.some((rule) => rule.kind === 'deny'))) return
   const text = labels.map(([key, value]) => `${key}=${value}`).join(', ')
   throw new Error(`no policy in ${policies.join(', ')} restricts the egress of the workload (namespace default, labels ${text}); nothing would be enforced`)
 } // prettier-ignore

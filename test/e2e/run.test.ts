@@ -127,6 +127,36 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(await ended(child)).toMatchObject({ out: 'no\nyes\n' })
   })
 
+  test('a connection tried before the lookup is not explained by what the lookup opened', async () => {
+    const { err } = await under(`${connect('198.18.0.20')}; getent ahostsv4 api.example.com > /dev/null; ${connect('198.18.0.20')}`) // prettier-ignore
+    expect(err).toMatch(/connection +198\.18\.0\.20 tcp\/443 +x1 +not allowed when it was tried; now leased as api\.example\.com by/) // prettier-ignore
+  })
+
+  test('what a policy says and is not enforced: told before the command starts', async () => {
+    const file = join(folder, 'more.yaml')
+    await writeFile(file, policy.replace('  egress:', '  ingress: [{}]\n  egress:'))
+    const { err } = await run(['--policy', file, '--', 'sh', '-c', 'echo started >&2'])
+    expect(err).toMatch(
+      /^namegate: .*more\.yaml:7:\d+: .*not enforced yet: ingress.*\nstarted\nnamegate: nothing was denied\n$/,
+    )
+  })
+
+  test('a policy that denies something and nothing by default is one', async () => {
+    const file = join(folder, 'deny.yaml')
+    await writeFile(file, policy.replace(/ {2}egress:[\s\S]*/, '  enableDefaultDeny: {egress: false}\n  egressDeny: [{toCIDR: [198.18.0.20/32]}]\n')) // prettier-ignore
+    const got = await run(['--policy', file, '--', 'bash', '-c', `${connect('198.18.0.20')}; ${connect('198.18.0.21')}`]) // prettier-ignore
+    expect(got).toMatchObject({ status: 0, out: 'no\nyes\n' })
+  })
+
+  test('a run inside a run: both policies hold', async () => {
+    await writeFile(join(folder, 'inner.yaml'), policy.replace('{matchName: api.example.com}', '{matchName: pay.example.com}')) // prettier-ignore
+    await writeFile(join(folder, 'outer.yaml'), policy.replace('{matchName: api.example.com}', '{matchPattern: "*.example.com"}')) // prettier-ignore
+    const script = `ip -4 -o addr show dev eth0 | grep -o '192[^ ]*'; getent ahostsv4 pay.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.21')}; getent hosts api.example.com || echo refused; ${connect('198.18.0.20')}` // prettier-ignore
+    const inner = ['bin/namegate', 'run', '--policy', join(folder, 'inner.yaml'), '--', 'bash', '-c', script]
+    const { out, err } = await run(['--policy', join(folder, 'outer.yaml'), '--', ...inner])
+    expect(out.split('\n'), err).toEqual(['192.0.0.6/30', '198.18.0.21', 'yes', 'refused', 'no', ''])
+  })
+
   test('stdin, stdout and the summary as JSON', async () => {
     const child = start([
       '--policy',
