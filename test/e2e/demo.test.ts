@@ -1,10 +1,9 @@
 // `npm start`, as far as its table; and that nothing stays behind.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readdir } from 'node:fs/promises'
 import { describe, expect, test } from 'vitest'
+import { temporaryFolder } from '../support/folder.ts'
 import { enterLab, sh, whyNoKernel } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -52,7 +51,7 @@ test('without a kernel the same story is judged', async () => {
 })
 
 test('whoever stops reading has seen enough: it ends well, and leaves no folder', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'namegate-demo-test-'))
+  const folder = await temporaryFolder()
   const pipe = 'set -o pipefail; bin/namegate demo --verdicts-only | head -1'
   const got = await new Promise<{ status: number; out: string; err: string }>((resolve) =>
     execFile('bash', ['-c', pipe], { env: { ...process.env, TMPDIR: folder }, timeout: 20_000 }, (error, out, err) =>
@@ -67,7 +66,6 @@ test('whoever stops reading has seen enough: it ends well, and leaves no folder'
   child.kill('SIGKILL')
   await once(child, 'exit')
   expect(await readdir(folder)).toEqual([])
-  await rm(folder, { recursive: true })
 })
 
 describe.skipIf(reason !== undefined)(`with a kernel ${reason ?? ''}`, () => {

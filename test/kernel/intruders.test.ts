@@ -1,6 +1,5 @@
 // What a hostile workload sends, and what somebody else's hand does to the table: nothing opens, nobody is silenced.
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent, AgentParts } from '../../src/agent.ts'
@@ -8,6 +7,7 @@ import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft, type Nft } from '../../src/datapath/nft.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -124,7 +124,7 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
   })
 
   test('an nft that did its work and then died: the change back is made', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const folder = await temporaryFolder()
     const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
     const real = makeNft()
     let dies = false
@@ -143,6 +143,5 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     dies = false
     await write(base)
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
-    await rm(folder, { recursive: true })
   })
 })
