@@ -123,7 +123,7 @@ const schema = z.strictObject({
       enforce: z.enum(['kernel', 'none']).default('kernel'),
       table: table.default('namegate'),
       denied: z.enum(['drop', 'reject']).default('drop'),
-      /** Where workloads live. From there, a source address that no endpoint has is refused. */
+      /** Where workloads live. From there, a source address that no endpoint has is dropped. */
       interfaces: z.array(interfaceName).default([]),
       prefixes: z.array(prefix).default([]),
     })

@@ -13,7 +13,7 @@ export interface StructureOptions {
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
   /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
-  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger. */
+  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger: its DNS is answered where it is routed back, all else dropped. */
   readonly interfaces: readonly string[]
   readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
@@ -135,12 +135,16 @@ function chains(options: StructureOptions): string[] {
     deny('6'),
     enforce('4'),
     enforce('6'),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'goto refuse'])] : []),
+    // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
+    ...(options.strangers === 'deny'
+      ? [block('chain stranger', [...NEIGHBOURS, 'fib saddr . iif oif missing counter drop', dns, 'counter drop'])]
+      : []),
     block('chain egress', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       // Before all else: who forges another's address would ride on the other's established connections.
-      'ip saddr @identity4 fib saddr . iif oif missing goto refuse',
-      'ip6 saddr @identity6 fib saddr . iif oif missing goto refuse',
+      // Silently: a refusal would go to that other, with what was sent in it.
+      'ip saddr @identity4 fib saddr . iif oif missing counter drop',
+      'ip6 saddr @identity6 fib saddr . iif oif missing counter drop',
       'ct state established,related accept',
       'meta priority set ip saddr map @identity4 goto egress4',
       'meta priority set ip6 saddr map @identity6 goto egress6',

@@ -95,6 +95,32 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     await hearing
   })
 
+  const forgeries = [
+    { title: 'an unknown source', from: 'web', family: 'ip', source: '198.18.0.66', to: '198.18.0.50', port: 9999 },
+    { title: 'an unknown source, IPv6', from: 'web', family: 'ip6', source: '2001:db8::66', to: '2001:db8::50', port: 9999 }, // prettier-ignore
+    { title: 'an unknown source that asks a name', from: 'web', family: 'ip', source: '198.18.0.66', to: '9.9.9.9', port: 53 }, // prettier-ignore
+    { title: "another workload's source", from: 'db', family: 'ip', source: '10.1.0.2', to: '198.18.0.50', port: 9999 },
+  ] as const
+  for (const { title, from, family, source, to, port } of forgeries)
+    test(`${title}: no answer carries what was sent to where the source is`, async () => {
+      await start(base)
+      const [sender, heard] = from === 'web' ? [web, world] : [db, web]
+      heard.sh(
+        `nft -f - <<< 'table ${family} count { counter got { }; chain in { type filter hook prerouting priority -300; ${family} daddr ${source} counter name got; }; }'`,
+      )
+      sender.sh(
+        `nft -f - <<< 'table ${family} forge { counter sent { }; chain out { type filter hook postrouting priority 300; ${family} daddr ${to} udp dport ${port} ${family} saddr set ${source} counter name sent; }; }'`,
+      )
+      try {
+        await sender.run(`dig +tries=2 +time=1 -p ${port} api.example.com @${to}`)
+        expect(sender.sh(`nft list counter ${family} forge sent`).out).toMatch(/packets [2-9]/)
+        expect(heard.sh(`nft list counter ${family} count got`).out).toContain('packets 0')
+      } finally {
+        sender.sh(`nft delete table ${family} forge`)
+        heard.sh(`nft delete table ${family} count`)
+      }
+    })
+
   test('neighbour messages stay on the link', async () => {
     await start(base)
     world.sh(
