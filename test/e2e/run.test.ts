@@ -290,7 +290,7 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 125, err: /a label is KEY=VALUE/ },
     { title: 'a label twice', args: ['--policy', 'POLICY', '--label', 'app=x', '--label', 'app=y', '--', 'true'], status: 125, err: /label app is given twice/ },
     { title: 'an upstream that reads two ways', args: ['--policy', 'POLICY', '--upstream', '::1:53', '--', 'true'], status: 125, err: /in brackets/ },
-    { title: 'an unknown option', args: ['--polcy', 'POLICY', '--', 'true'], status: 125, err: /unknown option/ },
+    { title: 'an unknown option', args: ['--policy', 'POLICY', '--polcy', 'x', '--', 'true'], status: 125, err: /unknown option/ },
     { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 125, err: /an upstream is IP:PORT/ },
     { title: 'no command', args: ['--policy', 'POLICY'], status: 125, err: /missing required argument 'command'/ },
   ] // prettier-ignore
