@@ -49,8 +49,10 @@ done
 mount -t tmpfs -o size=64k,mode=755 tmpfs /tmp && printf %s "$NAMEGATE_RESOLV_CONF" > /tmp/resolv.conf &&
   mount --bind /tmp/resolv.conf "$target" && umount --lazy /tmp || fail "cannot put another /etc/resolv.conf in its place"
 
+is_mounted() { [ "$(stat -c %d "$1" 2>/dev/null)" != "$(stat -c %d "$1/.." 2>/dev/null)" ]; }
 read_only() {
-  mount -o remount,bind,ro "$1" 2>/dev/null || [ -n "$NAMEGATE_MAPPED" ] || [ ! -e "$1" ] || fail "cannot make $1 read only"
+  # Where another mount lies over it, it is out of reach.
+  mount -o remount,bind,ro "$1" 2>/dev/null || [ -n "$NAMEGATE_MAPPED" ] || ! is_mounted "$1" || fail "cannot make $1 read only"
 }
 lines read_only <<EOF
 $NAMEGATE_SETTINGS
@@ -60,10 +62,10 @@ for corner in ${kernelCorners.join(' ')}; do
   # sys/net is the settings of whichever network asks for it: the command's own.
   if [ "$corner" != /proc/sys/net ] && [ -e "$corner" ] && mount --rbind "$corner" "$corner" 2>/dev/null; then read_only "$corner"; fi
 done
-for file in /proc/sys/kernel/core_pattern /proc/sys/fs/binfmt_misc/register /proc/sysrq-trigger; do
+for file in /proc/sys/kernel/core_pattern /proc/sys/fs/binfmt_misc/register /proc/sysrq-trigger /sys/kernel/uevent_helper; do
   [ ! -w "$file" ] || fail "cannot make $file read only"
 done
-same_proc() { if [ "$1" != /proc ]; then mount --rbind /proc "$1" || fail "cannot hide $1"; fi; }
+same_proc() { if [ "$1" != /proc ] && [ -e "$1/self" ]; then mount --rbind /proc "$1" || fail "cannot hide $1"; fi; }
 lines same_proc <<EOF
 $NAMEGATE_PROCESSES
 EOF

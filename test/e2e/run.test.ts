@@ -227,6 +227,14 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(out).toBe('its own network\n')
   })
 
+  test('mounts of a chroot, and such as lie under others', async () => {
+    const mounts = `mount -t tmpfs tmpfs /mnt; mkdir /mnt/sys /mnt/proc; mount -t sysfs sysfs /mnt/sys; mount -t proc proc /mnt/proc
+      mount -t tmpfs tmpfs /mnt; mkdir /mnt/sys /mnt/jail /mnt/jail/proc /mnt/jail/sys; mount -t proc proc /mnt/jail/proc; mount -t sysfs sysfs /mnt/jail/sys`
+    const script = `ls -d /mnt/jail/proc/1 /mnt/jail/proc/${process.pid} 2>/dev/null; grep -c ' /mnt/jail/sys ro,' /proc/self/mountinfo; touch /mnt/sys/x && echo still a folder`
+    const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', script], ['unshare', '--mount', 'sh', '-ec', `${mounts}; exec "$@"`, 'host']) // prettier-ignore
+    expect(got, got.err).toMatchObject({ status: 0, out: '/mnt/jail/proc/1\n1\nstill a folder\n' })
+  })
+
   describe('at a terminal', () => {
     let terminal: ChildProcess
     let screen: string
