@@ -22,7 +22,7 @@ import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
-import { decideEgress, makeDecider } from './policy/verdict.ts'
+import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
@@ -353,10 +353,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const judge = makeDecider(snapshot)
     return flows.map((flow) => {
       const { direction, identity, address } = flow
-      if (direction === 'egress')
-        return { ...flow, why: decideEgress(snapshot, { ...flow, leasedNames: leases.namesOf(identity, address) }).why }
+      const leasedNames = leases.namesOf(identity, address)
+      if (direction === 'egress') return { ...flow, why: whyDenied(decideEgress(snapshot, { ...flow, leasedNames })) }
       const { ingress } = judge({ ...flow, from: { kind: 'address', address }, to: { kind: 'identity', identity } })
-      return { ...flow, why: ingress.why[0] }
+      return {
+        ...flow,
+        why: whyDenied({ kind: ingress.verdict === 'allowed' ? 'allow' : 'deny', why: ingress.why[0] }),
+      }
     })
   }
   async function close(): Promise<void> {
@@ -398,6 +401,11 @@ function dnatTarget(listeners: readonly Listener[]): { address4?: string; addres
   const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
+}
+
+/** The kernel refused it when it was tried; a name looked up, or a policy changed, since then does not explain that. */
+function whyDenied({ kind, why }: EgressVerdict): Why {
+  return kind === 'deny' ? why : { ...why, text: `not allowed when it was tried; now ${why.text}` }
 }
 
 function sayWarnings(log: Logger, set: PolicySet, snapshot: Snapshot): void {

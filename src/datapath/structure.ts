@@ -15,7 +15,7 @@ export interface StructureOptions {
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
   /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
-  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger. */
+  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger: its DNS is answered where it is routed back, all else dropped. */
   readonly interfaces: readonly string[]
   readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
@@ -158,7 +158,8 @@ function chains(options: StructureOptions): string[] {
         `goto egress${f}`,
       ]),
     ),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'goto refuse'])] : []),
+    // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'counter drop'])] : []),
     // This machine's own address does not come from outside.
     block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
     block('chain forwarded', [

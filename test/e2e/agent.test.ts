@@ -1,7 +1,7 @@
 // `namegate agent` as a process, and the commands that talk to it.
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -67,6 +67,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
     agent?.kill('SIGKILL')
     await upstream?.close()
     web?.stop()
+    await rm(folder, { recursive: true, force: true })
   })
 
   test('fqdn cache list: what Cilium shows, and what is left', async () => {

@@ -73,3 +73,10 @@ test('every file of src is in the map', () => {
   for (const folder of new Set(files.map(folderOf)))
     expect(map).toContain(folder === '' ? 'agent.ts' : `\`${folder}/\``)
 })
+
+test('tests that make folders remove them', () => {
+  for (const name of (readdirSync('test', { recursive: true }) as string[]).filter((file) => file.endsWith('.ts'))) {
+    const text = readFileSync(join('test', name), 'utf8')
+    if (/\bmkdtemp\(join/.test(text)) expect(text, name).toMatch(/\brm\(/)
+  }
+})

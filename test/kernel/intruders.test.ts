@@ -1,6 +1,5 @@
 // What a hostile workload sends, and what somebody else's hand does to the table: nothing opens, nobody is silenced.
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent, AgentParts } from '../../src/agent.ts'
@@ -10,6 +9,7 @@ import { makeNft, type Nft } from '../../src/datapath/nft.ts'
 import { verdictNumbers } from '../../src/datapath/structure.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -97,6 +97,32 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     await hearing
   })
 
+  const forgeries = [
+    { title: 'an unknown source', from: 'web', family: 'ip', source: '198.18.0.66', to: '198.18.0.50', port: 9999 },
+    { title: 'an unknown source, IPv6', from: 'web', family: 'ip6', source: '2001:db8::66', to: '2001:db8::50', port: 9999 }, // prettier-ignore
+    { title: 'an unknown source that asks a name', from: 'web', family: 'ip', source: '198.18.0.66', to: '9.9.9.9', port: 53 }, // prettier-ignore
+    { title: "another workload's source", from: 'db', family: 'ip', source: '10.1.0.2', to: '198.18.0.50', port: 9999 },
+  ] as const
+  for (const { title, from, family, source, to, port } of forgeries)
+    test(`${title}: no answer carries what was sent to where the source is`, async () => {
+      await start(base)
+      const [sender, heard] = from === 'web' ? [web, world] : [db, web]
+      heard.sh(
+        `nft -f - <<< 'table ${family} count { counter got { }; chain in { type filter hook prerouting priority -300; ${family} daddr ${source} counter name got; }; }'`,
+      )
+      sender.sh(
+        `nft -f - <<< 'table ${family} forge { counter sent { }; chain out { type filter hook postrouting priority 300; ${family} daddr ${to} udp dport ${port} ${family} saddr set ${source} counter name sent; }; }'`,
+      )
+      try {
+        await sender.run(`dig +tries=2 +time=1 -p ${port} api.example.com @${to}`)
+        expect(sender.sh(`nft list counter ${family} forge sent`).out).toMatch(/packets [2-9]/)
+        expect(heard.sh(`nft list counter ${family} count got`).out).toContain('packets 0')
+      } finally {
+        sender.sh(`nft delete table ${family} forge`)
+        heard.sh(`nft delete table ${family} count`)
+      }
+    })
+
   test('neighbour messages stay on the link', async () => {
     await start(base)
     world.sh(
@@ -138,7 +164,7 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
   })
 
   test('an nft that did its work and then died: the change back is made', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const folder = await temporaryFolder()
     const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
     const real = makeNft()
     let dies = false
@@ -157,6 +183,5 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     dies = false
     await write(base)
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
-    await rm(folder, { recursive: true })
   })
 })
