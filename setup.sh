@@ -14,11 +14,14 @@ fail() {
 if ! cmp -s package-lock.json node_modules/.installed-lock; then
   echo "setup: installing npm packages ..."
   log=$(mktemp)
-  npm ci --no-audit --no-fund >"$log" 2>&1 || fail "npm ci failed:" "$log"
+  # Whatever the machine's settings leave out (NODE_ENV=production): the Node that runs everything is among these.
+  npm ci --include=dev --no-audit --no-fund >"$log" 2>&1 || fail "npm ci failed:" "$log"
   rm -f "$log"
+  # Only what is whole counts as installed: else the next try would not even try.
+  [ -x node_modules/.bin/node ] || fail "npm did not install the package \"node\"; are its install scripts allowed? (npm ci in $(pwd))"
   cp package-lock.json node_modules/.installed-lock
 fi
-[ -x node_modules/.bin/node ] || fail "npm did not install the package \"node\"; are its install scripts allowed? (npm ci in $(pwd))"
+[ -x node_modules/.bin/node ] || fail "the package \"node\" is gone from node_modules; remove that folder and try again"
 
 # Programs, and the Debian packages that have them.
 need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux"

@@ -22,7 +22,7 @@ import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
-import { decideEgress, makeDecider } from './policy/verdict.ts'
+import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
@@ -150,11 +150,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     warnings: first.warnings,
     refused: [],
   }
-  let kernelTrouble: string | undefined
+  /** What the kernel refused last, until it takes the like. */
+  const refusals = new Map<'lease' | 'policy' | 'table', string>()
   sayWarnings(log, policySet, snapshot)
 
-  const sayTrouble = (what: string, error: unknown): void => {
-    kernelTrouble = String(error)
+  const sayRefusal = (of: 'lease' | 'policy' | 'table', what: string, error: unknown): void => {
+    refusals.set(of, String(error))
     log.error({ err: error }, what)
   }
 
@@ -211,9 +212,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const commit: ProxyParts['commit'] = async ({ elements }) => {
     try {
       await keeper.commit(elements)
-      if (elements.length > 0) kernelTrouble = undefined
+      if (elements.length > 0) refusals.delete('lease')
     } catch (error) {
-      sayTrouble('the kernel did not acknowledge a lease', error)
+      sayRefusal('lease', 'the kernel did not acknowledge a lease', error)
       throw error
     }
   }
@@ -271,9 +272,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     try {
       await keeper.prepare(before, next)
       await datapath?.apply(next)
-      kernelTrouble = undefined
+      refusals.delete('policy')
     } catch (error) {
-      sayTrouble('the kernel refused the new policy; the one in force stays, and it is tried again', error)
+      sayRefusal('policy', 'the kernel refused the new policy; the one in force stays, and it is tried again', error)
       // What is tried again is what is wanted then; close() waits for us, and nothing may come after it.
       if (!closing) retry = setTimeout(changeInTurn, retryMillis)
       await keepersFollow(before, before)
@@ -315,18 +316,17 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
     try {
-      const found = await datapath.repair()
+      const { found, epoch } = await datapath.repair()
       if (found === 'reloaded') {
         metrics.repair()
         log.warn('the kernel table was not ours any more; it is loaded again')
       }
-      const epoch = datapath.epoch()
       await keeper.settle()
       // Last: as long as something is refused, all of it is tried again.
       seenEpoch = epoch
-      kernelTrouble = undefined
+      refusals.delete('table')
     } catch (error) {
-      sayTrouble('the kernel table could not be repaired', error)
+      sayRefusal('table', 'the kernel table could not be repaired', error)
     }
   }
   async function settle(): Promise<void> {
@@ -338,7 +338,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
 
   function troubles(): string[] {
-    const ofKernel = [kernelTrouble, keeper.trouble()].filter((trouble) => trouble !== undefined)
+    const ofKernel = [...refusals.values(), keeper.trouble()].filter((trouble) => trouble !== undefined)
     return [
       ...ofKernel.map((trouble) => `kernel: ${trouble}`),
       ...(parts.upstreams.length === 0
@@ -353,10 +353,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const judge = makeDecider(snapshot)
     return flows.map((flow) => {
       const { direction, identity, address } = flow
-      if (direction === 'egress')
-        return { ...flow, why: decideEgress(snapshot, { ...flow, leasedNames: leases.namesOf(identity, address) }).why }
+      const leasedNames = leases.namesOf(identity, address)
+      if (direction === 'egress') return { ...flow, why: whyDenied(decideEgress(snapshot, { ...flow, leasedNames })) }
       const { ingress } = judge({ ...flow, from: { kind: 'address', address }, to: { kind: 'identity', identity } })
-      return { ...flow, why: ingress.why[0] }
+      return {
+        ...flow,
+        why: whyDenied({ kind: ingress.verdict === 'allowed' ? 'allow' : 'deny', why: ingress.why[0] }),
+      }
     })
   }
   async function close(): Promise<void> {
@@ -398,6 +401,11 @@ function dnatTarget(listeners: readonly Listener[]): { address4?: string; addres
   const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
+}
+
+/** The kernel refused it when it was tried; a name looked up, or a policy changed, since then does not explain that. */
+function whyDenied({ kind, why }: EgressVerdict): Why {
+  return kind === 'deny' ? why : { ...why, text: `not allowed when it was tried; now ${why.text}` }
 }
 
 function sayWarnings(log: Logger, set: PolicySet, snapshot: Snapshot): void {

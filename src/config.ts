@@ -22,17 +22,23 @@ export interface Config {
   readonly settings: AgentSettings
 }
 
-/** `IP:PORT`, `[IPv6]:PORT`, or an address alone (port 53). Undefined when it is none of these, or has a zone, which would be lost. */
+/** What `serverFromText` takes, for messages. */
+export const serverForms =
+  'IP:PORT, [IPv6]:PORT or an IP address (in brackets, with its port, where it could be read either way)'
+
+/**
+ * `IP:PORT`, `[IPv6]:PORT`, or an address alone (port 53). Undefined when it is none of these, or has a zone, which would be lost, or when
+ * what is an IPv6 address would be another with a port as well: `::1:53`.
+ */
 export function serverFromText(text: string): Server | undefined {
   if (text.includes('%')) return undefined
   const bare = addressFromText(text)
-  if (bare !== undefined) return { address: bare, port: 53 }
+  if (bare !== undefined) return familyOf(bare) === 6 && readsAsPort(text) ? undefined : { address: bare, port: 53 }
   const colon = text.lastIndexOf(':')
   const host = text.slice(0, colon)
   const address = addressFromText(host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host)
-  const digits = text.slice(colon + 1)
-  const port = digits !== '' && [...digits].every((c) => c >= '0' && c <= '9') ? Number(digits) : 0
-  if (address === undefined || port < 1 || port > 65535 || (familyOf(address) === 6 && !host.startsWith('[')))
+  const port = portFromText(text.slice(colon + 1))
+  if (address === undefined || port === undefined || (familyOf(address) === 6 && !host.startsWith('[')))
     return undefined
   return { address, port }
 }
@@ -46,6 +52,17 @@ function versionFromText(text: string): readonly [number, number] | undefined {
   return [Number(parts[0]), Number(parts[1])]
 }
 
+function portFromText(text: string): number | undefined {
+  const port = text !== '' && [...text].every((c) => c >= '0' && c <= '9') ? Number(text) : 0
+  return port < 1 || port > 65535 ? undefined : port
+}
+
+/** Whether an address without its last group is one, and that group a port. */
+function readsAsPort(text: string): boolean {
+  const colon = text.lastIndexOf(':')
+  return portFromText(text.slice(colon + 1)) !== undefined && addressFromText(text.slice(0, colon)) !== undefined
+}
+
 const checked = <T>(read: (text: string) => T | undefined, what: string) =>
   z.string().transform((text, context): T => {
     const value = read(text)
@@ -56,7 +73,7 @@ const checked = <T>(read: (text: string) => T | undefined, what: string) =>
     return value
   })
 const address = checked((text) => (addressFromText(text) === undefined ? undefined : text), 'an IP address')
-const server = checked(serverFromText, 'IP:PORT, [IPv6]:PORT or an IP address')
+const server = checked(serverFromText, serverForms)
 const prefix = checked(prefixFromText, 'a prefix such as 10.0.0.0/8')
 /** As nft takes it between quotes: no quote, no blank, at most 15 characters, `*` only at the end. */
 const isInterface = (text: string): boolean => {
@@ -116,7 +133,7 @@ const schema = z.strictObject({
       enforce: z.enum(['kernel', 'none']).default('kernel'),
       table: table.default('namegate'),
       denied: z.enum(['drop', 'reject']).default('drop'),
-      /** Where workloads live. From there, a source address that no endpoint has is refused. */
+      /** Where workloads live. From there, a source address that no endpoint has is dropped. */
       interfaces: z.array(interfaceName).default([]),
       prefixes: z.array(prefix).default([]),
     })

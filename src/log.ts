@@ -7,5 +7,8 @@ export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 's
 export type LogLevel = (typeof logLevels)[number]
 
 export function makeLog(level: LogLevel): Logger {
-  return pino({ level, base: { pid: process.pid } }, destination({ fd: 2, sync: true }))
+  const stderr = destination({ fd: 2, sync: true })
+  // A terminal that was closed, a pipe whose reader left: nobody to tell is no reason to stop.
+  stderr.on('error', () => undefined)
+  return pino({ level, base: { pid: process.pid } }, stderr)
 }

@@ -20,7 +20,9 @@ export async function agentCommand(configFile: string): Promise<number> {
   }
   const { config } = result
   const log = makeLog(config.logLevel)
-  const upstreams = config.upstreams.length > 0 ? config.upstreams : nameserversOf(await readFile('/etc/resolv.conf', 'utf8').catch(() => '')).map((address) => ({ address, port: 53 }))
+  const ofHost = nameserversOf(config.upstreams.length > 0 ? '' : await readFile('/etc/resolv.conf', 'utf8').catch(() => ''))
+  for (const note of ofHost.notes) log.warn(note)
+  const upstreams = config.upstreams.length > 0 ? config.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
   const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses?.map(({ address }) => address) ?? [])
   const hostAddresses = (config.hostAddresses.length > 0 ? config.hostAddresses : own).flatMap((text) => addressFromText(text) ?? [])
   const { interfaces, prefixes } = config.settings.datapath

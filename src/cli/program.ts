@@ -2,9 +2,10 @@
 import { readFileSync } from 'node:fs'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { CacheRow, EndpointRow, IdentityRow, StatusView } from '../api/routes.ts'
-import { defaultSettings, serverFromText } from '../config.ts'
+import { defaultSettings, serverForms, serverFromText } from '../config.ts'
 import { logLevels, type LogLevel } from '../log.ts'
 import type { Server } from '../proxy/upstream.ts'
+import { labelFromText } from '../run/labels.ts'
 import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
 import { confirm } from './confirm.ts'
@@ -66,15 +67,19 @@ const collect =
   <T>(read: (text: string) => T) =>
   (text: string, before: readonly T[] = []): T[] => [...before, read(text)]
 
-function readLabel(text: string): readonly [string, string] {
-  const equals = text.indexOf('=')
-  if (equals < 1) throw new InvalidArgumentError('a label is KEY=VALUE')
-  return [text.slice(0, equals), text.slice(equals + 1)]
+function collectLabel(
+  text: string,
+  before: readonly (readonly [string, string])[] = [],
+): (readonly [string, string])[] {
+  const label = labelFromText(text)
+  if ('fault' in label) throw new InvalidArgumentError(label.fault)
+  if (before.some(([key]) => key === label[0])) throw new InvalidArgumentError(`label ${label[0]} is given twice`)
+  return [...before, label]
 }
 
 function readServer(text: string): Server {
   const server = serverFromText(text)
-  if (server === undefined) throw new InvalidArgumentError('an upstream is IP:PORT, [IPv6]:PORT or an IP address')
+  if (server === undefined) throw new InvalidArgumentError(`an upstream is ${serverForms}`)
   return server
 }
 
@@ -83,7 +88,7 @@ function addRun(program: Command): void {
     .command('run')
     .description('run one command in a network of its own, under the policies given and nothing else')
     .requiredOption('--policy <file>', 'CiliumNetworkPolicy manifests; may be given again', collect(String))
-    .option('--label <key=value>', 'label of the workload, which policies select (default: app=run)', collect(readLabel))
+    .option('--label <key=value>', 'label of the workload, which policies select (default: app=run)', collectLabel)
     .option('--upstream <ip:port>', 'resolver to ask (default: those of /etc/resolv.conf)', collect(readServer))
     .addOption(new Option('--network <how>', 'how the workload reaches the network').choices([...networks]).default('auto'))
     .addOption(new Option('--summary <form>', 'what was denied, on stderr at the end').choices(['text', 'json', 'none']).default('text'))

@@ -29,6 +29,12 @@ export interface DeniedFlow {
   readonly packets: number
 }
 
+/** What a repair found, and the epoch in which its work stands. */
+export interface Repaired {
+  readonly found: 'stands' | 'reloaded'
+  readonly epoch: number
+}
+
 export interface Datapath {
   /** Makes the kernel hold this snapshot's policy; resolves when it does. One transaction: packets see the old or the new. */
   readonly apply: (snapshot: Snapshot) => Promise<void>
@@ -36,7 +42,7 @@ export interface Datapath {
   readonly remove: LearnedSets['remove']
   readonly epoch: LearnedSets['epoch']
   /** Writes the policy in force into the table anew, whatever somebody did to it; the table itself, and all learned with it, only when its structure is not ours. */
-  readonly repair: () => Promise<'stands' | 'reloaded'>
+  readonly repair: () => Promise<Repaired>
   readonly denied: () => Promise<DeniedFlow[]>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
   readonly learned: () => Promise<LeaseElement[]>
@@ -107,7 +113,7 @@ export async function startDatapath(
     const desired = desiredElements(snapshot, options)
     await inTurn(async () => {
       const change = realised === undefined ? undefined : renderChange(table, diff(desired, realised))
-      if (change !== '') await learned.ours(() => bring(desired, change))
+      if (change !== '') await bring(desired, change)
       inForce = desired
     })
   }
@@ -115,21 +121,25 @@ export async function startDatapath(
   /** By the difference where it is known and the kernel takes it; else as a whole. The kernel's refusal of that is the caller's to know. */
   async function bring(desired: Elements, change: string | undefined): Promise<void> {
     try {
-      if (change !== undefined) return await write(change, desired)
+      if (change !== undefined) {
+        await learned.ours(() => write(change, desired))
+        return
+      }
     } catch {
       // The maps do not hold what we believed: somebody's hand, or an nft that did its work and was killed.
     }
-    await load(desired, (await standing()) !== wanted)
+    await reload(desired)
   }
 
-  function repair(): Promise<'stands' | 'reloaded'> {
-    return inTurn(async () => {
-      const stands = (await standing()) === wanted
-      // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
-      await learned.ours(() => load(inForce, !stands))
-      return stands ? 'stands' : 'reloaded'
-    })
+  /** Writes all of the policy anew, and the table itself if it is not ours, in which case what was acknowledged is gone. */
+  async function reload(desired: Elements): Promise<Repaired> {
+    const replace = (await standing()) !== wanted
+    const epoch = await learned.ours(() => load(desired, replace), replace)
+    return { found: replace ? 'reloaded' : 'stands', epoch }
   }
+
+  // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
+  const repair = (): Promise<Repaired> => inTurn(() => reload(inForce))
 
   async function denied(): Promise<DeniedFlow[]> {
     const lists = await Promise.all(

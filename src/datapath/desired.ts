@@ -4,6 +4,7 @@ import { protocolName } from '../net/ports.ts'
 import type { AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type Digest } from '../identity/identities.ts'
+import { unknownId } from '../identity/reserved.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
 import {
@@ -99,6 +100,8 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
     put(`peer${familyOf(address)}`, addressToText(address), identityToText(number))
     put(`cluster${familyOf(address)}`, addressToText(address), '')
   }
+  for (const [address, identity] of snapshot.addresses)
+    if (identity === unknownId) put(`nobody${familyOf(address)}`, addressToText(address), '')
   for (const { range, number } of peers.ranges) put(`range${range.family}`, rangeText(range), identityToText(number))
 
   const tables = makeTables(peers, snapshot)
@@ -133,6 +136,15 @@ function makeTables(
   snapshot: Snapshot,
 ): (policy: SubjectPolicy, direction: Direction, family: Family) => readonly Row[] {
   const worlds = { 4: worldIdentity(snapshot, 4), 6: worldIdentity(snapshot, 6) }
+  const byIdentity = new Map<IdentityId, PeerKind[]>()
+  const byRange = new Map<string, PeerKind[]>()
+  const known = { 4: 0, 6: 0 }
+  for (const kind of peers.kinds) {
+    pushTo(byIdentity, kind.identity, kind)
+    for (const range of kind.ranges) pushTo(byRange, range, kind)
+    // A kind of both families counts in both: it is about what most are, not about how many.
+    for (const family of kind.families) if (kind.place === 'cluster') known[family] += kind.count
+  }
   const made = new Map<string, readonly Row[]>()
   const ids = new Map<DirectionPolicy, number>()
 
@@ -142,19 +154,28 @@ function makeTables(
     names: SubjectPolicy['grantRanks'],
     family: Family,
   ): Row[] {
-    const cellOf = makeCells(policy, fromHost, names)
-    const world = cellOf({ identity: worlds[family], isOutside: true, ranges: [] })
-    const kinds = peers.kinds.filter((kind) => kind.families.has(family)).map((kind) => ({ kind, cell: cellOf(kind) }))
-    const cluster = mostCommon(kinds) ?? world
+    const { cellOf, identities, kinds } = makeCells(policy, fromHost, names, byRange)
+    const world = cellOf({ identity: worlds[family], isOutside: true })
+    const others = cellOf({ identity: nobody, isOutside: false })
+    const spokenOf = new Set<PeerKind>([...(byIdentity.get(hostNumber) ?? []), ...kinds])
+    // World's kinds are told apart by ranges alone.
+    for (const identity of identities)
+      if (identity !== worlds[4] && identity !== worlds[6])
+        for (const kind of byIdentity.get(identity) ?? []) spokenOf.add(kind)
+    const ours = [...spokenOf].filter((kind) => kind.families.has(family))
+    const cluster = mostCommon(ours.map((kind) => ({ kind, cell: cellOf(kind) })), others, known[family]) // prettier-ignore
     return [
       { number: worldNumber, cell: world },
       { number: clusterNumber, cell: cluster },
-      ...kinds.flatMap(({ kind: { number, identity, place }, cell }): Row[] => {
-        // What comes from this host is judged by its number alone, be its address known or not.
-        if (identity === hostNumber) return [{ number, cell }]
-        const under = place === 'world' ? world : cluster
-        return cell === under ? [] : [{ number, cell: differenceTo(cell, under) }]
-      }),
+      // There is nothing to say about whom no entry is about, unless most of the cluster is somebody.
+      ...(cluster === others ? ours : peers.kinds.filter((kind) => kind.families.has(family))).flatMap(
+        (kind): Row[] => {
+          const [cell, under] = [cellOf(kind), kind.place === 'world' ? world : cluster]
+          // What comes from this host is judged by its number alone, be its address known or not.
+          if (kind.identity === hostNumber) return [{ number: kind.number, cell }]
+          return cell === under ? [] : [{ number: kind.number, cell: differenceTo(cell, under) }]
+        },
+      ),
     ]
   }
 
@@ -170,36 +191,55 @@ function makeTables(
   }
 }
 
-/** The cell that most addresses with an identity have. */
-function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Cell }[]): Cell | undefined {
-  const counts = new Map<Cell, number>()
-  for (const { kind, cell } of kinds)
-    if (kind.place === 'cluster') counts.set(cell, (counts.get(cell) ?? 0) + kind.count)
-  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0]
+function pushTo<K, V>(index: Map<K, V[]>, key: K, value: V): void {
+  const list = index.get(key)
+  if (list === undefined) index.set(key, [value])
+  else list.push(value)
 }
 
-/** Finds the cell of a kind of peer; kinds that the same entries are about share it. */
+/** No entry is about this identity by itself. */
+const nobody: IdentityId = -1
+
+/** The cell that most of the addresses with an identity have: `others` is that of all that are not among the kinds. */
+function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Cell }[], others: Cell, known: number): Cell {
+  const counts = new Map<Cell, number>()
+  let left = known
+  for (const { kind, cell } of kinds) {
+    if (kind.place === 'world') continue
+    counts.set(cell, (counts.get(cell) ?? 0) + kind.count)
+    left -= kind.count
+  }
+  counts.set(others, (counts.get(others) ?? 0) + left)
+  return [...counts].reduce((most, one) => (one[1] > most[1] ? one : most))[0]
+} // prettier-ignore
+
+interface Cells {
+  /** The cell of a kind of peer, or of all of an identity that lie in no range; those that the same entries are about share it. */
+  readonly cellOf: (kind: PeerKind | Pick<PeerKind, 'identity' | 'isOutside'>) => Cell
+  /** Whom entries are about, and whom by ranges. */
+  readonly identities: Iterable<IdentityId>
+  readonly kinds: Iterable<PeerKind>
+}
+
 function makeCells(
   { entries, fallback }: DirectionPolicy,
   fromHost: DirectionPolicy['fallback'],
   names: SubjectPolicy['grantRanks'],
-): (kind: Pick<PeerKind, 'identity' | 'isOutside' | 'ranges'>) => Cell {
+  kindsByRange: ReadonlyMap<string, readonly PeerKind[]>,
+): Cells {
   const everyone: number[] = []
   const byIdentity = new Map<IdentityId, number[]>()
-  const outside = new Map<string, number[]>()
-  const everywhere = new Map<string, number[]>()
-  const add = <K>(index: Map<K, number[]>, key: K, at: number): void => {
-    const list = index.get(key)
-    if (list === undefined) index.set(key, [at])
-    else list.push(at)
-  }
+  const byKind = new Map<PeerKind, number[]>()
   for (const [at, { peers }] of entries.entries()) {
-    if (peers === 'everyone') everyone.push(at)
-    else {
-      for (const identity of peers.identities) add(byIdentity, identity, at)
-      for (const range of peers.outside) add(outside, rangeKey(range), at)
-      for (const range of peers.everywhere) add(everywhere, rangeKey(range), at)
+    if (peers === 'everyone') {
+      everyone.push(at)
+      continue
     }
+    for (const identity of peers.identities) pushTo(byIdentity, identity, at)
+    for (const range of peers.everywhere)
+      for (const kind of kindsByRange.get(rangeKey(range)) ?? []) pushTo(byKind, kind, at)
+    for (const range of peers.outside)
+      for (const kind of kindsByRange.get(rangeKey(range)) ?? []) if (kind.isOutside) pushTo(byKind, kind, at)
   }
   const placed = (ats: Iterable<number>): Placed[] => [...ats].flatMap((at) => { const entry = entries[at]; return entry === undefined ? [] : [{ at, entry }] }) // prettier-ignore
   const ofEveryone = addEntries(nothing, placed(everyone))
@@ -216,21 +256,20 @@ function makeCells(
     return layer
   }
   const cells = new Map<Layer, Map<string, Cell>>()
-  return ({ identity, isOutside, ranges }) => {
+  function cellOf(kind: PeerKind | Pick<PeerKind, 'identity' | 'isOutside'>): Cell {
+    const { identity } = kind
     const layer = layerOf(identity)
-    const more = new Set<number>()
-    for (const range of ranges)
-      for (const at of [...(everywhere.get(range) ?? []), ...(isOutside ? (outside.get(range) ?? []) : [])])
-        more.add(at)
-    for (const at of byIdentity.get(identity) ?? []) more.delete(at)
     const tail = { fallback: identity === hostNumber ? fromHost : fallback, names }
-    const key = `${tail.fallback} ${[...more].sort((a, b) => a - b).join()}`
+    const more = new Set('ranges' in kind ? byKind.get(kind) : undefined)
+    if (more.size > 0) for (const at of byIdentity.get(identity) ?? []) more.delete(at)
+    const key = `${tail.fallback} ${[...more].join()}`
     let ofLayer = cells.get(layer)
     if (ofLayer === undefined) cells.set(layer, (ofLayer = new Map<string, Cell>()))
     let cell = ofLayer.get(key)
     if (cell === undefined) ofLayer.set(key, (cell = cellOfLayer(addEntries(layer, placed(more)), tail)))
     return cell
   }
+  return { cellOf, identities: byIdentity.keys(), kinds: byKind.keys() }
 }
 
 function putCell(
@@ -287,7 +326,7 @@ export function renderFlush(table: string): string {
   return policySets.map((set) => `flush ${isMap(set) ? 'map' : 'set'} inet ${table} ${set}\n`).join('')
 }
 
-const plainSets: readonly string[] = ['host', 'cluster', 'self', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
+const plainSets: readonly string[] = ['host', 'cluster', 'self', 'nobody', 'egress_audited', 'ingress_audited'].flatMap((name) => [`${name}4`, `${name}6`]) // prettier-ignore
 
 /** Some hold addresses or numbers alone; everything else is a map. */
 function isMap(set: PolicySet): boolean {

@@ -28,10 +28,11 @@ export interface LearnedSets {
   /** A number that changes whenever anybody but `commit` and `remove` has changed the ruleset. Asks the kernel (3 us). */
   readonly epoch: () => number
   /**
-   * Runs one nft transaction of our own, on anything but the learned sets: it is no foreign hand. (That nft ends without a change is all the same:
-   * then the epoch is another, and what was acknowledged is acknowledged again.)
+   * Runs one nft transaction of our own: it is no foreign hand. Gives the epoch in which its work stands: what anybody else did before was there
+   * to be seen, what comes after changes the epoch again.
+   * @param forgets whether the learned sets are emptied by it: then nothing that was acknowledged before is relied upon.
    */
-  readonly ours: <T>(transaction: () => Promise<T>) => Promise<T>
+  readonly ours: (transaction: () => Promise<void>, forgets?: boolean) => Promise<number>
   readonly close: () => void
 }
 
@@ -98,12 +99,12 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, r
     return ++currentEpoch
   }
 
-  async function ours<T>(transaction: () => Promise<T>): Promise<T> {
+  async function ours(transaction: () => Promise<void>, forgets = false): Promise<number> {
     epoch()
-    const result = await transaction()
+    await transaction()
     // Our own commits meanwhile are counted already.
     if (generation !== undefined && ask() === (generation + 1) >>> 0) generation = (generation + 1) >>> 0
-    return result
+    return forgets ? ++currentEpoch : currentEpoch
   }
 
   function run(jobs: readonly Job[]): void {

@@ -1,5 +1,6 @@
 // Runs the nft program, for structure and policy maps. (Learned addresses never wait for it: a fork costs 2.7 ms.)
 import { spawn } from 'node:child_process'
+import { systemEnvironment } from './programs.ts'
 
 /** Runs `nft ARGS` with `input` on its stdin and gives its stdout. Rejects with `NftError`. */
 export type Nft = (args: readonly string[], input?: string) => Promise<string>
@@ -24,7 +25,11 @@ export function makeNft(prefix: readonly string[] = []): Nft {
   const [program = 'nft', ...before] = [...prefix, 'nft']
   return (args, input = '') =>
     new Promise((resolve, reject) => {
-      const child = spawn(program, [...before, ...args], { stdio: ['pipe', 'pipe', 'pipe'], timeout: timeoutMillis })
+      const child = spawn(program, [...before, ...args], {
+        stdio: ['pipe', 'pipe', 'pipe'],
+        timeout: timeoutMillis,
+        env: systemEnvironment(),
+      })
       let out = ''
       let complaint = ''
       child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))

@@ -15,7 +15,7 @@ export interface StructureOptions {
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
   /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
-  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger. */
+  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger: its DNS is answered where it is routed back, all else dropped. */
   readonly interfaces: readonly string[]
   readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
@@ -46,7 +46,7 @@ type OfDirection = `${'egress' | 'ingress'}_${(typeof lookups)[number] | 'audite
  * `audited`: subjects whose denials are noted and let through.
  */
 export const policySets: readonly PolicySet[] = [
-  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host'] as const).flatMap((name) =>
+  ...(['identity', 'peer', 'range', 'cluster', 'self', 'host', 'nobody'] as const).flatMap((name) =>
     families.map((f) => `${name}${f}` as const),
   ),
   ...directions.flatMap((d) =>
@@ -55,7 +55,7 @@ export const policySets: readonly PolicySet[] = [
   'identities',
 ]
 export type PolicySet =
-  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host'}${F}` | OfDirection | 'identities'
+  `${'identity' | 'peer' | 'range' | 'cluster' | 'self' | 'host' | 'nobody'}${F}` | OfDirection | 'identities'
 
 /** What the maps of policy hold: numbers that no peer has. */
 export const verdictNumbers = { allow: 0xfff0_0001, deny: 0xfff0_0002, lease: 0xfff0_0003 } as const
@@ -96,6 +96,7 @@ function sets(options: StructureOptions): string[] {
     ...both('cluster', (address) => address, []),
     ...both('self', (address) => `${address} . ${address}`, []),
     ...both('host', (address) => address, []),
+    ...both('nobody', (address) => address, []),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
     ...directions.flatMap(ofDirection),
@@ -116,6 +117,8 @@ const NEIGHBOURS = [
   `${ND} fib daddr type local accept`,
   `${ND} fib daddr . iif oif exists accept`,
 ]
+/** Silently: a refusal would go to whomever the forger named, with what it wrote. */
+const FORGED = 'fib saddr . iif oif missing counter drop'
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
 /** The subject's address and the peer's, of a packet in a direction. */
@@ -155,15 +158,18 @@ function chains(options: StructureOptions): string[] {
         `goto egress${f}`,
       ]),
     ),
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'goto refuse'])] : []),
+    // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'counter drop'])] : []),
     // This machine's own address does not come from outside.
-    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local goto refuse', 'goto passed']),
+    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       // Before all else: who forges another's address would ride on the other's established connections.
-      ...families.map((f) => `${ip(f)} saddr @identity${f} fib saddr . iif oif missing goto refuse`),
+      ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
       'ct state established,related accept',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
+      // Whose policy would hold for an address that two claim is not to be guessed.
+      ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
       ...families.map((f) => `${ip(f)} daddr @identity${f} goto arriving`),
     ]),

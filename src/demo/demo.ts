@@ -1,8 +1,6 @@
 // `npm start`: the main job on an embedded default. Two workloads look names up and connect; a table says what happened and why; then it
 // stays up with the API.
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { startAgent, type Agent } from '../agent.ts'
 import { serveApi, type ServedApi } from '../api/serve.ts'
@@ -12,6 +10,7 @@ import { defaultSettings } from '../config.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText } from '../net/address.ts'
 import type { Outcome } from '../proxy/handle.ts'
+import { mayChangeNetworks, whatIsMissing } from '../run/needs.ts'
 import { enforcedPlaces, judge, judgedPlaces, type Places, type WorkloadName } from './places.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from './upstream.ts'
 
@@ -48,8 +47,8 @@ const portTries = 20
 
 /** Runs the demo; resolves with the exit status. */
 export async function demoCommand({ once, verdictsOnly }: DemoOptions): Promise<number> {
-  let why = verdictsOnly ? 'as you asked' : process.getuid?.() === 0 ? undefined : 'not root: no network namespaces, no nftables'
-  const signal = firstSignal()
+  const ending = Promise.race([firstSignal(), readerGone()])
+  let why = verdictsOnly ? 'as you asked' : whyNotEnforced()
   const standing =
     why === undefined
       ? await enforcedPlaces().catch((error: Error) => {
@@ -59,8 +58,7 @@ export async function demoCommand({ once, verdictsOnly }: DemoOptions): Promise<
       : undefined
   const places = standing ?? judgedPlaces()
   if (why !== undefined) console.log(`Verdicts only (${why}): names are asked for real, connections are judged but not made.\n`)
-  const folder = await mkdtemp(join(tmpdir(), 'namegate-demo-'))
-  const closers: (() => Promise<unknown>)[] = [() => rm(folder, { recursive: true, force: true }), places.close]
+  const closers: (() => Promise<unknown>)[] = [places.close]
   try {
     const { upstream, port } = await startUpstreamSomewhere()
     closers.push(upstream.close)
@@ -81,15 +79,28 @@ export async function demoCommand({ once, verdictsOnly }: DemoOptions): Promise<
     for (const step of story) rows.push(await tell(step, places, agent, outcomes))
     console.log(table(['WHO', 'WHAT', 'RESULT', 'LEASE', 'WHY'], rows))
     if (once) return 0
-    const api = await serveSomewhere(agent, join(folder, 'api.sock'))
+    const api = await serveSomewhere(agent)
     closers.push(api.close)
     console.log([`The agent stays up, with its API at ${api.urls.join(' and ')}. Try, in another terminal:`, `  export NAMEGATE_API=${api.urls.at(-1)}`, '  bin/namegate fqdn cache list', '  bin/namegate endpoint list', ...places.hints.map((hint) => `  ${hint}`), 'Ctrl-C ends it and leaves nothing behind.'].join('\n'))
-    await signal
+    await ending
     return 0
   } finally {
     for (const close of closers.reverse()) await close()
   }
 } // prettier-ignore
+
+/** Why this machine lets us judge only; undefined when it lets us enforce. */
+function whyNotEnforced(): string | undefined {
+  if (process.getuid?.() !== 0) return 'not root: no network namespaces, no nftables'
+  if (!mayChangeNetworks())
+    return 'root, but without the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN: no network namespaces, no nftables'
+  return whatIsMissing()
+}
+
+/** `npm start | head`: whoever stops reading has seen enough. Other errors of stdout end it as well: it is there to be read. */
+function readerGone(): Promise<void> {
+  return new Promise((resolve) => void process.stdout.on('error', () => resolve()))
+}
 
 async function startUpstreamSomewhere(): Promise<{ upstream: EmbeddedUpstream; port: number }> {
   const zones = fileURLToPath(new URL('../../zones', import.meta.url))
@@ -101,10 +112,11 @@ async function startUpstreamSomewhere(): Promise<{ upstream: EmbeddedUpstream; p
     }
 }
 
-async function serveSomewhere(agent: Agent, socket: string): Promise<ServedApi> {
+/** On loopback only: a socket would need a folder that a killed demo leaves behind. */
+async function serveSomewhere(agent: Agent): Promise<ServedApi> {
   for (let port = 9653; ; port++)
     try {
-      return await serveApi(agent, { socket, address: '127.0.0.1', port })
+      return await serveApi(agent, { socket: undefined, address: '127.0.0.1', port })
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || port >= 9653 + portTries) throw error
     }

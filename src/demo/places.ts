@@ -57,6 +57,8 @@ const worldLink: Link = {
 /** Namespaces, veths, servers. Needs root; everything goes with the process. */
 export async function enforcedPlaces(): Promise<Places> {
   const gate = await makeGate()
+  // A kernel without nf_tables says so here, while another place can still be taken.
+  await gate.kernel.nft(['list', 'tables'])
   const namespaces = { shop: await attachWorkload(gate, links.shop), batch: await attachWorkload(gate, links.batch) }
   const world = await attachWorld(gate)
   const inside = {

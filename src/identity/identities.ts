@@ -1,6 +1,6 @@
 // Numbers for label sets. The same set has the same number as long as the table lives; numbers are not given out twice.
 import type { Identity, IdentityId } from './endpoints.ts'
-import { labelsToText, type Labels } from './labels.ts'
+import type { Labels } from './labels.ts'
 
 /** Below are Cilium's reserved identities: 1 host, 2 world, … */
 export const firstIdentity = 256
@@ -8,9 +8,9 @@ export const firstIdentity = 256
 /** A short text that differs for different texts: a cryptographic hash, since label values are anybody's to choose. */
 export type Digest = (text: string) => string
 
-/** The canonical text of a label set, equal only for equal sets. */
+/** The canonical text of a label set, equal only for equal sets. (That of `labelsToText` is for people: `a=b` may be a key there.) */
 export function labelSetText(labels: Labels): string {
-  return JSON.stringify(labelsToText(labels))
+  return JSON.stringify([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
 export interface IdentityTable {

@@ -3,7 +3,7 @@
 /** Label key with source (`k8s:app`) to value, sorted by key. */
 export type Labels = ReadonlyMap<string, string>
 
-/** `k8s:app=web` for each label, sorted: the canonical text of a set, equal only for equal sets. */
+/** `k8s:app=web` for each label, sorted, for people. */
 export function labelsToText(labels: Labels): readonly string[] {
   return [...labels].map(([key, value]) => (value === '' ? key : `${key}=${value}`)).sort()
 }

@@ -1,7 +1,7 @@
 // World -> who is where: endpoints with their identities, nodes, this host, API servers, and whose each address is.
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
-import type { IdentityTable } from '../identity/identities.ts'
-import { labelsToText, type Labels } from '../identity/labels.ts'
+import { labelSetText, type IdentityTable } from '../identity/identities.ts'
+import type { Labels } from '../identity/labels.ts'
 import { identityLabels, isIdentityRelevant } from '../identity/relevant.ts'
 import { apiServerLabels, hostId, hostIdentity, nodeLabels, reservedNodeId, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
 import { clusterKey, namedPortsKey, namespaceKey, namespaceLabelsPrefix, serviceAccountKey, type Selector } from '../identity/selector.ts' // prettier-ignore
@@ -150,6 +150,9 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
 
 const sorted = (labels: Labels): Labels => new Map([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
 
+/** Labels that say where a pod is and who runs it: whoever may label a pod must not be able to say that it is elsewhere. */
+const isOurs = (key: string): boolean => key.startsWith('io.cilium.k8s.') || key === 'io.kubernetes.pod.namespace'
+
 function drawPod(
   pod: Pod,
   ofNamespace: ReadonlyMap<string, string> | undefined,
@@ -157,7 +160,7 @@ function drawPod(
   clusterName: string,
 ): Drawn {
   const { namespace, name, serviceAccount } = pod
-  const all = new Map<string, string>([...pod.labels].map(([key, value]) => [`k8s:${key}`, value]))
+  const all = new Map<string, string>([...pod.labels].filter(([key]) => !isOurs(key)).map(([key, value]) => [`k8s:${key}`, value])) // prettier-ignore
   all.set(namespaceKey, namespace)
   all.set(clusterKey, clusterName)
   all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
@@ -175,7 +178,7 @@ function drawPod(
     .map((port) => `${port.name}=${port.port}/${port.protocol}`)
     .sort()
     .join()
-  return { ofNamespace, kept, labels, text: JSON.stringify(labelsToText(labels)), portsText, addresses: [...addresses.keys()], faults } // prettier-ignore
+  return { ofNamespace, kept, labels, text: labelSetText(labels), portsText, addresses: [...addresses.keys()], faults } // prettier-ignore
 }
 
 /** Whose policy would hold for an address that two endpoints claim is not to be guessed. */

@@ -1,7 +1,11 @@
-// Starts the command in its namespace, with a resolver configuration that leads to the proxy, and without the rights to leave.
-import { spawn, type ChildProcess } from 'node:child_process'
+// Starts the command in namespaces of its own, with a resolver configuration that leads to the proxy, and without the rights to leave.
+import type { ChildProcess } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
-import type { Namespace } from './namespace.ts'
+import { systemEnvironment } from '../datapath/programs.ts'
+import { kernelMounts } from './mounts.ts'
+import { workerIn, type Namespace } from './namespace.ts'
+import { endingOf, type Family } from './parent.ts'
 
 export interface Launch {
   readonly namespace: Namespace
@@ -18,13 +22,22 @@ const droppedCapabilities = ['net_admin', 'sys_admin', 'sys_ptrace', 'sys_module
 /** Exit status when namegate itself fails before the command starts, as env(1) and docker do. */
 export const ownFailure = 125
 
+/** Corners of /proc that are the kernel's as a whole, not a process's: whoever is root writes there without any capability. */
+const kernelCorners = ['sys/*', 'sysrq-trigger', 'irq', 'bus', 'fs', 'acpi', 'scsi'].map((corner) => `/proc/${corner}`)
+
 /**
- * Runs in the workload's mount namespace, as its root: /etc/resolv.conf is what we say, and the sockets of those who would answer names
- * around the proxy are out of sight. Every step is an `exec` in the end, so the command keeps this process's PID. The file lives in a tmpfs
- * that only its bind mount holds on to: nothing of it is ever on the host's disk.
+ * PID 1, first as root of the command's mounts:
+ *   - /etc/resolv.conf is what we say, and the sockets of those who would answer names around the proxy are out of sight. The file lives in
+ *     a tmpfs that only its bind mount holds on to: nothing of it is ever on the host's disk;
+ *   - /proc shows the command's own processes. Where a container hides parts of it, the kernel gives no new one to root of a user
+ *     namespace; the old one shows more processes, but none that could be reached by its number;
+ *   - what sets the kernel is read only: core_pattern and its like start programs outside.
+ * Then without rights, as the command, since root may do as PID 1 whatever it may do to PID 1: takes in orphans until its stdin ends.
  */
-const prepare = `
+const init = `
 fail() { echo "namegate: $*; nothing was started" >&2; exit ${ownFailure}; }
+lines() { while IFS= read -r point; do if [ -n "$point" ]; then "$@" "$point"; fi; done; }
+mount --make-rprivate / || fail "cannot keep mounts to ourselves"
 target=$(readlink -f /etc/resolv.conf) || target=
 for folder in /run/systemd/resolve /run/nscd /var/run/nscd /run/avahi-daemon; do
   if [ -d "$folder" ]; then
@@ -35,24 +48,73 @@ done
 [ -e "$target" ] || fail "there is no /etc/resolv.conf to put another in its place; an empty file will do"
 mount -t tmpfs -o size=64k,mode=755 tmpfs /tmp && printf %s "$NAMEGATE_RESOLV_CONF" > /tmp/resolv.conf &&
   mount --bind /tmp/resolv.conf "$target" && umount --lazy /tmp || fail "cannot put another /etc/resolv.conf in its place"
-unset NAMEGATE_RESOLV_CONF
-exec "$@"
+
+is_mounted() { [ "$(stat -c %d "$1" 2>/dev/null)" != "$(stat -c %d "$1/.." 2>/dev/null)" ]; }
+read_only() {
+  # Where another mount lies over it, it is out of reach.
+  mount -o remount,bind,ro "$1" 2>/dev/null || [ -n "$NAMEGATE_MAPPED" ] || ! is_mounted "$1" || fail "cannot make $1 read only"
+}
+lines read_only <<EOF
+$NAMEGATE_SETTINGS
+EOF
+mount -t proc -o nosuid,nodev,noexec proc /proc 2>/dev/null || [ -n "$NAMEGATE_MAPPED" ] || fail "cannot mount a /proc of its own"
+for corner in ${kernelCorners.join(' ')}; do
+  # sys/net is the settings of whichever network asks for it: the command's own.
+  if [ "$corner" != /proc/sys/net ] && [ -e "$corner" ] && mount --rbind "$corner" "$corner" 2>/dev/null; then read_only "$corner"; fi
+done
+for file in /proc/sys/kernel/core_pattern /proc/sys/fs/binfmt_misc/register /proc/sysrq-trigger /sys/kernel/uevent_helper; do
+  [ ! -w "$file" ] || fail "cannot make $file read only"
+done
+same_proc() { if [ "$1" != /proc ] && [ -e "$1/self" ]; then mount --rbind /proc "$1" || fail "cannot hide $1"; fi; }
+lines same_proc <<EOF
+$NAMEGATE_PROCESSES
+EOF
+echo ready
+unset NAMEGATE_RESOLV_CONF NAMEGATE_SETTINGS NAMEGATE_PROCESSES NAMEGATE_MAPPED
+exec "$@" sh -c 'exec 3<&0 >/dev/null 2>&1; cd /; while :; do cat <&3 & wait $! && exit; done'
 `
 
-/** Starts it. `exit` of the child process tells the end; 127 and 126 mean that there was no such command, or none to execute. */
-export function launch({ namespace, command, resolvConf, mapBackTo }: Launch): ChildProcess {
+/** A command that is being started, or runs, or has ended. */
+export interface Started {
+  readonly kill: (signal: NodeJS.Signals) => void
+  /** 127 and 126 mean that there was no such command, or none to execute. */
+  readonly ended: Promise<Ending>
+}
+
+/** Starts it. When it ends, so does everything that it started: the gate that all of it is behind goes. */
+export function launch({ namespace, command, resolvConf, mapBackTo }: Launch): Started {
   const nested =
     mapBackTo === undefined ? [] : ['unshare', '--user', `--map-user=${mapBackTo.uid}`, `--map-group=${mapBackTo.gid}`]
   const drop =
     mapBackTo === undefined ? ['--bounding-set', droppedCapabilities.map((name) => `-${name}`).join(',')] : []
-  const argv = [
-    ...['nsenter', `--net=${namespace.path}`, 'unshare', '--mount', '--propagation', 'private'],
-    ...['sh', '-c', prepare, 'namegate', ...nested],
-    // Should we be killed, the command ends too: it would be behind a gate that is gone.
-    ...['setpriv', '--pdeathsig', 'KILL', ...drop, '--', ...command],
-  ]
-  const [program = '', ...args] = argv
-  return spawn(program, args, { stdio: 'inherit', env: { ...process.env, NAMEGATE_RESOLV_CONF: resolvConf } })
+  // Should we be killed, they end too.
+  const tied = ['setpriv', '--pdeathsig', 'KILL']
+  const { processes, settings } = kernelMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
+  const family: Family = {
+    init: [...tied, 'sh', '-c', init, 'namegate', ...tied, ...drop, '--'],
+    initEnvironment: {
+      ...systemEnvironment(),
+      NAMEGATE_RESOLV_CONF: resolvConf,
+      NAMEGATE_SETTINGS: settings.join('\n'),
+      NAMEGATE_PROCESSES: processes.join('\n'),
+      NAMEGATE_MAPPED: mapBackTo === undefined ? '' : 'yes',
+    },
+    command: [...nested, ...tied, ...drop, '--', ...command],
+    directory: process.cwd(),
+  }
+  const parent = workerIn(namespace, new URL('parent.ts', import.meta.url), family)
+  return {
+    kill: (signal) => parent.postMessage(signal),
+    ended: new Promise((resolve) => {
+      parent.once('message', resolve)
+      parent.once('error', (error: Error) => resolve({ kind: 'error', message: error.message }))
+    }),
+  }
+}
+
+/** A child process of this thread as something started. */
+export function startedChild(child: ChildProcess): Started {
+  return { kill: (signal) => void child.kill(signal), ended: endingOf(child) }
 }
 
 const forwarded = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGCONT', 'SIGWINCH'] as const
@@ -63,14 +125,14 @@ const fatal: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUI
 export type Ending =
   | { readonly kind: 'exit'; readonly status: number }
   | { readonly kind: 'signal'; readonly signal: NodeJS.Signals }
-  | { readonly kind: 'error'; readonly error: Error }
+  | { readonly kind: 'error'; readonly message: string }
 
 /** Signals that are sent to us are meant for the command, from our start to our end. */
 export interface Signals {
   /** One that the command would have died of, and that came before there was a command. */
   readonly early: () => NodeJS.Signals | undefined
-  /** Passes signals on to the child until it ends. */
-  readonly supervise: (child: ChildProcess) => Promise<Ending>
+  /** Passes signals on until it ends. */
+  readonly supervise: (started: Started) => Promise<Ending>
 }
 
 /**
@@ -79,26 +141,21 @@ export interface Signals {
  */
 export function takeSignals(): Signals {
   const atTerminal = process.stdin.isTTY || process.stdout.isTTY
-  let child: ChildProcess | undefined
-  let started = false
+  let current: Started | undefined
+  let hadOne = false
   let early: NodeJS.Signals | undefined
   for (const signal of forwarded) {
     const fromTerminal = atTerminal && (signal === 'SIGINT' || signal === 'SIGQUIT' || signal === 'SIGWINCH')
     process.on(signal, () => {
-      if (!started && fatal.includes(signal)) early ??= signal
-      if (!fromTerminal) child?.kill(signal)
+      if (!hadOne && fatal.includes(signal)) early ??= signal
+      if (!fromTerminal) current?.kill(signal)
     })
   }
-  async function supervise(its: ChildProcess): Promise<Ending> {
-    child = its
-    started = true
-    const ending = await new Promise<Ending>((resolve) => {
-      its.once('error', (error) => resolve({ kind: 'error', error }))
-      its.once('exit', (status, signal) =>
-        resolve(signal === null ? { kind: 'exit', status: status ?? 0 } : { kind: 'signal', signal }),
-      )
-    })
-    child = undefined
+  async function supervise(started: Started): Promise<Ending> {
+    current = started
+    hadOne = true
+    const ending = await started.ended
+    current = undefined
     return ending
   }
   return { early: () => early, supervise }
@@ -108,7 +165,7 @@ export function takeSignals(): Signals {
 export function endLike(ending: Ending): never {
   if (ending.kind === 'exit') process.exit(ending.status)
   if (ending.kind === 'error') {
-    process.stderr.write(`namegate: ${ending.error.message}\n`)
+    process.stderr.write(`namegate: ${ending.message}\n`)
     process.exit(ownFailure)
   }
   process.removeAllListeners(ending.signal)

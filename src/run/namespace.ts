@@ -5,6 +5,7 @@ import { stat } from 'node:fs/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import koffi from 'koffi'
 import { KernelError, openNetlink } from '../datapath/netlink.ts'
+import { systemEnvironment } from '../datapath/programs.ts'
 
 const libc = koffi.load('libc.so.6')
 const libcUnshare = libc.func('int unshare(int flags)')
@@ -16,6 +17,8 @@ const libcBind = libc.func('int bind(int fd, void *address, unsigned int size)')
 const libcListen = libc.func('int listen(int fd, int backlog)')
 const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int name, int *value, int size)')
 
+const CLONE_NEWNS = 0x20000
+const CLONE_NEWPID = 0x20000000
 const CLONE_NEWNET = 0x40000000
 const O_RDONLY_CLOEXEC = 0o2000000
 const AF_INET = 2
@@ -52,6 +55,15 @@ function check(result: number, doing: string): number {
 export function enterNamespace(fd: number): void {
   if (isMainThread) throw new Error('the main thread stays in its namespace')
   check(libcSetns(fd, CLONE_NEWNET) as number, 'enter a network namespace')
+}
+
+/**
+ * Gives the calling thread mounts of its own, and its future children processes of their own: the first becomes PID 1. Workers only; the
+ * thread can make no further threads then.
+ */
+export function leaveMountsAndProcesses(): void {
+  if (isMainThread) throw new Error('the main thread stays where it is')
+  check(libcUnshare(CLONE_NEWNS | CLONE_NEWPID) as number, 'make namespaces for mounts and processes')
 }
 
 /** What a helper thread can be asked to do. */
@@ -143,7 +155,7 @@ export function shell(script: string, namespace?: Namespace): Promise<string> {
     script,
   ]
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: systemEnvironment() })
     let out = ''
     let complaint = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))

@@ -1,12 +1,25 @@
 // resolv.conf(5): the resolvers that a machine uses, and the file that a workload behind the proxy gets instead.
 import { addressFromText, type Address } from '../net/address.ts'
 
-/** Its nameservers, in order; what is no address is passed over, as the C library does. */
-export function nameserversOf(text: string): Address[] {
-  return linesOf(text).flatMap(([keyword, value]) => {
-    const address = keyword === 'nameserver' && value !== undefined ? addressFromText(value) : undefined
-    return address === undefined ? [] : [address]
-  })
+export interface Nameservers {
+  /** In order; what is no address is passed over, as the C library does. */
+  readonly addresses: readonly Address[]
+  /** About those that are passed over though the C library asks them. */
+  readonly notes: readonly string[]
+}
+
+export function nameserversOf(text: string): Nameservers {
+  const named = linesOf(text).flatMap(([keyword, value]) =>
+    keyword === 'nameserver' && value !== undefined ? [value] : [],
+  )
+  const zoned = named.filter((value) => value.includes('%'))
+  return {
+    addresses: named.filter((value) => !value.includes('%')).flatMap((value) => addressFromText(value) ?? []),
+    // Without its zone it would be another server, or none.
+    notes: zoned.map(
+      (value) => `nameserver ${value} of /etc/resolv.conf is not asked: addresses with a zone are not supported`,
+    ),
+  }
 }
 
 /** The same search list and options with other nameservers. */

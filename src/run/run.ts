@@ -1,20 +1,22 @@
 // `namegate run`: one command in a network of its own, under the policies given and nothing else.
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { makeLog, type LogLevel } from '../log.ts'
-import { addressFromText, type Address } from '../net/address.ts'
+import { addressFromText } from '../net/address.ts'
+import { issueToText } from '../policy/field.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { makeCompiler } from '../policy/compile.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
-import { endLike, launch, ownFailure, takeSignals, type Ending, type Signals } from './launch.ts'
+import { freeLink } from './link.ts'
+import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
+import { mayChangeNetworks, whatIsMissing } from './needs.ts'
 import { nameserversOf, withNameservers } from './resolvConf.ts'
-import { collectDenials, summaryJson, summaryText } from './summary.ts'
-import { isInstalled, openUplink, UplinkError, type Network } from './uplink.ts'
+import { collectUnanswered, summaryJson, summaryText } from './summary.ts'
+import { openUplink, UplinkError, type Network } from './uplink.ts'
 
 export interface RunOptions {
   readonly policies: readonly string[]
@@ -27,45 +29,30 @@ export interface RunOptions {
   readonly command: readonly string[]
 }
 
-/** The workload's link is inside private namespaces, so every run may use the same: addresses that mean nothing outside (RFC 7335). */
-const link: Link = { name: 'work', address4: '192.0.0.2', gateway4: '192.0.0.1', address6: 'fd6e:6761:7465::2', gateway6: 'fd6e:6761:7465::1' } // prettier-ignore
-
-/** Programs that a run needs, and Debian's packages of them. */
-const packageOf = {
-  nft: 'nftables',
-  ip: 'iproute2',
-  nsenter: 'util-linux',
-  unshare: 'util-linux',
-  setpriv: 'util-linux',
-  mount: 'mount',
-}
-
 /** Set for the second half of a run without root, which is root of a user namespace: the user's own `uid:gid`. */
 const mappedVariable = 'NAMEGATE_MAPPED_FROM'
 
 /** Runs the command; ends the process as the command ended. */
 export async function runCommand(options: RunOptions): Promise<never> {
-  const mappedFrom = process.env[mappedVariable]
-  delete process.env[mappedVariable]
-  const signals = takeSignals()
-  if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
-  const missing = Object.entries(packageOf).filter(([program]) => !isInstalled(program))
-  if (missing.length > 0) {
-    const [programs, packages] = [
-      missing.map(([program]) => program).join(', '),
-      [...new Set(missing.map(([, name]) => name))].join(' '),
-    ]
-    process.stderr.write(`namegate: not installed: ${programs} (Debian: apt-get install ${packages})\n`)
-    process.exit(ownFailure)
-  }
-  const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
-  const mapBackTo = uid === undefined || gid === undefined ? undefined : { uid, gid }
+  // A terminal that was closed, a pipe whose reader left: what we changed is taken back all the same, and the status is the command's.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
   try {
-    return endLike(await runInside(options, mapBackTo, signals))
+    return endLike(await runSomewhere(options, takeSignals()))
   } catch (error) {
     process.stderr.write(explain(error))
     process.exit(ownFailure)
   }
+}
+
+/** Here when we may change networks; else as root of a user namespace. */
+async function runSomewhere(options: RunOptions, signals: Signals): Promise<Ending> {
+  const mappedFrom = process.env[mappedVariable]
+  delete process.env[mappedVariable]
+  if (mappedFrom === undefined && !mayChangeNetworks()) return rerunMapped(signals)
+  const missing = whatIsMissing()
+  if (missing !== undefined) throw new UplinkError(missing)
+  const [uid, gid] = (mappedFrom ?? '').split(':').map(Number)
+  return runInside(options, uid === undefined || gid === undefined ? undefined : { uid, gid }, signals)
 }
 
 function explain(error: unknown): string {
@@ -74,15 +61,8 @@ function explain(error: unknown): string {
   return `namegate: ${error instanceof Error ? error.message : String(error)}\n`
 }
 
-/** CAP_NET_ADMIN and CAP_SYS_ADMIN, which root of a container often lacks; the user namespace that we then ask for gives them. */
-function mayChangeNetworks(): boolean {
-  const wanted = (1n << 12n) | (1n << 21n)
-  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'
-  return process.getuid?.() === 0 && (BigInt(`0x${effective}`) & wanted) === wanted
-}
-
 /** The same command line as root of a fresh user namespace, in the network namespace we are in. */
-async function rerunMapped(signals: Signals): Promise<never> {
+async function rerunMapped(signals: Signals): Promise<Ending> {
   const from = `${process.getuid?.()}:${process.getgid?.()}`
   const own = [process.execPath, ...process.execArgv, fileURLToPath(new URL('../main.ts', import.meta.url)), ...process.argv.slice(2)]
   const probe = spawn('unshare', ['--user', '--map-root-user', 'true'], { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -94,35 +74,41 @@ async function rerunMapped(signals: Signals): Promise<never> {
   })
   if (!allowed) {
     const advice = 'run as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)'
-    process.stderr.write(`namegate: this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}\n`)
-    process.exit(ownFailure)
+    throw new UplinkError(`this kernel gives us no user namespace: ${complaint.trim() || 'unshare is not installed'}; ${advice}`)
   }
   const child = spawn('unshare', ['--user', '--map-root-user', 'setpriv', '--pdeathsig', 'KILL', ...own], { stdio: 'inherit', env: { ...process.env, [mappedVariable]: from } })
-  return endLike(await signals.supervise(child))
+  return signals.supervise(startedChild(child))
 } // prettier-ignore
 
 async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: number } | undefined, signals: Signals): Promise<Ending> {
   const hostResolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '')
-  const upstreams = options.upstreams.length > 0 ? options.upstreams : nameserversOf(hostResolvConf).map((address) => ({ address, port: 53 }))
+  const ofHost = nameserversOf(options.upstreams.length > 0 ? '' : hostResolvConf)
+  for (const note of ofHost.notes) say(note)
+  const upstreams = options.upstreams.length > 0 ? options.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
   if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
-  const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options)]
+  const own = ownAddresses()
+  const link = freeLink(own)
+  const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options, link)]
   requireSelected(files, options)
 
-  const denials = collectDenials()
+  const unanswered = collectUnanswered()
   const toClose: (() => Promise<unknown>)[] = []
   try {
+    const log = makeLog(options.logLevel)
     const gate = await makeGate()
     const agent = await startAgent({
       settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
-      log: makeLog(options.logLevel),
+      log,
       manifests: { kind: 'texts', files },
       listeners: gate.listeners,
       upstreams,
-      hostAddresses: hostAddresses(),
+      hostAddresses: [link.gateway4, link.gateway6, ...own].flatMap((text) => addressFromText(text) ?? []),
       kernel: gate.kernel,
-      onOutcome: denials.see,
+      onOutcome: unanswered.see,
     })
     toClose.push(() => agent.close())
+    // Whoever relies on the policy must know which part of it does not hold. The log tells it too, where it is wanted.
+    if (!log.isLevelEnabled('warn')) for (const text of [...agent.policySet().warnings.map(issueToText), ...agent.snapshot().notes]) say(text)
     // The policy stands before there is anything for it to hold back.
     const uplink = await openUplink(gate, options.network, mapBackTo === undefined)
     toClose.push(() => uplink.close())
@@ -134,8 +120,8 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     // From here on the ending is the command's, whatever goes wrong with us.
     try {
       const flows = (await agent.denied()).filter(({ direction }) => direction === 'egress')
-      if (options.summary === 'text') process.stderr.write(summaryText(denials.names(), denials.further(), flows))
-      if (options.summary === 'json') process.stderr.write(summaryJson(denials.names(), denials.further(), flows))
+      if (options.summary === 'text') process.stderr.write(summaryText(unanswered.names(), flows))
+      if (options.summary === 'json') process.stderr.write(summaryJson(unanswered.names(), flows))
     } catch (error) {
       complain('what was denied is not known', error)
     }
@@ -145,15 +131,18 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   }
 } // prettier-ignore
 
-function complain(what: string, error: unknown): void {
-  process.stderr.write(`namegate: ${what}: ${error instanceof Error ? error.message : String(error)}\n`)
+function say(text: string): void {
+  process.stderr.write(`namegate: ${text}\n`)
 }
 
-/** The gate, and this machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
-function hostAddresses(): Address[] {
+function complain(what: string, error: unknown): void {
+  say(`${what}: ${error instanceof Error ? error.message : String(error)}`)
+}
+
+/** This machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
+function ownAddresses(): string[] {
   const own = Object.values(networkInterfaces()).flatMap((interfaces) => interfaces ?? [])
-  const outside = own.filter(({ internal }) => !internal).map(({ address }) => address)
-  return [link.gateway4, link.gateway6, ...outside].flatMap((text) => addressFromText(text) ?? [])
+  return own.filter(({ internal }) => !internal).map(({ address }) => address)
 }
 
 async function readPolicy(path: string): Promise<string> {
@@ -165,7 +154,7 @@ async function readPolicy(path: string): Promise<string> {
 }
 
 /** The command as a pod: what the policies select. */
-function workloadManifest({ labels }: RunOptions): { path: string; text: string } {
+function workloadManifest({ labels }: RunOptions, link: Link): { path: string; text: string } {
   const pod = {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -180,7 +169,7 @@ function requireSelected(files: readonly { path: string; text: string }[], { lab
   const loaded = loadWorld(files)
   if (!loaded.ok) throw new ManifestError(loaded.issues)
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused' })(loaded.world)
-  const identity = snapshot.endpointOf(addressFromText(link.address4) ?? ('' as Address))?.identity ?? 0
+  const identity = snapshot.endpoints.find(({ namespace, name }) => namespace === 'default' && name === 'run')?.identity ?? 0
   const { fallback, entries } = snapshot.policyOf(identity).directions.egress
   if (fallback === 'deny' || entries.some((entry) => entry.kind === 'deny')) return
   const text = labels.map(([key, value]) => `${key}=${value}`).join(', ')

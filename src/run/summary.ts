@@ -6,40 +6,47 @@ import type { Why } from '../policy/snapshot.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import { typeName } from '../wire/codes.ts'
 
-export interface DeniedName {
+export interface UnansweredName {
   readonly name: string
   readonly type: string
   readonly count: number
   readonly why: string
 }
 
-export interface Denials {
+/** Names that were not answered with what was asked for. */
+export interface UnansweredNames {
+  readonly denied: readonly UnansweredName[]
+  /** Allowed, but an upstream or the kernel failed. */
+  readonly failed: readonly UnansweredName[]
+  /** Questions for names beyond what is kept. */
+  readonly further: number
+}
+
+export interface Collection {
   readonly see: (outcome: Outcome) => void
-  readonly names: () => readonly DeniedName[]
-  /** Distinct names beyond what is kept. */
-  readonly further: () => number
+  readonly names: () => UnansweredNames
 }
 
 /** Distinct names that a summary tells; a tunnel through DNS makes up millions. */
 const namesMax = 200
 
-/** Collects what the proxy did not answer with what was asked for. */
-export function collectDenials(): Denials {
-  const seen = new Map<string, { name: string; type: string; count: number; why: string }>()
+export function collectUnanswered(): Collection {
+  const seen = { refused: new Map<string, Counted>(), failed: new Map<string, Counted>() }
   let further = 0
   return {
     see(outcome) {
       if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return
       const [name, type] = [outcome.question.name, typeName(outcome.question.qtype)]
-      const known = seen.get(`${name} ${type}`)
+      const known = seen[outcome.kind].get(`${name} ${type}`)
       if (known !== undefined) known.count++
-      else if (seen.size < namesMax) seen.set(`${name} ${type}`, { name, type, count: 1, why: whyToText(outcome.why) })
-      else further++
+      else if (seen.refused.size + seen.failed.size >= namesMax) further++
+      else seen[outcome.kind].set(`${name} ${type}`, { name, type, count: 1, why: whyToText(outcome.why) })
     },
-    names: () => [...seen.values()],
-    further: () => further,
+    names: () => ({ denied: [...seen.refused.values()], failed: [...seen.failed.values()], further }),
   }
 }
+
+type Counted = { -readonly [K in keyof UnansweredName]: UnansweredName[K] }
 
 /** The text, and where the deciding rule stands. */
 export function whyToText(why: Why): string {
@@ -50,25 +57,24 @@ const flowName = ({ protocol, port }: DeniedWithWhy): string =>
   protocolName(protocol) + (port === undefined ? '' : `/${port}`)
 
 /** Lines for stderr. */
-export function summaryText(names: readonly DeniedName[], further: number, flows: readonly DeniedWithWhy[]): string {
-  if (names.length + flows.length === 0) return 'namegate: nothing was denied\n'
+export function summaryText({ denied, failed, further }: UnansweredNames, flows: readonly DeniedWithWhy[]): string {
+  const nameRow = (kind: string, { name, type, count, why }: UnansweredName): string[] => [kind, `${name} ${type}`, `x${count}`, why] // prettier-ignore
   const rows = [
-    ...names.map(({ name, type, count, why }) => [`name`, `${name} ${type}`, `x${count}`, why]),
-    ...flows.map((flow) => [
-      'connection',
-      `${addressToText(flow.address)} ${flowName(flow)}`,
-      `x${flow.packets}`,
-      whyToText(flow.why),
-    ]),
+    ...denied.map((name) => nameRow('name', name)),
+    ...failed.map((name) => nameRow('failed', name)),
+    ...flows.map((flow) => ['connection', `${addressToText(flow.address)} ${flowName(flow)}`, `x${flow.packets}`, whyToText(flow.why)]), // prettier-ignore
   ]
   const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
   const lines = rows.map((row) => `  ${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ')}`)
   const more = further > 0 ? [`  and ${further} further questions for names not listed`] : []
-  return [`namegate: denied ${names.length} names and ${flows.length} connections`, ...lines, ...more, ''].join('\n')
+  const isClean = denied.length + flows.length + further === 0
+  const head = isClean ? 'nothing was denied' : `denied ${denied.length} names and ${flows.length} connections`
+  const tail = failed.length === 0 ? '' : `; ${failed.length} lookups failed`
+  return [`namegate: ${head}${tail}`, ...lines, ...more, ''].join('\n')
 }
 
 /** One line of JSON. */
-export function summaryJson(names: readonly DeniedName[], further: number, flows: readonly DeniedWithWhy[]): string {
+export function summaryJson({ denied, failed, further }: UnansweredNames, flows: readonly DeniedWithWhy[]): string {
   const connections = flows.map((flow) => ({
     address: addressToText(flow.address),
     protocol: protocolName(flow.protocol),
@@ -76,5 +82,5 @@ export function summaryJson(names: readonly DeniedName[], further: number, flows
     packets: flow.packets,
     why: whyToText(flow.why),
   }))
-  return `${JSON.stringify({ names, furtherQuestions: further, connections })}\n`
+  return `${JSON.stringify({ names: denied, failed, furtherQuestions: further, connections })}\n`
 }

@@ -1,12 +1,14 @@
 // How a gate reaches the world. As root: a veth into this namespace, masqueraded, with forwarding. Otherwise: pasta or slirp4netns, which
 // carry packets as ordinary sockets of the user.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { mkdir, open, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
+import { systemEnvironment } from '../datapath/programs.ts'
 import { masqueradeUplink, uplinkName, type Gate } from './gate.ts'
 import { shell } from './namespace.ts'
+import { isInstalled } from './needs.ts'
 
 export const networks = ['auto', 'veth', 'pasta', 'slirp4netns'] as const
 export type Network = (typeof networks)[number]
@@ -19,10 +21,6 @@ export interface Uplink {
 /** What the user must do before this can work. */
 export class UplinkError extends Error {
   readonly code = 'uplink'
-}
-
-export function isInstalled(program: string): boolean {
-  return spawnSync(program, ['--version'], { stdio: 'ignore' }).error === undefined
 }
 
 /** @param isRoot whether we are root of the machine (not of a user namespace). Rejects with `UplinkError`. */
@@ -58,6 +56,7 @@ async function openUserMode(gate: Gate, network: 'pasta' | 'slirp4netns', isRoot
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
     stdio: ['ignore', 'ignore', 'pipe'],
     detached: true,
+    env: systemEnvironment(),
   })
   let complaint = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => (complaint = (complaint + text).slice(-2000)))

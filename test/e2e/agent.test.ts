@@ -1,7 +1,7 @@
 // `namegate agent` as a process, and the commands that talk to it.
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -67,6 +67,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
     agent?.kill('SIGKILL')
     await upstream?.close()
     web?.stop()
+    await rm(folder, { recursive: true, force: true })
   })
 
   test('fqdn cache list: what Cilium shows, and what is left', async () => {
@@ -111,7 +112,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
   })
 
   test('identity, endpoint, policy, status', async () => {
-    expect(await json('identity', 'list')).toMatchObject([{ id: 256, labels: ['k8s:app=web', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.kubernetes.pod.namespace=shop'] }]) // prettier-ignore
+    expect(await json('identity', 'list')).toMatchObject([{ id: 256, labels: ['k8s:app=web', 'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop', 'k8s:io.cilium.k8s.policy.cluster=default', 'k8s:io.cilium.k8s.policy.serviceaccount=default', 'k8s:io.kubernetes.pod.namespace=shop'] }]) // prettier-ignore
     expect(await json('identity', 'get', '256')).toMatchObject({ id: 256 })
     expect(await namegate('identity', 'get', '9')).toMatchObject({
       status: 1,

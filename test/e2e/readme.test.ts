@@ -1,13 +1,13 @@
 // What the README shows is what happens: its policy, its command, its output, its configuration, its routes.
 import { execFile } from 'node:child_process'
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { routes } from '../../src/api/routes.ts'
 import { makeProgram } from '../../src/cli/program.ts'
 import { parseConfig } from '../../src/config.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const readme = await readFile('README.md', 'utf8')
@@ -55,7 +55,7 @@ describe.skipIf(reason !== undefined)(`the story ${reason ?? ''}`, () => {
 
   test('the command prints what the README shows', async () => {
     const [shown = '', ...output] = block('<!-- test:command -->').trimEnd().split('\n')
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-readme-'))
+    const folder = await temporaryFolder()
     await writeFile(join(folder, 'policy.yaml'), block('<!-- test:policy -->'))
     const command = shown.replace(/^\$ /, '').replace('bin/namegate run', `${resolve('bin/namegate')} run --upstream 127.0.0.1:5300`)
     const got = await new Promise<string>((done) => execFile('sh', ['-c', `${command} 2>&1`], { cwd: folder }, (_error, out) => done(out)))

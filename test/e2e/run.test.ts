@@ -5,7 +5,7 @@ import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
@@ -127,6 +127,36 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(await ended(child)).toMatchObject({ out: 'no\nyes\n' })
   })
 
+  test('a connection tried before the lookup is not explained by what the lookup opened', async () => {
+    const { err } = await under(`${connect('198.18.0.20')}; getent ahostsv4 api.example.com > /dev/null; ${connect('198.18.0.20')}`) // prettier-ignore
+    expect(err).toMatch(/connection +198\.18\.0\.20 tcp\/443 +x1 +not allowed when it was tried; now leased as api\.example\.com by/) // prettier-ignore
+  })
+
+  test('what a policy says and is not enforced: told before the command starts', async () => {
+    const file = join(folder, 'more.yaml')
+    await writeFile(file, policy.replace('  egress:', '  ingress: [{}]\n  egress:'))
+    const { err } = await run(['--policy', file, '--', 'sh', '-c', 'echo started >&2'])
+    expect(err).toMatch(
+      /^namegate: .*more\.yaml:7:\d+: .*not enforced yet: ingress.*\nstarted\nnamegate: nothing was denied\n$/,
+    )
+  })
+
+  test('a policy that denies something and nothing by default is one', async () => {
+    const file = join(folder, 'deny.yaml')
+    await writeFile(file, policy.replace(/ {2}egress:[\s\S]*/, '  enableDefaultDeny: {egress: false}\n  egressDeny: [{toCIDR: [198.18.0.20/32]}]\n')) // prettier-ignore
+    const got = await run(['--policy', file, '--', 'bash', '-c', `${connect('198.18.0.20')}; ${connect('198.18.0.21')}`]) // prettier-ignore
+    expect(got).toMatchObject({ status: 0, out: 'no\nyes\n' })
+  })
+
+  test('a run inside a run: both policies hold', async () => {
+    await writeFile(join(folder, 'inner.yaml'), policy.replace('{matchName: api.example.com}', '{matchName: pay.example.com}')) // prettier-ignore
+    await writeFile(join(folder, 'outer.yaml'), policy.replace('{matchName: api.example.com}', '{matchPattern: "*.example.com"}')) // prettier-ignore
+    const script = `ip -4 -o addr show dev eth0 | grep -o '192[^ ]*'; getent ahostsv4 pay.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.21')}; getent hosts api.example.com || echo refused; ${connect('198.18.0.20')}` // prettier-ignore
+    const inner = ['bin/namegate', 'run', '--policy', join(folder, 'inner.yaml'), '--', 'bash', '-c', script]
+    const { out, err } = await run(['--policy', join(folder, 'outer.yaml'), '--', ...inner])
+    expect(out.split('\n'), err).toEqual(['192.0.0.6/30', '198.18.0.21', 'yes', 'refused', 'no', ''])
+  })
+
   test('stdin, stdout and the summary as JSON', async () => {
     const child = start([
       '--policy',
@@ -146,7 +176,7 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('nothing denied, nothing said but that; and no rights over the network', async () => {
     const { out, err } = await under(
-      'id -u; ip link set lo down 2>/dev/null || echo no; nsenter --net=/proc/$PPID/ns/net true 2>/dev/null || echo no; ls -l /proc/self/fd | grep -cE " ([3-9]|[0-9][0-9]+) -> (net|socket):"',
+      'id -u; ip link set lo down 2>/dev/null || echo no; nsenter --net=/proc/1/ns/net true 2>/dev/null || echo no; ls -l /proc/self/fd | grep -cE " ([3-9]|[0-9][0-9]+) -> (net|socket):"',
     )
     expect(out.split('\n').slice(0, 4)).toEqual(['0', 'no', 'no', '0'])
     expect(err).toBe('namegate: nothing was denied\n')
@@ -168,6 +198,88 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(await under('kill -TERM $$')).toMatchObject({ status: null, signal: 'SIGTERM' })
   })
 
+  test('what the command leaves running ends with it, before we say that it ended', async () => {
+    const nap = `sleep 1000${process.pid}`
+    const { status } = await under(`(setsid ${nap}4 >/dev/null 2>&1 &); exit 4`)
+    expect(processesWith(nap)).toEqual([])
+    expect(status).toBe(4)
+  })
+
+  test('its processes are all that it sees: orphans are taken in, nobody outside can be reached', async () => {
+    const { out } = await under(
+      `(sleep 0.2 &); kill -0 ${process.pid} 2>/dev/null || echo no; sleep 0.4
+       setpriv --reuid=65534 kill -0 ${process.pid} 2>/dev/null || echo no; ls -d /proc/${process.pid} 2>/dev/null || echo no
+       ps axo stat= | grep -c Z; ps axo pid=,args= | grep -v ' ps \\| grep ' | sed 's/^ *//;s/ .*//' | head -1; readlink /proc/self/cwd`,
+    )
+    expect(out).toBe(`no\nno\nno\n0\n1\n${process.cwd()}\n`)
+  })
+
+  test("the kernel's settings are read only, also where it says which program to start", async () => {
+    // Would only write what is there already.
+    const write = (file: string): string => `[ ! -e ${file} ] || { cat ${file} > /dev/null && cat ${file} > ${file}; } 2>/dev/null && echo ${file}` // prettier-ignore
+    const files = ['/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', '/sys/kernel/uevent_helper', '/sys/fs/cgroup/cgroup.procs'] // prettier-ignore
+    const existing = files.filter((file) => sh(`[ -w ${file} ] && echo yes || true`) !== '')
+    expect(existing).toContain('/proc/sys/kernel/core_pattern')
+    const { out } = await under(
+      `${existing.map(write).join('\n')}\nunshare --user --map-root-user --mount --pid --fork sh -c 'mount -t proc proc /proc 2>/dev/null && echo fresh; mount -o remount,bind,rw /proc/sys/kernel 2>/dev/null && echo rw'
+       cat /proc/sys/net/ipv4/ip_default_ttl > /proc/sys/net/ipv4/ip_default_ttl && echo its own network`,
+    )
+    expect(out).toBe('its own network\n')
+  })
+
+  test('mounts of a chroot, and such as lie under others', async () => {
+    const mounts = `mount -t tmpfs tmpfs /mnt; mkdir /mnt/sys /mnt/proc; mount -t sysfs sysfs /mnt/sys; mount -t proc proc /mnt/proc
+      mount -t tmpfs tmpfs /mnt; mkdir /mnt/sys /mnt/jail /mnt/jail/proc /mnt/jail/sys; mount -t proc proc /mnt/jail/proc; mount -t sysfs sysfs /mnt/jail/sys`
+    const script = `ls -d /mnt/jail/proc/1 /mnt/jail/proc/${process.pid} 2>/dev/null; grep -c ' /mnt/jail/sys ro,' /proc/self/mountinfo; touch /mnt/sys/x && echo still a folder`
+    const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', script], ['unshare', '--mount', 'sh', '-ec', `${mounts}; exec "$@"`, 'host']) // prettier-ignore
+    expect(got, got.err).toMatchObject({ status: 0, out: '/mnt/jail/proc/1\n1\nstill a folder\n' })
+  })
+
+  describe('at a terminal', () => {
+    let terminal: ChildProcess
+    let screen: string
+    const type = (text: string): void => void terminal.stdin?.write(text)
+    const shows = (text: RegExp): Promise<void> => expect.poll(() => screen, { timeout: 10_000 }).toMatch(text)
+    beforeEach(() => {
+      screen = ''
+      terminal = spawn('script', ['-qc', "env TERM=dumb PS1='> ' bash --norc --noprofile --noediting -i", '/dev/null'])
+      terminal.stdout?.setEncoding('utf8').on('data', (text: string) => (screen += text))
+    })
+    afterEach(() => void terminal.kill('SIGKILL'))
+    const command = (args: string): string => `bin/namegate run --upstream 127.0.0.1:5300 --policy ${join(folder, 'policy.yaml')} -- ${args}\n` // prettier-ignore
+
+    test('Ctrl-Z stops all of it, fg goes on, Ctrl-C ends the command', async () => {
+      type(command(`sh -c 'echo it is "u"p; exec sleep 1000'`))
+      await shows(/it is up/)
+      type('\x1a')
+      await shows(/Stopped/)
+      type('fg\n')
+      await shows(/> fg\r\n[^>]*sleep 1000/)
+      type('\x03')
+      await shows(/nothing was denied/)
+      type('echo status $?\n')
+      await shows(/status 130/)
+    })
+
+    test('a shell inside has jobs of its own', async () => {
+      type(command(`env PS1='> ' bash --norc --noprofile --noediting -i`))
+      await expect.poll(() => screen.split('> ').length, { timeout: 10_000 }).toBe(3)
+      type('sleep 1001\n')
+      // The terminal belongs to the new job when its process group is in the foreground.
+      await expect.poll(() => sh('ps axo stat=,args=').split('\n').some((line) => /^S\S*\+ +sleep 1001$/.test(line)), { timeout: 5000 }).toBe(true) // prettier-ignore
+      type('\x1a')
+      await shows(/Stopped/)
+      type('fg\n')
+      await shows(/> fg\r\nsleep 1001/)
+      type('\x03')
+      await shows(/\^C\r\n> $/)
+      type('exit 5\n')
+      await shows(/nothing was denied/)
+      type('echo status $?\n')
+      await shows(/status 5/)
+    })
+  })
+
   test('a signal that comes before the command: it ends us after everything is taken back', async () => {
     const before = leftovers()
     const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'sleep', '1000'])
@@ -183,9 +295,12 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     { title: 'no such policy', args: ['--policy', '/nonexistent.yaml', '--', 'true'], status: 125, err: /the policy cannot be read: ENOENT/ },
     { title: 'a policy that selects somebody else', args: ['--policy', 'OTHER', '--', 'true'], status: 125, err: /no policy in .* restricts the egress of the workload \(namespace default, labels app=run\)/ },
     { title: 'a broken policy: every issue', args: ['--policy', 'BROKEN', '--', 'true'], status: 125, err: /broken\.yaml:5:24: spec\.egres: unknown field "egres"; did you mean "egress"\?\n.*at least one of[\s\S]*nothing was started/ },
-    { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 2, err: /a label is KEY=VALUE/ },
-    { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 2, err: /an upstream is IP:PORT/ },
-    { title: 'no command', args: ['--policy', 'POLICY'], status: 2, err: /missing required argument 'command'/ },
+    { title: 'a bad label', args: ['--policy', 'POLICY', '--label', 'x', '--', 'true'], status: 125, err: /a label is KEY=VALUE/ },
+    { title: 'a label twice', args: ['--policy', 'POLICY', '--label', 'app=x', '--label', 'app=y', '--', 'true'], status: 125, err: /label app is given twice/ },
+    { title: 'an upstream that reads two ways', args: ['--policy', 'POLICY', '--upstream', '::1:53', '--', 'true'], status: 125, err: /in brackets/ },
+    { title: 'an unknown option', args: ['--policy', 'POLICY', '--polcy', 'x', '--', 'true'], status: 125, err: /unknown option/ },
+    { title: 'a bad upstream', args: ['--policy', 'POLICY', '--upstream', 'x:y', '--', 'true'], status: 125, err: /an upstream is IP:PORT/ },
+    { title: 'no command', args: ['--policy', 'POLICY'], status: 125, err: /missing required argument 'command'/ },
   ] // prettier-ignore
   for (const { title, args, status, err } of failures)
     test(title, async () => {
@@ -254,25 +369,65 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(leftovers()).toBe(before)
   })
 
+  /** Command lines of this machine's processes that hold a text. */
+  const processesWith = (text: string): string[] => sh('ps axo args').split('\n').filter((line) => line.startsWith(text)) // prettier-ignore
+
+  describe('when nobody hears us', () => {
+    const script = 'read x; getent hosts evil.test; exit 3'
+    const args = (): string[] => ['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', script]
+
+    test("a full disk behind stderr: the status is the command's, nothing is left", async () => {
+      const before = leftovers()
+      const child = start(args(), ['sh', '-c', 'exec "$@" 2>/dev/full', 'sh'])
+      child.stdin?.end('x\n')
+      expect(await ended(child)).toMatchObject({ status: 3, err: '' })
+      expect(leftovers()).toBe(before)
+    })
+
+    test('a pipe behind stderr whose reader left: likewise', async () => {
+      const before = leftovers()
+      const child = start([...args().slice(0, 2), '--log', 'debug', ...args().slice(2)])
+      child.stderr?.destroy()
+      child.stdin?.end('x\n')
+      expect(await ended(child)).toMatchObject({ status: 3 })
+      expect(leftovers()).toBe(before)
+    })
+
+    test('a terminal that is closed: nothing is left', async () => {
+      const before = leftovers()
+      const [first = '', ...rest] = ['bin/namegate', 'run', '--upstream', '127.0.0.1:5300', '--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', '"getent hosts evil.test; echo up; sleep 1000"'] // prettier-ignore
+      const terminal = spawn('script', ['-qc', `exec ${[first, ...rest].join(' ')}`, '/dev/null'])
+      await once(terminal.stdout, 'data')
+      terminal.kill('SIGKILL')
+      await expect.poll(leftovers, { timeout: 5000 }).toBe(before)
+    })
+  })
+
+  /** Kills a run whose command has left its own process group, session and parent behind. */
   const startKilled = async (): Promise<void> => {
     const temporary = join(folder, 'temporary')
     await mkdir(temporary, { recursive: true })
+    const nap = `sleep 1000${process.pid}`
     const child = start(
-      ['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', 'echo $$; exec sleep 1000'],
+      [
+        '--policy',
+        join(folder, 'policy.yaml'),
+        '--',
+        'bash',
+        '-c',
+        `${nap}1 & (setsid ${nap}2 &); echo up; exec ${nap}3`,
+      ],
       ['env', `TMPDIR=${temporary}`],
     )
-    const [pid] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer]
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    await expect.poll(() => processesWith(nap).length, { timeout: 5000 }).toBe(3)
     child.kill('SIGKILL')
     await once(child, 'exit')
-    await expect
-      .poll(() => sh(`cat /proc/${pid.toString().trim()}/stat 2>/dev/null || true`).replace(/.* Z .*/s, ''), {
-        timeout: 5000,
-      })
-      .toBe('')
+    await expect.poll(() => processesWith(nap), { timeout: 5000 }).toEqual([])
     expect(await readdir(temporary)).toEqual([])
   }
 
-  test('killed: the command dies too, and the next run cleans up', async () => {
+  test('killed: the command and all its descendants die too, and the next run cleans up', async () => {
     const before = leftovers()
     await startKilled()
     expect(leftovers()).not.toBe(before)
@@ -352,6 +507,19 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
         expect(got.err).toMatch(/evil\.test A[\s\S]*198\.18\.0\.21 tcp\/443/)
         expect(got.status).toBe(5)
       })
+
+    test('killed: nothing goes on', async () => {
+      const nap = `sleep 1000${process.pid}5`
+      const child = start(
+        ['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', `(setsid ${nap} &); exec ${nap}`],
+        asNobody(),
+        join(copy, 'bin/namegate'),
+      )
+      await expect.poll(() => processesWith(nap).length, { timeout: 10_000 }).toBe(2)
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+      await expect.poll(() => processesWith(nap), { timeout: 5000 }).toEqual([])
+    })
   })
 
   for (const network of ['pasta', 'slirp4netns'])
@@ -367,9 +535,11 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('root of a container, without rights over networks: as without root', async () => {
     const before = ['setpriv', '--bounding-set', '-sys_admin,-net_admin']
-    const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; ip link set lo down 2>/dev/null || echo no`
+    const script = `id -u; getent ahostsv4 api.example.com | head -1 | cut -d' ' -f1; ${connect('198.18.0.20')}; ${connect('198.18.0.21')}; ip link set lo down 2>/dev/null || echo no
+      kill -0 ${process.pid} 2>/dev/null || echo no; cat /proc/sys/kernel/core_pattern > /proc/sys/kernel/core_pattern; ls -l /proc/1/root 2>/dev/null | grep -c ' -> '`
     const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', script], before)
-    expect(got.out.split('\n')).toEqual(['0', '198.18.0.20', 'yes', 'no', 'no', ''])
+    expect(got.out.split('\n')).toEqual(['0', '198.18.0.20', 'yes', 'no', 'no', 'no', '0', ''])
+    expect(got.err).toContain('/proc/sys/kernel/core_pattern: Read-only file system')
     const forbidden = ['sh', '-ec', 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', 'host', ...before]
     const got2 = await run(
       ['--policy', join(folder, 'policy.yaml'), '--', 'true'],
@@ -384,10 +554,11 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
   test('without root, and without pasta and slirp4netns: an error that names the packages', async () => {
     const tools = join(folder, 'tools')
     await mkdir(tools)
-    for (const tool of ['sh', 'node', 'nft', 'ip', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
+    for (const tool of ['sh', 'node', 'nsenter', 'unshare', 'setpriv', 'mount', 'dirname', 'readlink']) sh(`ln -s "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}/${tool}`) // prettier-ignore
+    for (const tool of ['nft', 'ip']) sh(`cp "$(PATH=$PATH:/usr/sbin:/sbin command -v ${tool})" ${tools}`)
     sh(`chmod 755 ${tools} ${folder}; chmod 644 ${folder}/*`)
-    // Mapped to root of a user namespace is what somebody without root becomes.
-    const args = ['env', `PATH=${tools}`, 'NAMEGATE_MAPPED_FROM=65534:65534']
+    // Mapped to root of a user namespace is what somebody without root becomes. sbin is looked into whatever PATH says: here it is empty.
+    const args = ['unshare', '--mount', 'sh', '-ec', 'mount -t tmpfs tmpfs /usr/sbin; exec "$@"', 'host', 'env', `PATH=${tools}`, 'NAMEGATE_MAPPED_FROM=65534:65534'] // prettier-ignore
     const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'true'], args)
     expect(got).toMatchObject({ status: 125, out: '' })
     expect(got.err).toMatch(/needs pasta or slirp4netns.*apt-get install passt, or slirp4netns/)
@@ -397,6 +568,15 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
       status: 125,
       err: 'namegate: not installed: nft, unshare (Debian: apt-get install nftables util-linux)\n',
     })
+  })
+
+  test('a PATH without sbin, as users other than root have: nft is found there', async () => {
+    const where = sh('PATH=/usr/sbin:/sbin command -v nft').trim()
+    expect(where).toMatch(/sbin/)
+    const elsewhere = (process.env['PATH'] ?? '').split(':').filter((part) => !part.endsWith('sbin'))
+    const got = await run(['--policy', join(folder, 'policy.yaml'), '--', 'sh', '-c', 'echo "$PATH"'], ['env', `PATH=${elsewhere.join(':')}`]) // prettier-ignore
+    // The command's own PATH is as it was.
+    expect(got).toMatchObject({ status: 0, out: `${elsewhere.join(':')}\n`, err: 'namegate: nothing was denied\n' })
   })
 
   test('no state files stay', async () => {

@@ -31,7 +31,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 const pure = ['net', 'wire', 'match', 'l7', 'identity', 'policy', 'leases']
 const pureFiles = [
   'src/datapath/element.ts',
-  'src/datapath/intervals.ts',
+  'src/datapath/cell.ts',
+  'src/datapath/peers.ts',
   'src/datapath/desired.ts',
   'src/datapath/structure.ts',
   'src/datapath/nfnetlink.ts',
@@ -71,4 +72,11 @@ test('every file of src is in the map', () => {
   const map = readFileSync('src/README.md', 'utf8')
   for (const folder of new Set(files.map(folderOf)))
     expect(map).toContain(folder === '' ? 'agent.ts' : `\`${folder}/\``)
+})
+
+test('tests that make folders remove them', () => {
+  for (const name of (readdirSync('test', { recursive: true }) as string[]).filter((file) => file.endsWith('.ts'))) {
+    const text = readFileSync(join('test', name), 'utf8')
+    if (/\bmkdtemp\(join/.test(text)) expect(text, name).toMatch(/\brm\(/)
+  }
 })

@@ -1,6 +1,5 @@
 // The whole story on a real kernel: dig and connections from workloads in namespaces, through the agent, to a world behind it.
-import { mkdtemp, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
@@ -8,6 +7,7 @@ import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/ups
 import type { Outcome } from '../../src/proxy/handle.ts'
 import type { Listener } from '../../src/proxy/listen.ts'
 import { startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -152,7 +152,7 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
 
   test('manifests on disk: a changed policy takes and gives at once, a broken one changes nothing', async () => {
     await agent.close()
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const folder = await temporaryFolder()
     const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
     await write(base)
     agent = await startTestAgent('', { manifests: { kind: 'path', path: folder } })
@@ -185,7 +185,7 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
 
   test('a workload with new labels keeps what its new policy grants, and loses the rest', async () => {
     await agent.close()
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const folder = await temporaryFolder()
     await writeFile(join(folder, 'p.yaml'), base)
     agent = await startTestAgent('', { manifests: { kind: 'path', path: folder } })
     await short(web, 'api.example.com @9.9.9.9')
@@ -249,7 +249,7 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     })
 
     test('what an earlier agent learned goes with the grant that it may have come from', async () => {
-      const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+      const folder = await temporaryFolder()
       await writeFile(join(folder, 'p.yaml'), base)
       const listeners = [{ kind: 'address', address: '0.0.0.0', port: agent.port }] as const
       await agent.close()

@@ -1,13 +1,15 @@
 // What a hostile workload sends, and what somebody else's hand does to the table: nothing opens, nobody is silenced.
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent, AgentParts } from '../../src/agent.ts'
+import { identityToText } from '../../src/datapath/desired.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft, type Nft } from '../../src/datapath/nft.ts'
+import { verdictNumbers } from '../../src/datapath/structure.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -95,6 +97,32 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     await hearing
   })
 
+  const forgeries = [
+    { title: 'an unknown source', from: 'web', family: 'ip', source: '198.18.0.66', to: '198.18.0.50', port: 9999 },
+    { title: 'an unknown source, IPv6', from: 'web', family: 'ip6', source: '2001:db8::66', to: '2001:db8::50', port: 9999 }, // prettier-ignore
+    { title: 'an unknown source that asks a name', from: 'web', family: 'ip', source: '198.18.0.66', to: '9.9.9.9', port: 53 }, // prettier-ignore
+    { title: "another workload's source", from: 'db', family: 'ip', source: '10.1.0.2', to: '198.18.0.50', port: 9999 },
+  ] as const
+  for (const { title, from, family, source, to, port } of forgeries)
+    test(`${title}: no answer carries what was sent to where the source is`, async () => {
+      await start(base)
+      const [sender, heard] = from === 'web' ? [web, world] : [db, web]
+      heard.sh(
+        `nft -f - <<< 'table ${family} count { counter got { }; chain in { type filter hook prerouting priority -300; ${family} daddr ${source} counter name got; }; }'`,
+      )
+      sender.sh(
+        `nft -f - <<< 'table ${family} forge { counter sent { }; chain out { type filter hook postrouting priority 300; ${family} daddr ${to} udp dport ${port} ${family} saddr set ${source} counter name sent; }; }'`,
+      )
+      try {
+        await sender.run(`dig +tries=2 +time=1 -p ${port} api.example.com @${to}`)
+        expect(sender.sh(`nft list counter ${family} forge sent`).out).toMatch(/packets [2-9]/)
+        expect(heard.sh(`nft list counter ${family} count got`).out).toContain('packets 0')
+      } finally {
+        sender.sh(`nft delete table ${family} forge`)
+        heard.sh(`nft delete table ${family} count`)
+      }
+    })
+
   test('neighbour messages stay on the link', async () => {
     await start(base)
     world.sh(
@@ -114,19 +142,29 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     world.sh('nft delete table ip6 count')
   })
 
+  test('an address that two pods claim is nobody’s: nothing goes out from it, with or without interfaces', async () => {
+    const twice = pods + pod('twin', ['10.1.0.2', 'fd01::2']) + policy('web', '{toEntities: [all]}')
+    for (const interfaces of [[], ['web', 'db']]) {
+      await start(twice, { settings: { ...settings, datapath: { ...settings.datapath, interfaces } } })
+      expect(await Promise.all(['198.18.200.1', '2001:db8::77'].map((address) => connect(web, address)))).toEqual([false, false]) // prettier-ignore
+      await agent?.close()
+    }
+  })
+
   test('policy maps changed by hand are ours again within seconds', async () => {
     await start(base, { settings: { ...settings, datapath: { ...settings.datapath, interfaces: [] } } })
     expect(await connect(web, '198.18.200.1')).toBe(false)
     sh('nft flush map inet namegate identity4')
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    // Port 443 of the world, for db.
     sh(
-      "nft flush map inet namegate egress_any4; nft add element inet namegate egress_any4 '{ 0:0 . 10.1.0.2 : fff0:1 }'",
+      `nft add element inet namegate egress_port4 '{ 0:0 . 10.2.0.2 . tcp . 443 : ${identityToText(verdictNumbers.allow)} }'`,
     )
-    await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
+    await expect.poll(() => connect(db, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
   })
 
   test('an nft that did its work and then died: the change back is made', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    const folder = await temporaryFolder()
     const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
     const real = makeNft()
     let dies = false
@@ -145,6 +183,5 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
     dies = false
     await write(base)
     await expect.poll(() => connect(web, '198.18.200.1'), { timeout: 6000, interval: 200 }).toBe(false)
-    await rm(folder, { recursive: true })
   })
 })

@@ -135,6 +135,9 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     await write(base.replace('*.example.com', 'api.example.com'))
     await expect.poll(() => agent?.troubles(), { timeout: 5000 }).toEqual(['kernel: Error: refused'])
     expect(agent?.snapshot().revision).toBe(1)
+    // A lease that the kernel takes is no policy that it takes.
+    expect(await dig(web, 'mail.example.com')).toEqual(['198.18.0.25'])
+    expect(agent?.troubles()).toEqual(['kernel: Error: refused'])
     transaction = undefined
     await expect.poll(() => agent?.snapshot().revision, { timeout: 5000 }).toBe(2)
     expect(agent?.troubles()).toEqual([])

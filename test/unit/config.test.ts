@@ -145,7 +145,7 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
     text: 'dns: {upstreams: [x], timeoutMillis: fast}\nlog: {level: loud}',
     issues: [
       '1:1: manifests: is required',
-      '1:19: dns.upstreams[0]: "x" is not IP:PORT, [IPv6]:PORT or an IP address',
+      '1:19: dns.upstreams[0]: "x" is not IP:PORT, [IPv6]:PORT or an IP address (in brackets, with its port, where it could be read either way)',
       '1:38: dns.timeoutMillis: must be a number, not a string',
       '2:14: log.level: must be one of trace, debug, info, warn, error, fatal, silent',
     ],
@@ -180,6 +180,9 @@ describe('IP:PORT', () => {
     ['10.0.0.10', '10.0.0.10', 53],
     ['[2001:db8::1]:5353', '2001:db8::1', 5353],
     ['2001:db8::1', '2001:db8::1', 53],
+    ['2001:db8:0:0:0:0:1:53', '2001:db8::1:53', 53],
+    ['fd00::1:abcd', 'fd00::1:abcd', 53],
+    ['[::1:53]:53', '::1:53', 53],
     ['1.2.3.4:65535', '1.2.3.4', 65_535],
   ]
   for (const [text, address, port] of good)
@@ -187,7 +190,7 @@ describe('IP:PORT', () => {
       const server = serverFromText(text) ?? expect.fail('not read')
       expect([addressToText(server.address), server.port]).toEqual([address, port])
     })
-  const bad = ['', ':53', '1.2.3.4:', '1.2.3.4:0', '1.2.3.4:65536', '1.2.3.4:5x', '1.2.3.4:-1', ' 1.2.3.4:53', '1.2.3:53', 'dns.example:53', '[::1]', '::1]:53', '[::1]53', '1.2.3.4:53:53', 'fe80::1%eth0', '[fe80::1%eth0]:53', '1.2.3.4%x:53'] // prettier-ignore
+  const bad = ['', ':53', '1.2.3.4:', '1.2.3.4:0', '1.2.3.4:65536', '1.2.3.4:5x', '1.2.3.4:-1', ' 1.2.3.4:53', '1.2.3:53', 'dns.example:53', '[::1]', '::1:53', '2001:db8::1:5353', '::1]:53', '[::1]53', '1.2.3.4:53:53', 'fe80::1%eth0', '[fe80::1%eth0]:53', '1.2.3.4%x:53'] // prettier-ignore
   for (const text of bad) test(`not "${text}"`, () => expect(serverFromText(text)).toBeUndefined())
 
   test('text and back', () => {

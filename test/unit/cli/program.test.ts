@@ -135,7 +135,11 @@ const usage = [
 ]
 for (const { args, err } of usage)
   test(`usage: ${args.join(' ') || 'nothing'}`, async () => {
-    expect(await namegate(...args)).toEqual({ status: 2, out: '', err: expect.stringMatching(err) as string })
+    expect(await namegate(...args)).toEqual({
+      status: args[0] === 'run' ? 125 : 2,
+      out: '',
+      err: expect.stringMatching(err) as string,
+    })
   })
 
 test('help and version go to stdout with status 0, without colour', async () => {

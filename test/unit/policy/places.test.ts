@@ -153,3 +153,17 @@ describe('addresses', () => {
     expect([first === other, first === again]).toEqual([false, true])
   })
 })
+
+describe('labels that nobody may give to a pod', () => {
+  const whole = (snapshot: Snapshot, address: string): readonly string[] =>
+    labelsToText(snapshot.identities.get(snapshot.identityOf(at(address)))?.labels ?? new Map())
+  test('where it is and who runs it says its place, not its labels', () => {
+    const posing = 'app: a, io.cilium.k8s.policy.serviceaccount: payments, io.cilium.k8s.namespace.labels.env: prod, io.kubernetes.pod.namespace: bank, io.cilium.k8s.policy.cluster: west' // prettier-ignore
+    const snapshot = compile(pod('a', '10.0.0.1', posing) + pod('b', '10.0.0.2', 'app: a'))
+    expect(whole(snapshot, '10.0.0.1')).toEqual(whole(snapshot, '10.0.0.2'))
+  })
+  test('a key with a sign in it is not a key and its value', () => {
+    const snapshot = compile(pod('a', '10.0.0.1', 'role: admin') + pod('b', '10.0.0.2', '"role=admin": ""'))
+    expect(snapshot.identityOf(at('10.0.0.1'))).not.toBe(snapshot.identityOf(at('10.0.0.2')))
+  })
+})
