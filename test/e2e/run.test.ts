@@ -134,10 +134,10 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
 
   test('what a policy says and is not enforced: told before the command starts', async () => {
     const file = join(folder, 'more.yaml')
-    await writeFile(file, policy.replace('  egress:', '  ingress: [{}]\n  egress:'))
+    await writeFile(file, policy.replace('  egress:', '  ingress: [{authentication: {mode: required}}]\n  egress:'))
     const { err } = await run(['--policy', file, '--', 'sh', '-c', 'echo started >&2'])
     expect(err).toMatch(
-      /^namegate: .*more\.yaml:7:\d+: .*not enforced yet: ingress.*\nstarted\nnamegate: nothing was denied\n$/,
+      /^namegate: .*more\.yaml:7:\d+: .*not enforced yet: authentication.*\nstarted\nnamegate: nothing was denied\n$/,
     )
   })
 

@@ -1,7 +1,6 @@
 // What happens between: questions while the agent starts, while policy or labels change, while the kernel refuses. The kernel is the real
 // one; its nft is held up or fails where the test says so.
-import { mkdtemp, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
@@ -10,6 +9,7 @@ import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 import { names, pod, policy, ports } from '../support/manifests.ts'
 
@@ -61,7 +61,7 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
   /** Starts an agent whose manifests `write` changes. */
   async function start(text: string, parts: Partial<AgentParts> = {}): Promise<Agent> {
-    folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    folder = await temporaryFolder()
     await write(text)
     agent = await startTestAgent('', {
       listeners,
