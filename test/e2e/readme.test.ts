@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { routes } from '../../src/api/routes.ts'
 import { makeProgram } from '../../src/cli/program.ts'
@@ -37,6 +38,25 @@ test('the routes of the table are the routes of the API', () => {
 test('the configuration is one', () => {
   const result = parseConfig(block('namegate agent --config'), 'config.yaml')
   expect(result).toMatchObject({ ok: true, config: { manifests: '/etc/namegate/manifests' } })
+})
+
+test('explain prints what the README shows', async () => {
+  const [shown = '', ...output] = block('<!-- test:explain -->').trimEnd().split('\n')
+  const { stdout } = await promisify(execFile)('sh', ['-c', shown.replace(/^\$ /, '')])
+  expect(stdout.trimEnd().split('\n')).toEqual(output)
+})
+
+test('policy commands and their options exist', () => {
+  const policy = makeProgram().commands.find((command) => command.name() === 'policy')
+  for (const [, name = '', rest = ''] of readme.matchAll(/namegate policy (\w+)(.*)/g)) {
+    const command = policy?.commands.find((each) => each.name() === name) ?? expect.fail(`no command ${name}`)
+    const own = rest.split('|')[0] ?? ''
+    for (const [option] of own.matchAll(/(?<= )--?[a-z][a-z-]*/g))
+      expect(
+        command.options.flatMap(({ long, short }) => [long, short]),
+        `${name} ${option}`,
+      ).toContain(option)
+  }
 })
 
 describe.skipIf(reason !== undefined)(`the story ${reason ?? ''}`, () => {
