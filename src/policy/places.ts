@@ -2,11 +2,11 @@
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type IdentityTable } from '../identity/identities.ts'
 import type { Labels } from '../identity/labels.ts'
-import { podLabelKey } from '../identity/relevant.ts'
 import { apiServerLabels, hostId, hostIdentity, nodeLabels, reservedNodeId, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
-import { clusterKey, namedPortsKey, namespaceKey, namespaceLabelsPrefix, podSource, serviceAccountKey, type Selector } from '../identity/selector.ts' // prettier-ignore
+import { clusterKey, namedPortsKey, podSource, type Selector } from '../identity/selector.ts' // prettier-ignore
 import { makeUniverse, type Universe } from '../identity/universe.ts'
 import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
+import { labelsOfPod } from './podLabels.ts'
 import type { NamedPort, Node, Pod, Policy, Semantics, World } from './rules.ts'
 
 export interface PlacesOptions {
@@ -150,25 +150,14 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
 
 const sorted = (labels: Labels): Labels => new Map([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
 
-/** Labels that say where a pod is and who runs it: whoever may label a pod must not be able to say that it is elsewhere. */
-const isOurs = (key: string): boolean => key.startsWith('io.cilium.k8s.') || key === 'io.kubernetes.pod.namespace'
-
 function drawPod(
   pod: Pod,
   ofNamespace: ReadonlyMap<string, string> | undefined,
   kept: ReadonlySet<string>,
   clusterName: string,
 ): Drawn {
-  const { namespace, name, serviceAccount } = pod
-  const isKept = (key: string): boolean => key.startsWith('k8s:') || kept.has(key)
-  const own = [...pod.labels].filter(([key]) => !isOurs(key)).map(([key, value]) => [podLabelKey(key), value] as const)
-  const all = new Map(own.filter(([key]) => isKept(key)))
-  all.set(namespaceKey, namespace)
-  all.set(clusterKey, clusterName)
-  all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
-  for (const [key, value] of ofNamespace ?? []) all.set(namespaceLabelsPrefix + key, value)
-  if (serviceAccount !== undefined) all.set(serviceAccountKey, serviceAccount)
-  const labels = sorted(all)
+  const { namespace, name } = pod
+  const labels = sorted(labelsOfPod(pod, ofNamespace, clusterName, (key) => kept.has(key)))
   const addresses = new Map<Address, true>()
   const faults: string[] = []
   for (const text of pod.addresses) {

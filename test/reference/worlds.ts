@@ -52,12 +52,13 @@ const requirement = fc.oneof(
   keyed('k8s:io.kubernetes.pod.namespace', ['a', 'b']),
   keyed('k8s:io.cilium.k8s.namespace.labels.team', ['red', 'blue']),
   keyed('any:pod-template-hash', ['1', '2']),
+  keyed('k8s:pod-template-hash', ['1', '2']),
   keyed('pod:pod-template-hash', ['1', '2']),
   keyed('k8s:io.cilium.k8s.policy.cluster', ['default', 'other']),
   pick<Selector>([{ operator: 'Exists', key: 'reserved:host' }], [{ operator: 'Exists', key: 'reserved:world' }], [{ operator: 'DoesNotExist', key: 'reserved:kube-apiserver' }]), // prettier-ignore
 )
 const selector: Arbitrary<Selector> = few(requirement, 2).map((list) => list.flat())
-const podSelector: Arbitrary<Selector> = few(fc.oneof(keyed('any:app', ['x', 'y']), keyed('k8s:tier', ['f', 'b']), keyed('k8s:io.kubernetes.pod.namespace', ['a', 'b'])), 1).map((list) => list.flat()) // prettier-ignore
+const podSelector: Arbitrary<Selector> = few(fc.oneof(keyed('any:app', ['x', 'y']), keyed('k8s:tier', ['f', 'b']), keyed('k8s:io.kubernetes.pod.namespace', ['a', 'b']), pick('any', 'pod').chain((source) => keyed(`${source}:pod-template-hash`, ['1', '2']))), 1).map((list) => list.flat()) // prettier-ignore
 const bareSelector = fc.oneof(keyed('svc', ['web', 'bare']), keyed('kind', ['k', 'l']))
 const nodeSelector = few(keyed('node:zone', ['east', 'west']), 1).map((list): Selector => [...list.flat(), { operator: 'Exists', key: 'reserved:remote-node' }, { operator: 'In', key: 'k8s:io.cilium.k8s.policy.cluster', values: ['default'] }]) // prettier-ignore
 

@@ -1,15 +1,10 @@
 // What the checks look at: policies as they are written (fields, with their places) beside what they mean (rules), and the pods they select.
 import type { Labels } from '../../identity/labels.ts'
 import { labelSetText } from '../../identity/identities.ts'
-import {
-  clusterKey,
-  namespaceKey,
-  namespaceLabelsPrefix,
-  serviceAccountKey,
-  type Selector,
-} from '../../identity/selector.ts'
+import type { Selector } from '../../identity/selector.ts'
 import { makeUniverse } from '../../identity/universe.ts'
 import type { Field, Issue } from '../field.ts'
+import { labelsOfPod } from '../podLabels.ts'
 import {
   policyKinds,
   type Direction,
@@ -193,14 +188,15 @@ export function makeContext(input: LintInput): Context {
   const objects = input.documents.flatMap(objectsOf)
   const policies = new Map(input.world?.policies.map((policy) => [placeOf(policy.kind, policy.name, policy), policy]))
   const specs = objects.flatMap((object) => specsOf(object, policies))
+  const { ciliumVersion, clusterName, semantics } = input.options
+  const isKept = (): boolean => semantics === 'spec'
   const workloads = (input.world?.pods ?? [])
     .filter((pod) => !pod.hostNetwork)
-    .map((pod) => ({ pod, labels: labelsOfPod(pod, input) }))
+    .map((pod) => ({ pod, labels: labelsOfPod(pod, input.world?.namespaces.get(pod.namespace), clusterName, isKept) }))
   const { selected, identities } = makeSelection(workloads)
   const near = makeNear(specs)
   const paths = new WeakMap<Field, ReadonlyMap<string, Field>>()
   const coverings = new WeakMap<Policy, readonly Policy[]>()
-  const { ciliumVersion } = input.options
   return {
     ...input,
     specs,
@@ -321,16 +317,6 @@ function specsOf(object: Field, policies: ReadonlyMap<string, Policy>): Spec[] {
     field,
     policy: policies.get(placeOf(kind, name, field)),
   }))
-}
-
-function labelsOfPod({ namespace, labels, serviceAccount }: Pod, { world, options }: LintInput): Labels {
-  const all = new Map<string, string>([...labels].map(([key, value]) => [`k8s:${key}`, value]))
-  all.set(namespaceKey, namespace)
-  all.set(clusterKey, options.clusterName)
-  all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
-  for (const [key, value] of world?.namespaces.get(namespace) ?? []) all.set(namespaceLabelsPrefix + key, value)
-  if (serviceAccount !== undefined) all.set(serviceAccountKey, serviceAccount)
-  return all
 }
 
 /** `shop/web`. */
