@@ -63,7 +63,16 @@ export function readDocuments(report: Report, { path: file, text }: ManifestFile
   return parsed.flatMap((document) => {
     sayErrors(report, file, lines, document)
     if (document.errors.length > 0 || document.contents === null) return []
-    const conversion: Conversion = { report, file, lines, document, borrowed, targets: undefined, following: new Set(), broken: false }
+    const conversion: Conversion = {
+      report,
+      file,
+      lines,
+      document,
+      borrowed,
+      targets: undefined,
+      following: new Set(),
+      broken: false,
+    }
     const field = toField(conversion, document.contents, { path: '', depth: 0, isBorrowed: false })
     return conversion.broken || (field.kind === 'scalar' && field.value === null) ? [] : [field]
   })
@@ -145,7 +154,8 @@ function entriesOf(conversion: Conversion, map: YAMLMap, position: Position): Re
     const field: Field = { ...toField(conversion, value, inside(position, pathOf(position.path, name))), ...at }
     if (conversion.broken) break
     // `a: {{ .b }}` is YAML: a mapping whose key is a mapping.
-    if (!isScalar(key)) report.error({ ...field, path: position.path }, `a key must be a string${isMap(key) ? `; ${unrendered}` : ''}`) // prettier-ignore
+    if (!isScalar(key))
+      report.error({ ...field, path: position.path }, `a key must be a string${isMap(key) ? `; ${unrendered}` : ''}`) // prettier-ignore
     else if (isMergeKey(key)) merged.push(...(field.kind === 'list' ? field.items : [field]))
     else {
       const twin = entries.get(name)
