@@ -73,16 +73,20 @@ export function isAbsent(field: Field | undefined): field is undefined {
   return field === undefined || (field.kind === 'scalar' && field.value === null)
 }
 
+/** What to say of fields that belong elsewhere, by their names: people carry them over from other kinds of policy and other places. */
+export type Strays = Readonly<Record<string, string>>
+
 /** The entries of a mapping; with `known`, any other key is an error with a suggestion. */
-export function readMap(report: Report, field: Field, known?: readonly string[]): ReadonlyMap<string, Field> {
+export function readMap(report: Report, field: Field, known?: readonly string[], strays: Strays = {}): ReadonlyMap<string, Field> {
   if (field.kind !== 'map') return wrongType(report, field, 'a mapping') ?? new Map<string, Field>()
   if (known !== undefined)
     for (const [key, entry] of field.entries) {
       if (known.includes(key)) continue
-      report.error(entry, `unknown field "${key}"${didYouMean(key, known)}`)
+      const stray = Object.hasOwn(strays, key) ? strays[key] : undefined
+      report.error(entry, `unknown field "${key}"${stray === undefined ? didYouMean(key, known) : `; ${stray}`}`)
     }
   return field.entries
-}
+} // prettier-ignore
 
 /** The entries of a mapping that may be absent: none then. */
 export function readPart(report: Report, field: Field | undefined, known?: readonly string[]): ReadonlyMap<string, Field> {

@@ -21,7 +21,7 @@ function findingOfIssue(context: Context, { file, line, column, path, message }:
   const code = codeOf(path, message)
   const field = findField(context.documents, { file, line, column, path })
   const fix = field === undefined ? undefined : fixIssue(context, field, message)
-  const hint = hintOf(path, message)
+  const hint = hintOf(message)
   return {
     code,
     severity: 'error',
@@ -49,12 +49,7 @@ function codeOf(path: string, message: string): Code {
   return 'NG000'
 }
 
-const misplaced = ['ports', 'rules', 'protocol', 'port']
-
-function hintOf(path: string, message: string): string | undefined {
-  const key = path.slice(path.lastIndexOf('.') + 1)
-  if (message.startsWith('unknown field') && misplaced.includes(key) && !path.includes('toPorts['))
-    return `${key} belongs into an item of toPorts: indent it below "- "`
+function hintOf(message: string): string | undefined {
   return message.includes('must be unique')
     ? 'the second one would replace the first: put both into one list'
     : undefined

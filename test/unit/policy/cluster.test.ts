@@ -128,7 +128,7 @@ const refused: readonly { text: string; says: readonly string[] }[] = [
   { text: cluster(`ingress: [{action: Deny, from: ${many(26, pods)}}]`), says: ['p:6:28: spec.ingress[0].from: Too many: 26: must have at most 25 items'] },
   { text: admin(`ingress: ${many(101, `{action: Deny, from: [${pods}]}`)}`), says: ['p:6:3: spec.ingress: Too many: 101: must have at most 100 items'] },
   { text: cluster(`ingress: [{action: Deny, from: [${pods}], protocols: []}]`), says: ['p:6:54: spec.ingress[0].protocols: Invalid value: should have at least 1 items'] },
-  { text: cluster(`ingress: [{action: Deny, from: [${pods}], ports: [{}]}]`), says: ['p:6:54: spec.ingress[0].ports: unknown field "ports"'] },
+  { text: cluster(`ingress: [{action: Deny, from: [${pods}], ports: [{}]}]`), says: ['p:6:54: spec.ingress[0].ports: unknown field "ports"; ports are "protocols" here'] },
   { text: cluster('ingress: [{action: Deny, from: [{}]}]'), says: ['p:6:35: spec.ingress[0].from[0]: exactly one of namespaces, pods must be set, not none'] },
   { text: cluster('ingress: [{action: Deny, from: [{namespace: {}}]}]'), says: ['p:6:36: spec.ingress[0].from[0].namespace: unknown field "namespace"; did you mean "namespaces"?'] },
   { text: cluster('egress: [{action: Deny, to: [{namespaces: {}, nodes: {}}]}]'), says: ['p:6:32: spec.egress[0].to[0]: exactly one of namespaces, pods, networks, nodes, domainNames must be set, not namespaces and nodes'] },

@@ -106,6 +106,11 @@ for (const { text, semantics, issues } of warned)
 const refused: readonly { text: string; says: string }[] = [
   { text: inSpec('polcyTypes: [Ingress]'), says: 'p:4:25: spec.polcyTypes: unknown field "polcyTypes"; did you mean "policyTypes"?' },
   { text: inSpec('ingress: [{form: []}]'), says: 'p:4:36: spec.ingress[0].form: unknown field "form"; did you mean "from"?' },
+  { text: inSpec('endpointSelector: {}'), says: 'p:4:25: spec.endpointSelector: unknown field "endpointSelector"; a NetworkPolicy selects with podSelector' },
+  { text: inSpec('egressDeny: [{}]'), says: 'p:4:25: spec.egressDeny: unknown field "egressDeny"; a NetworkPolicy only allows: denials are for CiliumNetworkPolicy and ClusterNetworkPolicy' },
+  { text: inSpec('ingress: [{podSelector: {}}]'), says: 'p:4:36: spec.ingress[0].podSelector: unknown field "podSelector"; it stands in an item of from' },
+  { text: inSpec('ingress: [{fromEndpoints: [{}]}]'), says: 'p:4:36: spec.ingress[0].fromEndpoints: unknown field "fromEndpoints"; peers are podSelector, namespaceSelector or ipBlock in an item of from' },
+  { text: inSpec('egress: [{toFQDNs: []}]'), says: 'p:4:35: spec.egress[0].toFQDNs: unknown field "toFQDNs"; a NetworkPolicy knows no names: those are for CiliumNetworkPolicy and ClusterNetworkPolicy' },
   { text: inSpec('egress: [{from: []}]'), says: 'p:4:35: spec.egress[0].from: unknown field "from"' },
   { text: inSpec('ingress: {}'), says: 'p:4:25: spec.ingress: must be a list, not a mapping' },
   { text: inSpec('policyTypes: [Ingres]'), says: 'p:4:39: spec.policyTypes[0]: Unsupported value: "Ingres": supported values: "Egress", "Ingress"; did you mean "Ingress"?' },
