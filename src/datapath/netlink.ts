@@ -5,6 +5,7 @@ import koffi from 'koffi'
 const libc = koffi.load('libc.so.6')
 const libcSocket = libc.func('int socket(int domain, int type, int protocol)')
 const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int name, int *value, int size)')
+const libcBind = libc.func('int bind(int fd, void *address, unsigned int size)')
 const libcSend = libc.func('long send(int fd, void *octets, size_t length, int flags)')
 const libcRecv = libc.func('long recv(int fd, void *octets, size_t size, int flags)')
 const libcClose = libc.func('int close(int fd)')
@@ -30,11 +31,20 @@ export class KernelError extends Error {
   }
 }
 
-/** Opens a netfilter netlink socket in the network namespace of the calling thread. */
-export function openNetlink(): number {
+/**
+ * Opens a netfilter netlink socket in the network namespace of the calling thread.
+ * @param groups multicast groups that it hears from the start. (Joined by setsockopt, a socket that is not bound yet hears nothing.)
+ */
+export function openNetlink(groups: readonly number[] = []): number {
   const fd = libcSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_NETFILTER) as number
   if (fd < 0) throw new KernelError('open a netfilter netlink socket', koffi.errno())
-  return fd
+  if (groups.length === 0) return fd
+  // struct sockaddr_nl: family, padding, port (the kernel chooses), bits of groups.
+  const address = new Uint32Array([AF_NETLINK, 0, groups.reduce((bits, group) => bits | (1 << (group - 1)), 0)])
+  if ((libcBind(fd, address, address.byteLength) as number) === 0) return fd
+  const errno = koffi.errno()
+  libcClose(fd)
+  throw new KernelError(`hear netlink groups ${groups.join(', ')}`, errno)
 }
 
 export interface Netlink {
