@@ -36,6 +36,8 @@ export interface Conntrack {
 
 /** The kernel fills up to 32 kB of an answer when it is asked with that much room: about 120 connections. */
 const answerOctets = 1 << 15
+/** Events that wait to be read: about 20 000, what a busy machine makes in a second. The kernel takes the memory only while they wait. */
+const eventBufferOctets = 1 << 24
 /** Messages read before the event loop turns: about 4 ms. */
 const messagesPerTurn = 1500
 const removalsPerRequest = 64
@@ -44,7 +46,7 @@ const ENOENT = 2
 
 /** Takes over the sockets, from `openConntrack` or made in another namespace. */
 export function makeConntrack(sockets: ConntrackSockets): Conntrack {
-  const [hearing, asking] = [makeNetlink(sockets.events), makeNetlink(sockets.requests)]
+  const [hearing, asking] = [makeNetlink(sockets.events, eventBufferOctets), makeNetlink(sockets.requests)]
   const answer = new Uint8Array(answerOctets)
   const heard = new Uint8Array(answerOctets)
   const request = new Uint8Array(removalsPerRequest * deletionOctetsMax)

@@ -55,10 +55,13 @@ export interface Netlink {
   readonly close: () => void
 }
 
-/** Takes over a netfilter netlink socket, from `openNetlink` or made in another namespace. */
-export function makeNetlink(fd: number): Netlink {
+/**
+ * Takes over a netfilter netlink socket, from `openNetlink` or made in another namespace.
+ * @param bufferOctets how much it may hold, as the kernel counts: several times what the messages are long.
+ */
+export function makeNetlink(fd: number, bufferOctets: number = socketBufferOctets): Netlink {
   // Without CAP_NET_ADMIN in the first user namespace these fail; the default of 200 kB then holds a full transaction too.
-  for (const option of [SO_SNDBUFFORCE, SO_RCVBUFFORCE]) libcSetsockopt(fd, SOL_SOCKET, option, [socketBufferOctets], 4)
+  for (const option of [SO_SNDBUFFORCE, SO_RCVBUFFORCE]) libcSetsockopt(fd, SOL_SOCKET, option, [bufferOctets], 4)
 
   function send(request: Uint8Array, length: number): void {
     if ((libcSend(fd, request, length, 0) as number) < 0) throw new KernelError('send to nf_tables', koffi.errno())
