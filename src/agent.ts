@@ -29,6 +29,7 @@ import { listen, type Answerer, type Listener, type Listening } from './proxy/li
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { makeLoader, type ManifestFile } from './sources/manifests.ts'
+import { placeText, socketError } from './socketError.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -114,6 +115,8 @@ export interface Agent {
   readonly denied: () => Promise<DeniedWithWhy[]>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
+  /** Looks at the manifests at once, where they are watched. */
+  readonly reload: () => void
   readonly close: () => Promise<void>
 }
 
@@ -123,8 +126,8 @@ const repairMillis = 1000
 const retryMillis = 1000
 
 /**
- * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `NftError`,
- * `KernelError` or a socket's error, and then nothing of it runs and the kernel is as it was.
+ * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `SocketError`, `NftError` or
+ * `KernelError`, and then nothing of it runs, and the kernel has no table that it did not have.
  */
 export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
@@ -166,7 +169,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     parts.listeners,
     async (message, source, transport) => (await serving.promise)(message, source, transport),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
-  )
+  ).catch((error: unknown) => {
+    throw whyNotListening(error)
+  })
   const stopListening = async (): Promise<void> => {
     serving.resolve(() => Promise.resolve(undefined))
     await listening.close()
@@ -192,8 +197,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
+    keeper.stop()
     await stopListening()
-    datapath?.close()
+    await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
     throw error
   })
 
@@ -392,8 +398,17 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     cleanLeases: keeper.clean,
     denied,
     troubles,
+    reload: () => watching?.look(),
     close,
   }
+}
+
+/** A socket's error in words, where it is about an address that somebody chose. */
+function whyNotListening(error: unknown): unknown {
+  const { address, port } = error as { address?: string; port?: number }
+  return address === undefined || port === undefined
+    ? error
+    : socketError('DNS', placeText(address, port), 'dns.listen', error)
 }
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */

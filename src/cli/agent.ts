@@ -1,15 +1,17 @@
-// `namegate agent`: reads the configuration, starts the agent and its API, and drains on SIGTERM.
+// `namegate agent`: reads the configuration, starts the agent and its API, looks at the manifests on SIGHUP, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
 import { networkInterfaces } from 'node:os'
 import { ManifestError, startAgent } from '../agent.ts'
-import { serveApi } from '../api/serve.ts'
+import { claimApi } from '../api/serve.ts'
 import { parseConfig } from '../config.ts'
+import { claimTable, ClaimError } from '../datapath/claim.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText } from '../net/address.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
+import { SocketError } from '../socketError.ts'
 
 /** Runs until a signal; resolves with the exit status. */
 export async function agentCommand(configFile: string): Promise<number> {
@@ -28,7 +30,14 @@ export async function agentCommand(configFile: string): Promise<number> {
   const { interfaces, prefixes } = config.settings.datapath
   if (config.enforce === 'kernel' && interfaces.length + prefixes.length === 0)
     log.warn('datapath.interfaces and datapath.prefixes are empty: packets from addresses that no endpoint has are not held back')
+  let reload = (): void => undefined
+  process.on('SIGHUP', () => reload())
+  const claims: (() => Promise<void>)[] = []
   try {
+    // Everything that another may have already, before anything is changed.
+    if (config.enforce === 'kernel') claims.push((await claimTable(config.settings.datapath.table)).release)
+    const api = await claimApi(config.api)
+    claims.push(api.close)
     const agent = await startAgent({
       settings: config.settings,
       log,
@@ -38,20 +47,20 @@ export async function agentCommand(configFile: string): Promise<number> {
       hostAddresses,
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
     })
-    const api = await serveApi(agent, config.api).catch(async (error: unknown) => {
-      await agent.close()
-      throw error
-    })
+    claims.push(agent.close)
+    reload = agent.reload
+    await api.serve(agent)
     log.info({ urls: api.urls }, 'inspection endpoint')
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
-    await api.close()
-    await agent.close()
     return 0
   } catch (error) {
     if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
+    else if (error instanceof SocketError || error instanceof ClaimError) process.stderr.write(`namegate: ${error.message}\n`)
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
+  } finally {
+    for (const release of claims.reverse()) await release()
   }
 } // prettier-ignore
 
