@@ -37,6 +37,7 @@ const pureFiles = [
   'src/datapath/structure.ts',
   'src/datapath/nfnetlink.ts',
   'src/datapath/ctnetlink.ts',
+  'src/datapath/rtnetlink.ts',
 ]
 
 for (const file of files) {
