@@ -29,6 +29,7 @@ import { listen, type Answerer, type Listener, type Listening } from './proxy/li
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { makeLoader, type ManifestFile } from './sources/manifests.ts'
+import { placeText, socketError } from './socketError.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -72,7 +73,10 @@ export interface AgentParts {
     | { readonly kind: 'texts'; readonly files: readonly ManifestFile[] }
   readonly listeners: readonly Listener[]
   readonly upstreams: readonly Server[]
+  /** This host's addresses at the start. */
   readonly hostAddresses: readonly Address[]
+  /** Calls back with all of them when they have changed; gives what ends that. Absent: they stay. */
+  readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: { readonly nft: Nft; readonly netlinkFd: number } | undefined
   readonly onOutcome?: (outcome: Outcome) => void
@@ -90,11 +94,15 @@ export class ManifestError extends Error {
   }
 }
 
-/** Policies as they stand: those in force, and what is wrong with a newer set that was refused. */
-export interface PolicySet {
+/** Policies that are in force. */
+interface PoliciesInForce {
   readonly revision: number
   readonly policies: readonly Policy[]
   readonly warnings: readonly Issue[]
+}
+
+/** Policies as they stand: those in force, and what is wrong with a newer set that was refused. */
+export interface PolicySet extends PoliciesInForce {
   readonly refused: readonly Issue[]
 }
 
@@ -114,6 +122,8 @@ export interface Agent {
   readonly denied: () => Promise<DeniedWithWhy[]>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
+  /** Looks at the manifests at once, where they are watched. */
+  readonly reload: () => void
   readonly close: () => Promise<void>
 }
 
@@ -123,8 +133,8 @@ const repairMillis = 1000
 const retryMillis = 1000
 
 /**
- * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `NftError`,
- * `KernelError` or a socket's error, and then nothing of it runs and the kernel is as it was.
+ * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `SocketError`, `NftError` or
+ * `KernelError`, and then nothing of it runs, and the kernel has no table that it did not have.
  */
 export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
@@ -144,15 +154,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     identities: makeIdentities(known, digest, taken),
   })
   let snapshot = compile(first.world)
-  let policySet: PolicySet = {
+  let inForce: PoliciesInForce = {
     revision: snapshot.revision,
     policies: first.world.policies,
     warnings: first.warnings,
-    refused: [],
   }
+  /** What is wrong with the newest manifests. */
+  let refused: readonly Issue[] = []
   /** What the kernel refused last, until it takes the like. */
   const refusals = new Map<'lease' | 'policy' | 'table', string>()
-  sayWarnings(log, policySet, snapshot)
+  sayWarnings(log, [inForce, snapshot])
 
   const sayRefusal = (of: 'lease' | 'policy' | 'table', what: string, error: unknown): void => {
     refusals.set(of, String(error))
@@ -166,7 +177,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     parts.listeners,
     async (message, source, transport) => (await serving.promise)(message, source, transport),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
-  )
+  ).catch((error: unknown) => {
+    throw whyNotListening(error)
+  })
   const stopListening = async (): Promise<void> => {
     serving.resolve(() => Promise.resolve(undefined))
     await listening.close()
@@ -192,8 +205,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
+    keeper.stop()
     await stopListening()
-    datapath?.close()
+    await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
     throw error
   })
 
@@ -248,19 +262,32 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   let changing: Promise<void> = Promise.resolve()
   let closing = false
   /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
-  let wanted = { snapshot, policySet }
+  let wanted = { snapshot, policies: inForce }
+  /** What it was compiled from: the manifests, and this host's addresses as they are. */
+  let world = first.world
+  let hostAddresses = parts.hostAddresses
   let retry: NodeJS.Timeout | undefined
   const changeInTurn = (): void => void (changing = changing.then(change))
   function load(newFiles: readonly ManifestFile[]): void {
     const loaded = readWorld(newFiles)
     metrics.load(loaded.ok)
+    refused = loaded.ok ? [] : loaded.issues
     if (!loaded.ok) {
-      policySet = { ...policySet, refused: loaded.issues }
       log.error({ issues: loaded.issues.map(issueToText) }, 'the new manifests are refused; the policy in force stays')
       return
     }
-    const next = compile(loaded.world)
-    wanted = { snapshot: next, policySet: { revision: next.revision, policies: loaded.world.policies, warnings: loaded.warnings, refused: [] } } // prettier-ignore
+    world = loaded.world
+    const next = compile(world, hostAddresses)
+    want(next, { revision: next.revision, policies: world.policies, warnings: loaded.warnings })
+  }
+  function moveHost(addresses: readonly Address[]): void {
+    hostAddresses = addresses
+    const next = compile(world, hostAddresses)
+    log.info({ addresses: addresses.length }, "this host's addresses have changed")
+    want(next, { ...wanted.policies, revision: next.revision })
+  }
+  function want(next: Snapshot, policies: PoliciesInForce): void {
+    wanted = { snapshot: next, policies }
     changeInTurn()
   }
   async function change(): Promise<void> {
@@ -283,8 +310,8 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
     snapshot = next
     const followed = keepersFollow(before, next)
-    policySet = change.policySet
-    sayWarnings(log, policySet, snapshot)
+    sayWarnings(log, [change.policies, next], [inForce, before])
+    inForce = change.policies
     await followed
   }
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
@@ -297,15 +324,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const watching: FolderWatch | undefined =
     manifests.kind === 'path'
       ? watchManifests(manifests.path, files, load, (error) => {
-          policySet = {
-            ...policySet,
-            refused: [
-              { file: manifests.path, line: 1, column: 1, path: '', message: error.message, severity: 'error' },
-            ],
-          }
+          refused = [{ file: manifests.path, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
           log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
         })
       : undefined
+
+  const unfollowHost = parts.followHost?.(moveHost)
 
   // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
   let seenEpoch = datapath?.epoch()
@@ -367,6 +391,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     clearInterval(repairing)
     clearTimeout(retry)
     watching?.close()
+    unfollowHost?.()
     keeper.stop()
     await changing
     upstreams.close()
@@ -377,7 +402,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     {
       port: listening.port,
       endpoints: snapshot.endpoints.length,
-      policies: policySet.policies.length,
+      policies: inForce.policies.length,
       enforced: datapath !== undefined,
     },
     'agent started',
@@ -388,12 +413,21 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     metrics,
     snapshot: () => snapshot,
     leases,
-    policySet: () => policySet,
+    policySet: () => ({ ...inForce, refused }),
     cleanLeases: keeper.clean,
     denied,
     troubles,
+    reload: () => watching?.look(),
     close,
   }
+}
+
+/** A socket's error in words, where it is about an address that somebody chose. */
+function whyNotListening(error: unknown): unknown {
+  const { address, port } = error as { address?: string; port?: number }
+  return address === undefined || port === undefined
+    ? error
+    : socketError('DNS', placeText(address, port), 'dns.listen', error)
 }
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
@@ -408,10 +442,14 @@ function whyDenied({ kind, why }: EgressVerdict): Why {
   return kind === 'deny' ? why : { ...why, text: `not allowed when it was tried; now ${why.text}` }
 }
 
-function sayWarnings(log: Logger, set: PolicySet, snapshot: Snapshot): void {
-  for (const issue of set.warnings) log[issue.severity === 'note' ? 'info' : 'warn'](issueToText(issue))
-  for (const note of snapshot.notes) log.warn(note)
+/** Says what is to be said of policies and of the world they are in, except for what was said of those before. */
+function sayWarnings(log: Logger, [policies, snapshot]: InForce, before?: InForce): void {
+  if (policies.warnings !== before?.[0].warnings)
+    for (const issue of policies.warnings) log[issue.severity === 'note' ? 'info' : 'warn'](issueToText(issue))
+  const said = new Set(before?.[1].notes)
+  for (const note of snapshot.notes) if (!said.has(note)) log.warn(note)
 }
+type InForce = readonly [PoliciesInForce, Snapshot]
 
 function sayOutcome(log: Logger, outcome: Outcome): void {
   if (!log.isLevelEnabled('debug')) return

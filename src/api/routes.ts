@@ -98,7 +98,7 @@ export const routes = [
 ] as const
 
 const bodyOctetsMax = 64 * 1024
-const requestMillisMax = 10_000
+export const requestMillisMax = 10_000
 /** Leases looked at in one turn of the event loop, about 4 ms: questions must not wait for somebody who lists a million leases. */
 export const leasesPerTurn = 1000
 

@@ -1,15 +1,17 @@
-// `namegate agent`: reads the configuration, starts the agent and its API, and drains on SIGTERM.
+// `namegate agent`: reads the configuration, starts the agent and its API, looks at the manifests on SIGHUP, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
-import { networkInterfaces } from 'node:os'
 import { ManifestError, startAgent } from '../agent.ts'
-import { serveApi } from '../api/serve.ts'
+import { claimApi } from '../api/serve.ts'
 import { parseConfig } from '../config.ts'
+import { claimTable, ClaimError } from '../datapath/claim.ts'
+import { openHostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
-import { addressFromText } from '../net/address.ts'
+import { addressFromText, familyOf, type Address } from '../net/address.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
+import { SocketError } from '../socketError.ts'
 
 /** Runs until a signal; resolves with the exit status. */
 export async function agentCommand(configFile: string): Promise<number> {
@@ -23,35 +25,49 @@ export async function agentCommand(configFile: string): Promise<number> {
   const ofHost = nameserversOf(config.upstreams.length > 0 ? '' : await readFile('/etc/resolv.conf', 'utf8').catch(() => ''))
   for (const note of ofHost.notes) log.warn(note)
   const upstreams = config.upstreams.length > 0 ? config.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
-  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses?.map(({ address }) => address) ?? [])
-  const hostAddresses = (config.hostAddresses.length > 0 ? config.hostAddresses : own).flatMap((text) => addressFromText(text) ?? [])
+  const host = openHostAddresses()
+  const given = config.hostAddresses.flatMap((text) => addressFromText(text) ?? [])
+  // Of a family of which none are given, the interfaces' count: else they would be the world's.
+  const withGiven = (own: readonly Address[]): Address[] => [...given, ...own.filter((one) => !given.some((other) => familyOf(other) === familyOf(one)))]
   const { interfaces, prefixes } = config.settings.datapath
   if (config.enforce === 'kernel' && interfaces.length + prefixes.length === 0)
     log.warn('datapath.interfaces and datapath.prefixes are empty: packets from addresses that no endpoint has are not held back')
+  let reload = (): void => undefined
+  process.on('SIGHUP', () => reload())
+  const claims: (() => Promise<void>)[] = []
   try {
+    // Everything that another may have already, before anything is changed.
+    if (config.enforce === 'kernel') claims.push((await claimTable(config.settings.datapath.table)).release)
+    const api = await claimApi(config.api)
+    claims.push(api.close)
     const agent = await startAgent({
       settings: config.settings,
       log,
       manifests: { kind: 'path', path: config.manifests },
       listeners: config.listeners,
       upstreams,
-      hostAddresses,
+      hostAddresses: withGiven(host.read()),
+      followHost: (changed) =>
+        host.follow(
+          (own) => changed(withGiven(own)),
+          (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
+        ),
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
     })
-    const api = await serveApi(agent, config.api).catch(async (error: unknown) => {
-      await agent.close()
-      throw error
-    })
+    claims.push(agent.close)
+    reload = agent.reload
+    await api.serve(agent)
     log.info({ urls: api.urls }, 'inspection endpoint')
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
-    await api.close()
-    await agent.close()
     return 0
   } catch (error) {
     if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
+    else if (error instanceof SocketError || error instanceof ClaimError) process.stderr.write(`namegate: ${error.message}\n`)
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
+  } finally {
+    for (const release of claims.reverse()) await release()
   }
 } // prettier-ignore
 

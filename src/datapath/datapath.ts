@@ -48,6 +48,8 @@ export interface Datapath {
   readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
   readonly close: () => void
+  /** For a start that failed: closes, and takes the table away if it was not there before. */
+  readonly abandon: () => Promise<void>
 }
 
 export interface DatapathParts {
@@ -97,6 +99,7 @@ export async function startDatapath(
     realised = elements
   }
 
+  const renewal = await probeRenewal(nft, netlink, table, clock)
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
   const found = await standing()
   const holds = await stillHolds(nft, table, inForce)
@@ -107,7 +110,7 @@ export async function startDatapath(
     await load(inForce, true, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
       load(inForce, true),
     )
-  const learned = makeLearnedSets(netlink, table, clock, await probeRenewal(nft, netlink, table, clock))
+  const learned = makeLearnedSets(netlink, table, clock, renewal)
 
   async function apply(snapshot: Snapshot): Promise<void> {
     const desired = desiredElements(snapshot, options)
@@ -164,6 +167,10 @@ export async function startDatapath(
     denied,
     learned: standingLearned,
     close: learned.close,
+    async abandon() {
+      learned.close()
+      if (found === undefined) await nft(['delete', 'table', 'inet', table])
+    },
   }
 }
 

@@ -1,17 +1,17 @@
-// A netlink socket to nf_tables through libc: sends a request, reads its answers. Requests are executed inside `send`, so the
+// A netlink socket through libc: sends a request, reads its answers. Requests are executed inside `send`, so the
 // answers are there when it returns; a round trip is about 5 us.
 import koffi from 'koffi'
 
 const libc = koffi.load('libc.so.6')
 const libcSocket = libc.func('int socket(int domain, int type, int protocol)')
 const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int name, int *value, int size)')
+const libcBind = libc.func('int bind(int fd, void *address, unsigned int size)')
 const libcSend = libc.func('long send(int fd, void *octets, size_t length, int flags)')
 const libcRecv = libc.func('long recv(int fd, void *octets, size_t size, int flags)')
 const libcClose = libc.func('int close(int fd)')
 
 const AF_NETLINK = 16
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000
-const NETLINK_NETFILTER = 12
 const SOL_SOCKET = 1
 const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
@@ -30,11 +30,24 @@ export class KernelError extends Error {
   }
 }
 
-/** Opens a netfilter netlink socket in the network namespace of the calling thread. */
-export function openNetlink(): number {
-  const fd = libcSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_NETFILTER) as number
-  if (fd < 0) throw new KernelError('open a netfilter netlink socket', koffi.errno())
-  return fd
+/** Parts of the kernel that speak netlink (linux/netlink.h): nf_tables and connection tracking; addresses and routes. */
+export const netfilter = 12
+export const routing = 0
+
+/**
+ * Opens a netlink socket in the network namespace of the calling thread.
+ * @param groups multicast groups that it hears from the start. (Joined by setsockopt, a socket that is not bound yet hears nothing.)
+ */
+export function openNetlink(groups: readonly number[] = [], to: typeof netfilter | typeof routing = netfilter): number {
+  const fd = libcSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, to) as number
+  if (fd < 0) throw new KernelError('open a netlink socket', koffi.errno())
+  if (groups.length === 0) return fd
+  // struct sockaddr_nl: family, padding, port (the kernel chooses), bits of groups.
+  const address = new Uint32Array([AF_NETLINK, 0, groups.reduce((bits, group) => bits | (1 << (group - 1)), 0)])
+  if ((libcBind(fd, address, address.byteLength) as number) === 0) return fd
+  const errno = koffi.errno()
+  libcClose(fd)
+  throw new KernelError(`hear netlink groups ${groups.join(', ')}`, errno)
 }
 
 export interface Netlink {
@@ -45,20 +58,23 @@ export interface Netlink {
   readonly close: () => void
 }
 
-/** Takes over a netfilter netlink socket, from `openNetlink` or made in another namespace. */
-export function makeNetlink(fd: number): Netlink {
+/**
+ * Takes over a netlink socket, from `openNetlink` or made in another namespace.
+ * @param bufferOctets how much it may hold, as the kernel counts: several times what the messages are long.
+ */
+export function makeNetlink(fd: number, bufferOctets: number = socketBufferOctets): Netlink {
   // Without CAP_NET_ADMIN in the first user namespace these fail; the default of 200 kB then holds a full transaction too.
-  for (const option of [SO_SNDBUFFORCE, SO_RCVBUFFORCE]) libcSetsockopt(fd, SOL_SOCKET, option, [socketBufferOctets], 4)
+  for (const option of [SO_SNDBUFFORCE, SO_RCVBUFFORCE]) libcSetsockopt(fd, SOL_SOCKET, option, [bufferOctets], 4)
 
   function send(request: Uint8Array, length: number): void {
-    if ((libcSend(fd, request, length, 0) as number) < 0) throw new KernelError('send to nf_tables', koffi.errno())
+    if ((libcSend(fd, request, length, 0) as number) < 0) throw new KernelError('send by netlink', koffi.errno())
   }
   function receive(answer: Uint8Array): number {
     const length = libcRecv(fd, answer, answer.length, MSG_DONTWAIT) as number
     if (length >= 0) return length
     const errno = koffi.errno()
     if (errno === koffi.os.errno['EAGAIN']) return 0
-    throw new KernelError('read from nf_tables', errno)
+    throw new KernelError('read by netlink', errno)
   }
   return { send, receive, close: () => void libcClose(fd) }
 }

@@ -14,7 +14,7 @@ import { Tier, type Direction, type NamedPort, type Policy, type Semantics, type
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
 export interface CompileOptions {
-  /** Addresses of this host: entity `host`, in-cluster. */
+  /** Addresses of this host: entity `host`, in-cluster. Those that a world is compiled with, where others are given. */
   readonly hostAddresses: readonly Address[]
   /** The resolvers behind the proxy: a rule that allows port 53 to one of them allows every name. */
   readonly upstreams: readonly Address[]
@@ -39,17 +39,17 @@ type Settings = Required<Omit<CompileOptions, 'localNode' | 'identities'>>
 
 /**
  * Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. Objects of a world that are the same as
- * in the world before are taken for unchanged.
+ * in the world before are taken for unchanged. `hostAddresses` are this host's when they are not those of the options any more.
  */
-export function makeCompiler(options: CompileOptions): (world: World) => Snapshot {
+export function makeCompiler(options: CompileOptions): (world: World, hostAddresses?: readonly Address[]) => Snapshot {
   const settings: Settings = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } // prettier-ignore
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
   let before: Compiled | undefined
   let revision = 0
 
-  return (world) => {
-    const compiled = (before = compileWorld(world, place(world), settings, before))
+  return (world, hostAddresses = options.hostAddresses) => {
+    const compiled = (before = compileWorld(world, place(world, hostAddresses), settings, before))
     const { places } = compiled
     return {
       revision: ++revision,

@@ -14,7 +14,6 @@ export interface PlacesOptions {
   readonly clusterName: string
   /** The node whose addresses are this host's. */
   readonly localNode: string | undefined
-  readonly hostAddresses: readonly Address[]
   readonly identities: IdentityTable
 }
 
@@ -48,13 +47,13 @@ interface Drawn {
   readonly faults: readonly string[]
 }
 
-/** Reads worlds one after the other; what did not change is not computed again. */
-export function makePlaces(options: PlacesOptions): (world: World) => Places {
+/** Reads worlds one after the other, each with the addresses that this host has then; what did not change is not computed again. */
+export function makePlaces(options: PlacesOptions): (world: World, hostAddresses: readonly Address[]) => Places {
   const endpointIds = new Map<string, number>()
   const drawn = new WeakMap<Pod, Drawn>()
   const made = new WeakMap<Pod, Endpoint>()
   const keysOf = makeKeyReader()
-  let before: { readonly world: World; readonly kept: ReadonlySet<string>; readonly places: Places } | undefined
+  let before: { readonly world: World; readonly hostAddresses: readonly Address[]; readonly kept: ReadonlySet<string>; readonly places: Places } | undefined // prettier-ignore
   let kept: ReadonlySet<string> = new Set()
 
   function draw(pod: Pod, world: World): Drawn {
@@ -77,11 +76,11 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
     return endpoint
   }
 
-  function compute(world: World): Places {
+  function compute(world: World, hostAddresses: readonly Address[]): Places {
     const notes: string[] = []
     const identities = new Map<IdentityId, Identity>([worldOf[4], worldOf[6]].map((each) => [each.id, each]))
     const namedPorts = new Map<IdentityId, readonly NamedPort[]>()
-    const ofNodes = placeNodes(world, options)
+    const ofNodes = placeNodes(world, hostAddresses, options)
     for (const identity of ofNodes.identities) identities.set(identity.id, identity)
 
     const draws = world.pods.map((pod) => draw(pod, world))
@@ -138,12 +137,13 @@ export function makePlaces(options: PlacesOptions): (world: World) => Places {
     }
   }
 
-  return (world) => {
+  return (world, hostAddresses) => {
     const mentioned = options.semantics === 'spec' ? keysOf(world.policies) : new Set<string>()
     if (!sameSet(kept, mentioned)) kept = mentioned
-    if (before?.kept === kept && isSamePlace(before.world, world)) return before.places
-    const places = compute(world)
-    before = { world, kept, places }
+    const isSameHost = before !== undefined && sameItems(before.hostAddresses, hostAddresses)
+    if (isSameHost && before?.kept === kept && isSamePlace(before.world, world)) return before.places
+    const places = compute(world, hostAddresses)
+    before = { world, hostAddresses, kept, places }
     return places
   }
 }
@@ -203,13 +203,13 @@ interface NodePlaces {
   readonly identityOfNode: (name: string | undefined) => IdentityId
 }
 
-function placeNodes(world: World, options: PlacesOptions): NodePlaces {
+function placeNodes(world: World, hostAddresses: readonly Address[], options: PlacesOptions): NodePlaces {
   const apiServers = new Set(
     world.endpointSlices
       .filter(({ namespace, service }) => namespace === 'default' && service === 'kubernetes')
       .flatMap((slice) => slice.addresses.flatMap((text) => addressFromText(text) ?? [])),
   )
-  const here = new Set(options.hostAddresses)
+  const here = new Set(hostAddresses)
   const addressesOf = (node: Node): Address[] => node.addresses.flatMap((text) => addressFromText(text) ?? [])
   const isLocal = (node: Node): boolean =>
     options.localNode === undefined

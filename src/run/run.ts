@@ -1,11 +1,12 @@
 // `namegate run`: one command in a network of its own, under the policies given and nothing else.
 import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import { networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
+import { openHostAddresses } from '../datapath/hostAddresses.ts'
 import { makeLog, type LogLevel } from '../log.ts'
-import { addressFromText } from '../net/address.ts'
+import { addressFromText, addressToText, type Address } from '../net/address.ts'
+import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import { issueToText } from '../policy/field.ts'
 import type { Server } from '../proxy/upstream.ts'
 import { makeCompiler } from '../policy/compile.ts'
@@ -86,8 +87,11 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   for (const note of ofHost.notes) say(note)
   const upstreams = options.upstreams.length > 0 ? options.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
   if (upstreams.length === 0) throw new UplinkError('no resolver: /etc/resolv.conf names none, and no --upstream is given')
-  const own = ownAddresses()
-  const link = freeLink(own)
+  const host = openHostAddresses()
+  const own = ownAddresses(host.read())
+  const link = freeLink(own.map(addressToText))
+  // This machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does.
+  const gateways = [link.gateway4, link.gateway6].flatMap((text) => addressFromText(text) ?? [])
   const files = [...(await Promise.all(options.policies.map(async (path) => ({ path, text: await readPolicy(path) })))), workloadManifest(options, link)]
   requireSelected(files, options)
 
@@ -102,7 +106,12 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
       manifests: { kind: 'texts', files },
       listeners: gate.listeners,
       upstreams,
-      hostAddresses: [link.gateway4, link.gateway6, ...own].flatMap((text) => addressFromText(text) ?? []),
+      hostAddresses: [...gateways, ...own],
+      followHost: (changed) =>
+        host.follow(
+          (now) => changed([...gateways, ...ownAddresses(now)]),
+          (error) => log.error({ err: error }, "this machine's addresses cannot be read; those known stay"),
+        ),
       kernel: gate.kernel,
       onOutcome: unanswered.see,
     })
@@ -139,10 +148,11 @@ function complain(what: string, error: unknown): void {
   say(`${what}: ${error instanceof Error ? error.message : String(error)}`)
 }
 
-/** This machine by every address that it has: names and prefixes do not lead to those, only `toEntities: [host]` does. */
-function ownAddresses(): string[] {
-  const own = Object.values(networkInterfaces()).flatMap((interfaces) => interfaces ?? [])
-  return own.filter(({ internal }) => !internal).map(({ address }) => address)
+const loopbacks = ['127.0.0.0/8', '::1'].flatMap((text) => prefixFromText(text) ?? [])
+
+/** Without those of loopback: in the gate and behind it, they are others'. */
+function ownAddresses(all: readonly Address[]): Address[] {
+  return all.filter((address) => !loopbacks.some((range) => rangeCovers(range, address)))
 }
 
 async function readPolicy(path: string): Promise<string> {

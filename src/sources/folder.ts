@@ -63,6 +63,8 @@ async function readFileAnew(path: string, known: KnownFile | undefined): Promise
 }
 
 export interface FolderWatch {
+  /** Looks now, without waiting to be told of a change. */
+  readonly look: () => void
   readonly close: () => void
 }
 
@@ -131,7 +133,7 @@ export function watchManifests(
     clearTimeout(poll)
     for (const watcher of watchers) watcher.close()
   }
-  return { close }
+  return { look: soon, close }
 }
 
 function sameFiles(a: readonly ManifestFile[], b: readonly ManifestFile[]): boolean {

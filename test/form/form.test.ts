@@ -36,6 +36,8 @@ const pureFiles = [
   'src/datapath/desired.ts',
   'src/datapath/structure.ts',
   'src/datapath/nfnetlink.ts',
+  'src/datapath/ctnetlink.ts',
+  'src/datapath/rtnetlink.ts',
 ]
 
 for (const file of files) {

@@ -103,6 +103,16 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     expect([...(agent?.leases.list() ?? [])].map((lease) => lease.name)).toEqual(['api.example.com'])
   })
 
+  test('a start that fails when the table is there already: it takes that away again, and leaves one that was there before', async () => {
+    const fails = { ...kernel(), nft: (args: readonly string[], input?: string) => args.includes('learned4') ? Promise.reject(new Error('cannot be listed')) : realNft(args, input) } as AgentParts['kernel'] // prettier-ignore
+    await expect(start(base, { kernel: fails })).rejects.toThrow('cannot be listed')
+    expect(sh('nft list tables')).toBe('')
+    await start(base)
+    await agent?.close()
+    await expect(start(base, { kernel: fails })).rejects.toThrow('cannot be listed')
+    expect(sh('nft list tables')).toBe('table inet namegate\n')
+  })
+
   test('a policy that the kernel refused does not come back over a newer one', async () => {
     await start(base)
     const refused = Promise.withResolvers<never>()

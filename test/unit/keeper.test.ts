@@ -59,6 +59,7 @@ const datapath: Datapath = {
   denied: () => Promise.resolve([]),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
+  abandon: () => Promise.resolve(),
 }
 
 function world(manifests: string): Snapshot {

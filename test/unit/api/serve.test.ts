@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { serveApi, type ServedApi } from '../../../src/api/serve.ts'
+import { claimApi, serveApi, type ServedApi } from '../../../src/api/serve.ts'
 import { callApi } from '../../../src/cli/client.ts'
 import { showWorld } from './view.ts'
 
@@ -44,7 +44,9 @@ test('both at once, each told where it is', async () => {
 
 test('a second agent is refused, and the first goes on answering', async () => {
   await serve()
-  await expect(serve()).rejects.toThrow(`another agent answers on ${socket}`)
+  await expect(serve()).rejects.toThrow(
+    `the API cannot listen on ${socket}: another agent answers there; api.socket sets another`,
+  )
   expect(await callApi(`unix:${socket}`, 'GET', '/v1/status')).toMatchObject({ ready: true })
 })
 
@@ -69,9 +71,20 @@ test('a port that is taken: nothing is served, no socket stays', async () => {
   const other: Server = createServer()
   await new Promise<void>((done) => other.listen(0, '127.0.0.1', done))
   const taken = other.address() as { port: number }
-  await expect(serve({ port: taken.port })).rejects.toThrow('EADDRINUSE')
+  await expect(serve({ port: taken.port })).rejects.toMatchObject({
+    code: 'EADDRINUSE',
+    message: expect.stringMatching(/: another program has it; api\.port sets another/) as string,
+  })
   expect(existsSync(socket)).toBe(false)
   await new Promise((done) => other.close(done))
+})
+
+test('while the agent starts, it says so; then it is shown', async () => {
+  const api = await claimApi({ socket, address: '127.0.0.1', port: 0 })
+  served.push(api)
+  for (const url of api.urls) await expect(callApi(url, 'GET', '/v1/status')).rejects.toThrow('the agent is starting')
+  await api.serve(showWorld())
+  for (const url of api.urls) expect(await callApi(url, 'GET', '/v1/status')).toMatchObject({ ready: true })
 })
 
 test('a folder that cannot be made', async () => {

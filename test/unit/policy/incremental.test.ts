@@ -60,6 +60,20 @@ describe('what stays', () => {
 })
 
 describe('what does not', () => {
+  test("this host's addresses: one that comes, one that goes, and back", () => {
+    const base = load(pod('web', '10.0.0.1') + cnp('p', 'web', 'egress: [{toCIDR: [192.168.0.0/16]}]') + node('a'))
+    const compile = compiler()
+    const say = (...addresses: string[]): unknown => {
+      const snapshot = compile(base, addresses.map(at))
+      return [...addresses, '192.168.0.7'].map((text) => [snapshot.identityOf(at(text)), egress(snapshot, text, 80)])
+    }
+    const world = compile(base).identityOf(at('192.168.0.7'))
+    expect(say()).toEqual([[world, 'allowed']])
+    expect(say('192.168.0.7')).toEqual([[1, 'denied'], [1, 'denied']]) // prettier-ignore
+    expect(say('192.168.0.8')).toEqual([[1, 'denied'], [world, 'allowed']]) // prettier-ignore
+    expect(say()).toEqual([[world, 'allowed']])
+  })
+
   test('a block of addresses and a named port: a pod that moves in it', () => {
     const np = `---
 apiVersion: networking.k8s.io/v1
