@@ -18,7 +18,7 @@ export const raise = (text: string): never => {
 export const at = (text: string): Address => addressFromText(text) ?? raise(text)
 export const web: Address = at('10.1.0.2')
 export const stranger: Address = at('10.9.9.9')
-export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false } // prettier-ignore
+export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false, options: new Uint8Array(0) } // prettier-ignore
 const https: Ports = { kind: 'ports', protocol: 6, first: 443, last: 443 }
 const rule: Rule = { path: 'spec.egress[0]', line: 1, direction: 'egress', kind: 'allow', tier: Tier.Normal, priority: 0, peers: [], ports: [https] } // prettier-ignore
 export const grant: Grant = {
