@@ -26,7 +26,9 @@ import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.
 import { makeAnswers } from './proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
+import { makeRoutes } from './proxy/routes.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
+import { wireFromText } from './wire/name.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { makeLoader, type ManifestFile } from './sources/manifests.ts'
 
@@ -47,6 +49,8 @@ export interface PolicySettings extends ParseOptions {
 export interface AgentSettings {
   readonly dns: {
     readonly timeoutMillis: number
+    readonly hedgeMillis: number
+    readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
     readonly deadlineMillis: number
     readonly denyReply: 'refused' | 'nxdomain'
     readonly unknownEndpoint: 'deny' | 'allow'
@@ -128,6 +132,7 @@ const retryMillis = 1000
  */
 export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
+  const servers = [...parts.upstreams, ...settings.dns.routes.flatMap((route) => route.upstreams)]
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
   const readWorld = makeLoader(settings.policy)
@@ -139,7 +144,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const compile = makeCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
-    upstreams: parts.upstreams.map((server) => server.address),
+    upstreams: servers.map((server) => server.address),
     denyReply: settings.dns.denyReply,
     identities: makeIdentities(known, digest, taken),
   })
@@ -179,7 +184,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       ...settings.datapath,
       strangers: settings.dns.unknownEndpoint,
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
-      ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: parts.upstreams } } : {}),
+      ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: servers } } : {}),
     }
     datapath = await startDatapath(
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
@@ -198,7 +203,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   })
 
   // The proxy.
-  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
+  const upstreams = makeRoutes(
+    settings.dns.routes.map(({ suffixes, upstreams: servers }) => ({
+      suffixes: suffixes.flatMap((suffix) => wireFromText(suffix) ?? []),
+      upstreams: makeUpstreams({ ...settings.dns, servers }, clock),
+    })),
+    makeUpstreams({ ...settings.dns, servers: parts.upstreams }, clock),
+  )
   const ask = makeAnswers(
     async (question, flags) => {
       const startedAt = clock()

@@ -2,6 +2,7 @@
 // configured, another server beside one that is slow. Only a message from the asked server, on the asking socket, with our ID and our question is an answer (RFC 5452 §9).
 import { randomBytes, randomFillSync } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
+import { readFileSync } from 'node:fs'
 import type { Clock, Millis } from '../clock.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { answersQuestion } from '../wire/answer.ts'
@@ -17,8 +18,8 @@ export interface Server {
   readonly transport?: 'tcp' | 'tls'
   /** The name that its certificate must bear; absent: its address. */
   readonly serverName?: string
-  /** Certificates (PEM) that may have signed it; absent: those that Node trusts. */
-  readonly ca?: string
+  /** A file of certificates (PEM) that may have signed it; absent: those that Node trusts. */
+  readonly caFile?: string
 }
 
 export interface UpstreamOptions {
@@ -94,6 +95,7 @@ interface Port {
   closed: boolean
 }
 
+/** Throws when a `caFile` cannot be read. */
 export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams {
   const { servers, timeoutMillis, hedgeMillis = timeoutMillis, deadlineMillis } = options
   const pools = servers.map(makePool)
@@ -107,7 +109,8 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
   let closing = false
 
   function makePool(server: Server): Pool {
-    const { address, port, transport, serverName = addressToText(address), ca } = server
+    const { address, port, transport, serverName = addressToText(address), caFile } = server
+    const ca = caFile === undefined ? undefined : readFileSync(caFile, 'utf8')
     const name = nameOf(server)
     const stream = makeStream(
       { address: addressToText(address), port, name: transport === undefined ? `${name} over TCP` : name, tls: transport === 'tls' ? { serverName, ca } : undefined }, // prettier-ignore
