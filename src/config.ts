@@ -138,6 +138,28 @@ const schema = z.strictObject({
       hedgeMillis: count(300, 10, 60_000),
       deadlineMillis: count(4000, 10, 60_000),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
+      /** Its names stay within the cluster: they may lead to private addresses, and Kubernetes' search list is made of it. */
+      clusterDomain: name.default('cluster.local'),
+      /** Further search domains of workloads: an expansion of an allowed name is NXDOMAIN. */
+      searchSuffixes: z.array(name).default([]),
+      /** Answers in which a public name leads to a private, loopback, link-local, … address. */
+      privateAnswers: z.enum(['refuse', 'strip', 'allow']).default('refuse'),
+      /** Zones of one's own, whose names may. */
+      privateSuffixes: z.array(name).default([]),
+      /** Address hints in HTTPS and SVCB records. */
+      serviceHints: z.enum(['lease', 'strip']).default('lease'),
+      stripEch: z.boolean().default(false),
+      refuseDoh: z.boolean().default(false),
+      /** For each identity. */
+      budgets: z
+        .strictObject({
+          queriesPerSecond: count(5000, 1),
+          namesPerDomainPerMinute: count(1000, 1),
+          nameOctetsPerMinute: count(200_000, 255),
+          nxdomainShare: z.number().min(0).max(1).default(0.95),
+          nxdomainFrom: count(500, 1),
+        })
+        .prefault({}),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
       cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
     })

@@ -69,6 +69,7 @@ export function parseCiliumPolicy(
     return items.flatMap((item) => parseRule(context, item))
   })
   const denyReply = readDenyReply(report, meta, spec)
+  const dns = readDnsOptions(report, meta, spec)
   if (report.errorCount() > before || subject === undefined) return undefined
   return {
     kind: meta.kind,
@@ -81,6 +82,7 @@ export function parseCiliumPolicy(
     directions,
     defaultDeny,
     ...(denyReply === undefined ? {} : { denyReply }),
+    ...(dns === undefined ? {} : { dns }),
   }
 }
 
@@ -137,6 +139,17 @@ function readDenyReply(report: Report, meta: PolicyMeta, spec: Field): Policy['d
   if (reply === undefined || reply === 'refused' || reply === 'nxdomain') return reply
   report.error(spec, `annotation ${replyAnnotation} must be refused or nxdomain, not "${reply}"`)
   return undefined
+}
+
+/** Undefined when no annotation says any of it. */
+function readDnsOptions(report: Report, meta: PolicyMeta, spec: Field): Policy['dns'] {
+  const isOn = (annotation: string): boolean => {
+    const text = meta.annotations.get(`namegate.io/${annotation}`) ?? 'false'
+    if (text !== 'true' && text !== 'false') report.error(spec, `annotation namegate.io/${annotation} must be "true" or "false", not "${text}"`) // prettier-ignore
+    return text === 'true'
+  }
+  const options = { followsAliases: isOn('allow-cname-target'), privateAnswers: isOn('allow-private-answers'), refusesDoh: isOn('refuse-doh') } // prettier-ignore
+  return Object.values(options).includes(true) ? options : undefined
 }
 
 /** An entry of one of the four lists becomes a rule for each of its toPorts or icmps items, or one about every protocol. */

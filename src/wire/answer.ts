@@ -33,6 +33,8 @@ export interface FitAnswer {
   readonly truncated: boolean
   /** In-chain A, AAAA and the address hints of HTTPS and SVCB, each once, in order: all that a client may connect to. */
   readonly addresses: readonly Address[]
+  /** Whether it holds HTTPS or SVCB records. */
+  readonly hasService: boolean
   /** The least TTL along the chain and its addresses; for a negative answer what RFC 2308 §5 says, 0 without SOA. */
   readonly ttlSeconds: number
   /** Where the TTLs of answer and authority records stand. */
@@ -72,7 +74,7 @@ export function fit(question: Question, message: Uint8Array): Fit {
   // What is cut off is to be had over TCP; until then its records say nothing, and none of them is passed on.
   const behindQuestion = headerOctets + question.octets.length
   if (truncated)
-    return { kind: 'fits', message, rcode: lowRcode, chain: [question.wire], options: noOptions, truncated, addresses: [], ttlSeconds: 0, ttlsAt: [], end: behindQuestion } // prettier-ignore
+    return { kind: 'fits', message, rcode: lowRcode, chain: [question.wire], options: noOptions, truncated, addresses: [], hasService: false, ttlSeconds: 0, ttlsAt: [], end: behindQuestion } // prettier-ignore
   const [answers, authorities] = [count(message, 6), count(message, 8)]
   if (answers + authorities > recordsMax) return fault(`${answers + authorities} records`)
   const records: RecordAt[] = []
@@ -120,6 +122,7 @@ export function fit(question: Question, message: Uint8Array): Fit {
     options: passingOptions(edns),
     truncated,
     addresses: [...addresses],
+    hasService: section.some(({ type }) => type === Type.SVCB || type === Type.HTTPS),
     ttlSeconds,
     ttlsAt: records.map((r) => r.ttlAt),
     end: at,

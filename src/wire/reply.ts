@@ -94,10 +94,11 @@ export function buildError(asked: Asked, rcode: Rcode, explanation?: Explanation
  * over TCP (RFC 2181 §9).
  * @param ageSeconds time since the answer came in, taken off every TTL.
  */
-export function buildReply(asked: Asked, question: Question, answer: FitAnswer, ttlSeconds: number, ageSeconds: number, transport: 'udp' | 'tcp'): Uint8Array {
+export function buildReply(asked: Asked, question: Question, answer: FitAnswer, ttlSeconds: number, ageSeconds: number, transport: 'udp' | 'tcp', explanation?: Explanation): Uint8Array {
   const max = replyOctetsMax(asked.edns, transport)
   // The upstream's options are worth less than its records: where both do not fit, they stay behind.
-  const options = answer.end + 11 + answer.options.length <= max ? answer.options : noOptions
+  const wanted = explanation === undefined ? answer.options : joined(answer.options, encodeText(explanation))
+  const options = answer.end + 11 + wanted.length <= max ? wanted : noOptions
   const opt = asked.edns === 'none' ? 0 : 11 + options.length
   const fits = !answer.truncated && answer.end + opt <= max
   const body = fits ? answer.end : headerOctets + question.octets.length
