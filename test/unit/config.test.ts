@@ -218,5 +218,7 @@ dns:
 })
 test('an upstream’s mapping says what is wrong in it', () => {
   const result = parseConfig('manifests: m\ndns: {upstreams: [{address: x, transport: doq}]}', 'f')
-  expect(result.ok ? '' : result.issues[0]?.message).toMatch(/^address: "x" is not IP:PORT.*; transport: must be one of/)
+  expect(result.ok ? '' : result.issues[0]?.message).toMatch(
+    /^address: "x" is not IP:PORT.*; transport: must be one of/,
+  )
 })
