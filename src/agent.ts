@@ -24,9 +24,14 @@ import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
 import { makeAnswers } from './proxy/answers.ts'
+import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
+import { makeNameRules } from './proxy/names.ts'
+import { makeScreen } from './proxy/screen.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
+import { makeRoutes } from './proxy/routes.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
+import { wireFromText, type WireName } from './wire/name.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
 import { makeLoader, type ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
@@ -48,8 +53,18 @@ export interface PolicySettings extends ParseOptions {
 export interface AgentSettings {
   readonly dns: {
     readonly timeoutMillis: number
+    readonly hedgeMillis: number
+    readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
     readonly deadlineMillis: number
     readonly denyReply: 'refused' | 'nxdomain'
+    readonly clusterDomain: string
+    readonly searchSuffixes: readonly string[]
+    readonly privateAnswers: 'refuse' | 'strip' | 'allow'
+    readonly privateSuffixes: readonly string[]
+    readonly serviceHints: 'lease' | 'strip'
+    readonly stripEch: boolean
+    readonly refuseDoh: boolean
+    readonly budgets: BudgetLimits
     readonly unknownEndpoint: 'deny' | 'allow'
     readonly cache: { readonly entries: number; readonly octets: number }
   }
@@ -138,6 +153,7 @@ const retryMillis = 1000
  */
 export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
+  const servers = [...parts.upstreams, ...settings.dns.routes.flatMap((route) => route.upstreams)]
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
   const readWorld = makeLoader(settings.policy)
@@ -149,7 +165,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const compile = makeCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
-    upstreams: parts.upstreams.map((server) => server.address),
+    upstreams: servers.map((server) => server.address),
     denyReply: settings.dns.denyReply,
     identities: makeIdentities(known, digest, taken),
   })
@@ -192,7 +208,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       ...settings.datapath,
       strangers: settings.dns.unknownEndpoint,
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
-      ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: parts.upstreams } } : {}),
+      ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: servers } } : {}),
     }
     datapath = await startDatapath(
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
@@ -212,7 +228,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   })
 
   // The proxy.
-  const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
+  const upstreams = makeRoutes(
+    settings.dns.routes.map(({ suffixes, upstreams: servers }) => ({
+      suffixes: wires(suffixes),
+      upstreams: makeUpstreams({ ...settings.dns, servers }, clock),
+    })),
+    makeUpstreams({ ...settings.dns, servers: parts.upstreams }, clock),
+  )
   const ask = makeAnswers(
     async (question, flags) => {
       const startedAt = clock()
@@ -240,6 +262,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const proxyParts: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
+    ...makeRules(settings.dns, clock),
     ask,
     learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
     commit,
@@ -429,6 +452,20 @@ function whyNotListening(error: unknown): unknown {
     ? error
     : socketError('DNS', placeText(address, port), 'dns.listen', error)
 }
+
+const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
+
+/** What holds for names and answers beside policy. */
+function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> {
+  const [cluster, search, own] = [wires([dns.clusterDomain]), wires(dns.searchSuffixes), wires(dns.privateSuffixes)]
+  return {
+    names: makeNameRules({ clusterDomain: cluster[0] ?? noName, searchSuffixes: search, refuseDoh: dns.refuseDoh }),
+    budgets: makeBudgets(dns.budgets, clock, [...cluster, ...search]),
+    screen: makeScreen({ ...dns, privateSuffixes: [...cluster, ...own] }),
+  }
+}
+/** Under which no name lies: a domain that cannot be read, which the configuration does not let through. */
+const noName = '' as WireName
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {

@@ -8,6 +8,7 @@ import { prefixFromText } from './net/prefix.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
 import type { Server } from './proxy/upstream.ts'
+import { wireFromText } from './wire/name.ts'
 
 export interface Config {
   readonly manifests: string
@@ -74,6 +75,26 @@ const checked = <T>(read: (text: string) => T | undefined, what: string) =>
   })
 const address = checked((text) => (addressFromText(text) === undefined ? undefined : text), 'an IP address')
 const server = checked(serverFromText, serverForms)
+const name = checked((text) => (wireFromText(text) === undefined ? undefined : text), 'a domain name')
+/** A server by its address, or with what is to be said of the way to it. */
+const upstream = z.union([
+  server,
+  z
+    .strictObject({
+      address: server,
+      transport: z.enum(['tcp', 'tls']).optional(),
+      serverName: name.optional(),
+      caFile: z.string().min(1).optional(),
+    })
+    .transform(({ address: { address, port }, transport, serverName, caFile }): Server => ({
+      address,
+      // The port of DNS over TLS (RFC 7858 §3.1), where none is given.
+      port: transport === 'tls' && port === 53 ? 853 : port,
+      ...(transport === undefined ? {} : { transport }),
+      ...(serverName === undefined ? {} : { serverName }),
+      ...(caFile === undefined ? {} : { caFile }),
+    })),
+])
 const prefix = checked(prefixFromText, 'a prefix such as 10.0.0.0/8')
 /** As nft takes it between quotes: no quote, no blank, at most 15 characters, `*` only at the end. */
 const isInterface = (text: string): boolean => {
@@ -107,10 +128,38 @@ const schema = z.strictObject({
           { address: '0.0.0.0', port: 10053 },
           { address: '::', port: 10053 },
         ]),
-      upstreams: z.array(server).default([]),
+      upstreams: z.array(upstream).default([]),
+      /** Names that other servers are asked for; the longest suffix counts. */
+      routes: z
+        .array(z.strictObject({ suffixes: z.array(name).min(1), upstreams: z.array(upstream).min(1) }))
+        .default([]),
       timeoutMillis: count(1000, 10, 60_000),
+      /** After this long another server is asked too. */
+      hedgeMillis: count(300, 10, 60_000),
       deadlineMillis: count(4000, 10, 60_000),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
+      /** Its names stay within the cluster: they may lead to private addresses, and Kubernetes' search list is made of it. */
+      clusterDomain: name.default('cluster.local'),
+      /** Further search domains of workloads: an expansion of an allowed name is NXDOMAIN. */
+      searchSuffixes: z.array(name).default([]),
+      /** Answers in which a public name leads to a private, loopback, link-local, … address. */
+      privateAnswers: z.enum(['refuse', 'strip', 'allow']).default('refuse'),
+      /** Zones of one's own, whose names may. */
+      privateSuffixes: z.array(name).default([]),
+      /** Address hints in HTTPS and SVCB records. */
+      serviceHints: z.enum(['lease', 'strip']).default('lease'),
+      stripEch: z.boolean().default(false),
+      refuseDoh: z.boolean().default(false),
+      /** For each identity. */
+      budgets: z
+        .strictObject({
+          queriesPerSecond: count(5000, 1),
+          namesPerDomainPerMinute: count(1000, 1),
+          nameOctetsPerMinute: count(200_000, 255),
+          nxdomainShare: z.number().min(0).max(1).default(0.95),
+          nxdomainFrom: count(500, 1),
+        })
+        .prefault({}),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
       cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
     })
@@ -227,6 +276,11 @@ function sayWrong(issue: z.core.$ZodRawIssue): string | undefined {
       return issue.origin === 'number' || issue.origin === 'int' ? `must be at least ${issue.minimum}` : 'must not be empty'
     case 'too_big':
       return `must be at most ${issue.maximum}`
+    case 'invalid_union':
+      // Text, or a mapping: what is wrong is said of the one that was written.
+      return issue.errors[typeof input === 'string' ? 0 : 1]
+        ?.map(({ path, message }) => (path.length === 0 ? message : `${pathText(path)}: ${message}`))
+        .join('; ')
     default:
       return undefined
   }

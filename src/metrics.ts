@@ -53,8 +53,17 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_dns_strangers', 'Messages from upstreams that answered no question of ours.', gauges.strangers)
   gauge('namegate_dns_dropped', 'Datagrams dropped because too many questions were in hand.', gauges.dropped)
 
+  const refusals = counter('namegate_dns_refused_total', 'Questions refused, by what refused them.', ['reason'])
+  const stripped = counter(
+    'namegate_dns_stripped_total',
+    'Answers told without records that lead where no public name should.',
+  )
+
   return {
     question(outcome) {
+      if (outcome.kind === 'refused') refusals.inc({ reason: outcome.reason })
+      if (outcome.kind === 'answered' && outcome.stripped) stripped.inc()
+
       if (outcome.kind === 'ignored') questions.inc({ outcome: 'ignored', rcode: '', transport: '', cached: '' })
       else {
         const rcode = rcodeName((outcome.reply[3] ?? 0) & 0xf)

@@ -79,6 +79,7 @@ export function parseCiliumPolicy(
     return items.flatMap((item) => parseRule(context, item))
   })
   const denyReply = readDenyReply(report, meta, spec)
+  const dns = readDnsOptions(report, meta, spec)
   if (report.errorCount() > before || subject === undefined) return undefined
   return {
     kind: meta.kind,
@@ -91,6 +92,7 @@ export function parseCiliumPolicy(
     directions,
     defaultDeny,
     ...(denyReply === undefined ? {} : { denyReply }),
+    ...(dns === undefined ? {} : { dns }),
   }
 }
 
@@ -166,6 +168,17 @@ function straysOfRule({ direction, kind }: Section): Strays {
     ...(kind === 'deny' ? { authentication: 'a denial is about peers and ports alone' } : {}),
   }
 } // prettier-ignore
+
+/** Undefined when no annotation says any of it. */
+function readDnsOptions(report: Report, meta: PolicyMeta, spec: Field): Policy['dns'] {
+  const isOn = (annotation: string): boolean => {
+    const text = meta.annotations.get(`namegate.io/${annotation}`) ?? 'false'
+    if (text !== 'true' && text !== 'false') report.error(spec, `annotation namegate.io/${annotation} must be "true" or "false", not "${text}"`) // prettier-ignore
+    return text === 'true'
+  }
+  const options = { followsAliases: isOn('allow-cname-target'), privateAnswers: isOn('allow-private-answers'), refusesDoh: isOn('refuse-doh') } // prettier-ignore
+  return Object.values(options).includes(true) ? options : undefined
+}
 
 /** An entry of one of the four lists becomes a rule for each of its toPorts or icmps items, or one about every protocol. */
 function parseRule(context: Context, field: Field): Rule[] {

@@ -299,6 +299,7 @@ function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers): Subject
       denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
         ? 'nxdomain'
         : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
+      refusesDoh: selecting.some((policy) => policy.dns?.refusesDoh === true),
       ...compileNames(egress, directions.egress, resolvers),
     }
   }

@@ -37,7 +37,10 @@ export function compareStatements(a: Rank & Pick<Entry, 'kind'>, b: Rank & Pick<
   return compareRanks(a, b) || kindOrder[a.kind] - kindOrder[b.kind]
 }
 
-export type NamePolicy = Pick<SubjectPolicy, 'mayAsk' | 'grantsFor' | 'grantPorts' | 'grantRanks' | 'grantsText'>
+export type NamePolicy = Pick<
+  SubjectPolicy,
+  'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantRanks' | 'grantsText'
+>
 
 /** @param rules the egress rules that hold for the identity; `egress` what they are compiled to. */
 export function compileNames(rules: readonly PolicyRule[], egress: DirectionPolicy, resolvers: Resolvers): NamePolicy {
@@ -56,9 +59,10 @@ export function compileNames(rules: readonly PolicyRule[], egress: DirectionPoli
   return {
     mayAsk: compileQuestions(rules, egress, grantsFor, resolvers),
     grantsFor,
+    followsAliases: allowing.some((grant) => grant.followsAliases === true),
     grantPorts: [...new Map(allowing.map(({ ports }) => [portsToText(ports), ports])).values()],
     grantRanks: [...new Map(allowing.map(({ tier, priority }) => [`${tier} ${priority}`, { tier, priority }])).values()].sort(compareRanks),
-    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map(({ kind, tier, priority, ports, l7 }) => [kind, tier, priority, portsToText(ports), l7 !== undefined])])),
+    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map(({ kind, tier, priority, ports, l7, privateAnswers }) => [kind, tier, priority, portsToText(ports), l7 !== undefined, privateAnswers === true])])),
   }
 } // prettier-ignore
 
@@ -67,8 +71,13 @@ function grantsOf(policy: Policy, rule: Rule, name: NameMatch & { readonly path:
   const { kind, tier, priority, l7 } = rule
   if (kind === 'pass') return []
   const why = whyOf(policy, rule, `toFQDNs ${name.field} "${name.text}"`, name.path)
-  return rule.ports.flatMap((ports) =>
-    ports.kind === 'named' ? [] : [{ kind, tier, priority, ports, ...(l7 === undefined ? {} : { l7 }), rule, why }],
+  const options = {
+    ...(policy.dns?.followsAliases === true ? { followsAliases: true as const } : {}),
+    ...(policy.dns?.privateAnswers === true ? { privateAnswers: true as const } : {}),
+  }
+  return rule.ports.flatMap(
+    (ports) =>
+    ports.kind === 'named' ? [] : [{ kind, tier, priority, ports, ...(l7 === undefined ? {} : { l7 }), rule, why, ...options }], // prettier-ignore
   )
 }
 

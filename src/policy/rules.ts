@@ -164,6 +164,17 @@ export interface Policy {
   /** Whether what no rule allows is denied, by direction. */
   readonly defaultDeny: Readonly<Record<Direction, boolean>>
   readonly denyReply?: 'refused' | 'nxdomain'
+  readonly dns?: DnsOptions
+}
+
+/** What annotations say about a policy's names. */
+export interface DnsOptions {
+  /** `namegate.io/allow-cname-target`: a rule for a canonical name admits the aliases that lead to it. */
+  readonly followsAliases: boolean
+  /** `namegate.io/allow-private-answers`: its names may lead to private addresses. */
+  readonly privateAnswers: boolean
+  /** `namegate.io/refuse-doh`: names of resolvers that would not be seen do not exist. */
+  readonly refusesDoh: boolean
 }
 
 export interface NamedPort {

@@ -36,6 +36,10 @@ export interface Grant {
   readonly l7?: L7
   readonly rule: Rule
   readonly why: Why
+  /** Its policy lets a rule for a canonical name admit the aliases that lead to it. */
+  readonly followsAliases?: true
+  /** Its policy lets these names lead to private addresses. */
+  readonly privateAnswers?: true
 }
 
 /**
@@ -90,6 +94,10 @@ export interface SubjectPolicy {
   readonly directions: Readonly<Record<Direction, DirectionPolicy>>
   /** How a refused question is answered. */
   readonly denyReply: 'refused' | 'nxdomain'
+  /** Whether any grant follows aliases. */
+  readonly followsAliases: boolean
+  /** Some policy refuses names of resolvers that would not be seen. */
+  readonly refusesDoh: boolean
   /** May this identity ask for the name? `labels`: lower-cased labels of the name, leftmost first, the root is []. */
   readonly mayAsk: (labels: readonly string[]) => NameVerdict
   /** What connections to the addresses of this name are allowed; [] when no toFQDNs rule matches. */

@@ -71,7 +71,8 @@ export function makeAnswers(
 
   return (question, flags) => {
     const bits = (flags.dnssecOk ? 1 : 0) | (flags.checkingDisabled ? 2 : 0) | (flags.recursionDesired ? 4 : 0) | (flags.authenticData ? 8 : 0)
-    const key = `${question.qtype}/${question.qclass}/${bits}/${question.wire}`
+    const options = flags.options.length === 0 ? '' : String.fromCharCode(...flags.options)
+    const key = `${question.qtype}/${question.qclass}/${bits}/${question.wire}${options}`
     const found = get(key)
     if (found !== undefined) return Promise.resolve(found)
     let fetching = underWay.get(key)

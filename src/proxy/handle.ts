@@ -14,7 +14,11 @@ import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
 import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
+import { labelsOf, nameFromLabels } from '../wire/name.ts'
 import type { Answered } from './answers.ts'
+import type { Budget, Budgets } from './budgets.ts'
+import type { NameRules } from './names.ts'
+import type { Screen } from './screen.ts'
 
 /** What one identity learned from one answer. */
 export interface Fact {
@@ -30,6 +34,9 @@ export interface ProxyParts {
   readonly snapshot: () => Snapshot
   /** `allow`: who has no endpoint is forwarded, without leases. */
   readonly unknownEndpoint: 'deny' | 'allow'
+  readonly names: NameRules
+  readonly budgets: Budgets
+  readonly screen: Screen
   readonly ask: (question: Question, flags: QueryFlags) => Promise<Answered>
   readonly learn: (fact: Fact) => Learned
   /** Resolves when the kernel has acknowledged; rejects when it did not. */
@@ -61,8 +68,16 @@ export type Outcome =
         /** Elements that the kernel had to acknowledge for this answer; 0 when all stood already. */
         readonly committed: number
         readonly cached: boolean
+        /** Whether records that lead where no public name should were left out. */
+        readonly stripped: boolean
       })
-  | (Said & About & { readonly kind: 'refused'; readonly rcode: number })
+  | (Said &
+      About & {
+        readonly kind: 'refused'
+        readonly rcode: number
+        /** `policy`: it says no. `search`: nor is it meant, a search list made the name. `private`: the answer leads where no public name should. */
+        readonly reason: 'policy' | 'search' | 'doh' | 'private' | Budget
+      })
   | (Said & About & { readonly kind: 'failed'; readonly stage: 'upstream' | 'answer' | 'lease' | 'commit' | 'policy' })
   | (Said & { readonly kind: 'rejected'; readonly rcode: number })
   | { readonly kind: 'ignored'; readonly why: Why }
@@ -102,28 +117,28 @@ async function story(
     const about = { question, source, endpoint, transport }
     // Addresses of other classes, and of all at once, are none that a lease could be about.
     if (question.qclass !== Class.IN)
-      return refuse(asked, about, Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` })
+      return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` }) // prettier-ignore
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
-      return refuse(asked, about, Rcode.Refused, Ede.Prohibited, {
-        text: 'no endpoint is known with this source address',
-      })
+      return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: 'no endpoint is known with this source address' }) // prettier-ignore
     const policy = endpoint === undefined ? undefined : snapshot.policyOf(endpoint.identity)
     const verdict = policy?.mayAsk(question.labels) ?? {
       kind: 'allow' as const,
       why: { text: 'sources without an endpoint are let through' },
     }
-    if (verdict.kind === 'deny')
-      return refuse(
-        asked,
-        about,
-        policy?.denyReply === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused,
-        Ede.Blocked,
-        verdict.why,
-      )
+    // A denied name may still be an alias of an allowed one; only its answer tells.
+    const maybeAlias = verdict.kind === 'deny' && policy !== undefined && mayBeAlias(policy, question)
+    if (verdict.kind === 'deny' && !maybeAlias) return refuseDenied(parts, asked, about, policy, verdict.why)
+    if (parts.names.isDohRefused(question.wire, policy?.refusesDoh === true))
+      return refuse(asked, about, 'doh', Rcode.NXDomain, Ede.Filtered, { text: 'resolvers that would not be seen are refused' }) // prettier-ignore
+    const spender = endpoint?.identity ?? source
+    const overdrawn = start > 0 ? undefined : parts.budgets.spend(spender, question.wire)
+    if (overdrawn !== undefined)
+      return refuse(asked, about, overdrawn.budget, Rcode.Refused, Ede.Prohibited, { text: `over budget: ${overdrawn.text}` }) // prettier-ignore
 
     // Ask upstream; does the answer fit? Whoever was permitted to ask need not be permitted to know when the answer is in.
     if (answered === undefined) {
       answered = await parts.ask(question, flags)
+      if (answered.kind === 'answer') parts.budgets.answered(spender, question.wire, answered.answer.rcode)
       if (parts.snapshot() !== snapshot) continue
     }
     if (answered.kind === 'failed')
@@ -137,12 +152,23 @@ async function story(
     if (answered.kind === 'unfit')
       return fail(asked, about, 'answer', Ede.InvalidData, `the upstream's answer does not fit: ${answered.text}`)
 
+    // By which name is it permitted, and may all of it be told?
+    const alias = policy !== undefined && maybeAlias ? aliasOf(policy, answered) : undefined
+    if (maybeAlias && alias === undefined) return refuseDenied(parts, asked, about, policy, verdict.why)
+    const why = alias?.why ?? verdict.why
+    const name = alias?.name ?? question.name
+    const grants = policy?.grantsFor(alias?.labels ?? question.labels) ?? []
+    const screened = parts.screen(question, answered.answer, grants.some((grant) => grant.kind === 'allow' && grant.privateAnswers === true)) // prettier-ignore
+    if (screened.kind === 'refuse')
+      return refuse(asked, about, 'private', Rcode.Refused, Ede.Censored, { text: screened.text })
+
     // Learn, wait for the kernel, answer.
-    const { answer, cached } = answered
+    const { cached } = answered
+    const { answer } = screened
     const fact =
       endpoint === undefined || policy === undefined
         ? undefined
-        : factOf(snapshot, policy, endpoint, question, answered)
+        : factOf(snapshot, policy, endpoint, name, grants, { ...answered, answer })
     let { ttlSeconds } = answered
     let committed = 0
     if (fact !== undefined) {
@@ -163,7 +189,15 @@ async function story(
       committed = learned.elements.length
       ttlSeconds = Math.min(ttlSeconds, learned.ttlSeconds)
     }
-    const reply = buildReply(asked, question, answer, ttlSeconds, answered.ageSeconds, transport)
+    const reply = buildReply(
+      asked,
+      question,
+      answer,
+      ttlSeconds,
+      answered.ageSeconds,
+      transport,
+      screened.removed === undefined ? undefined : { code: Ede.Filtered, text: `namegate: ${screened.removed}` },
+    )
     const { rcode, addresses } = answer
     return {
       kind: 'answered',
@@ -175,7 +209,8 @@ async function story(
       leased: fact !== undefined,
       committed,
       cached,
-      why: verdict.why,
+      stripped: screened.removed !== undefined,
+      why,
     }
   }
   const about = { question, source, endpoint: parts.snapshot().endpointOf(source), transport }
@@ -187,24 +222,64 @@ function factOf(
   snapshot: Snapshot,
   policy: SubjectPolicy,
   endpoint: Endpoint,
-  question: Question,
+  name: string,
+  grants: readonly Grant[],
   answered: Answered & { kind: 'answer' },
 ): Fact | undefined {
   const { fallback, entries } = policy.directions.egress
   const isRestricted = fallback === 'deny' || entries.some((entry) => entry.kind === 'deny')
   if (answered.answer.addresses.length === 0 || !isRestricted) return undefined
-  const grants = policy.grantsFor(question.labels)
   const addresses = answered.answer.addresses.filter((address) => !snapshot.isInCluster(address))
   if (grants.length === 0 || addresses.length === 0) return undefined
   return {
     identity: endpoint.identity,
     endpoint: endpoint.id,
-    name: question.name,
+    name,
     addresses,
     ttlSeconds: answered.ttlSeconds,
     grants,
   }
 }
+
+/** Whether some policy lets rules for a canonical name admit its aliases, and no rule denies this very name. */
+function mayBeAlias(policy: SubjectPolicy, question: Question): boolean {
+  return policy.followsAliases && !policy.grantsFor(question.labels).some((grant) => grant.kind === 'deny')
+}
+
+/**
+ * The name along the verified chain whose own rule admits the asked one: leases are made under it, so that they go when its rule does. A name on
+ * the way that a rule denies ends it.
+ */
+function aliasOf(
+  policy: SubjectPolicy,
+  { answer }: Answered & { kind: 'answer' },
+): { readonly name: string; readonly labels: readonly string[]; readonly why: Why } | undefined {
+  for (const wire of answer.chain.slice(1)) {
+    const labels = labelsOf(wire)
+    const grants = policy.grantsFor(labels)
+    if (grants.some((grant) => grant.kind === 'deny')) return undefined
+    const verdict = policy.mayAsk(labels)
+    if (verdict.kind === 'allow' && grants.some((grant) => grant.followsAliases === true))
+      return { name: nameFromLabels(labels), labels, why: verdict.why }
+  }
+  return undefined
+}
+
+/** Refused by policy. What a search list made of an allowed name does not exist: resolvers then go on to the name that is meant. */
+function refuseDenied(
+  parts: ProxyParts,
+  asked: Query,
+  about: Told,
+  policy: SubjectPolicy | undefined,
+  why: Why,
+): Outcome {
+  const meant = parts.names.expandedFrom(asked.question.wire).find((labels) => policy?.mayAsk(labels).kind === 'allow')
+  if (meant !== undefined) {
+    const text = `expanded from ${nameFromLabels(meant)}, which may be asked: ${why.text}`
+    return refuse(asked, about, 'search', Rcode.NXDomain, Ede.Blocked, { ...why, text })
+  }
+  return refuse(asked, about, 'policy', policy?.denyReply === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused, Ede.Blocked, why)
+} // prettier-ignore
 
 type Query = Asked & { readonly kind: 'query'; readonly question: Question }
 type Told = About & { readonly transport: 'udp' | 'tcp' }
@@ -233,10 +308,11 @@ function readAsked(
   return { kind: 'query', message, question, edns }
 }
 
-function refuse(asked: Query, about: Told, rcode: Rcode, code: Ede, why: Why): Outcome {
+type Reason = (Outcome & { kind: 'refused' })['reason']
+function refuse(asked: Query, about: Told, reason: Reason, rcode: Rcode, code: Ede, why: Why): Outcome {
   const rule = why.policy === undefined ? '' : ` (${why.policy} ${why.rule ?? ''})`
   const text = `namegate: ${asked.question.name} ${typeName(asked.question.qtype)}: ${why.text}${rule}`
-  return { kind: 'refused', reply: buildError(asked, rcode, { code, text }), rcode, ...about, why }
+  return { kind: 'refused', reply: buildError(asked, rcode, { code, text }), rcode, reason, ...about, why }
 }
 
 function fail(

@@ -1,25 +1,33 @@
-// Asking the resolvers behind us: UDP from many random ports with random IDs, TCP when an answer is truncated, the next server when one is
-// silent. Only a message from the asked server, on the asking socket, with our ID and our question is an answer (RFC 5452 §9).
-import { randomFillSync } from 'node:crypto'
+// Asking the resolvers behind us: UDP from many random ports with random IDs, TCP when an answer is truncated, TCP or TLS alone where that is
+// configured, another server beside one that is slow. Only a message from the asked server, on the asking socket, with our ID and our question is an answer (RFC 5452 §9).
+import { randomBytes, randomFillSync } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
-import { connect } from 'node:net'
+import { readFileSync } from 'node:fs'
 import type { Clock, Millis } from '../clock.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
 import { answersQuestion } from '../wire/answer.ts'
 import { Rcode } from '../wire/codes.ts'
-import { count, headerOctets, type Question } from '../wire/message.ts'
+import { count, headerOctets, optionOf, readEdns, readRecord, type Edns, type Question } from '../wire/message.ts'
 import { buildQuery, type QueryFlags } from '../wire/reply.ts'
-import { framed } from './frame.ts'
+import { makeStream, type Stream } from './stream.ts'
 
 export interface Server {
   readonly address: Address
   readonly port: number
+  /** Absent: UDP, and TCP for what does not fit. `tls` is DNS over TLS (RFC 7858). */
+  readonly transport?: 'tcp' | 'tls'
+  /** The name that its certificate must bear; absent: its address. */
+  readonly serverName?: string
+  /** A file of certificates (PEM) that may have signed it; absent: those that Node trusts. */
+  readonly caFile?: string
 }
 
 export interface UpstreamOptions {
   readonly servers: readonly Server[]
-  /** How long one server has before the next is tried. */
+  /** How long one server has to answer. */
   readonly timeoutMillis: Millis
+  /** After so long without an answer another server is asked as well; the first good answer counts. Absent: only after `timeoutMillis`. */
+  readonly hedgeMillis?: Millis
   /** How long a question takes at most: a workload's resolver gives up after 5 s. */
   readonly deadlineMillis: Millis
 }
@@ -48,9 +56,17 @@ const socketsPerServer = 16
 /** A socket is given up for a fresh port after so many questions or so long. */
 const questionsPerSocketMax = 1000
 const socketAgeMillisMax = 10_000
+/** How long a server that does not know OPT is asked without, before it is tried again: it may have been replaced. */
+const plainMillis = 600_000
+/** So many unanswered questions in a row, and a server is asked only when the others fail, or one question in `probeEvery` finds out. */
+const downAfter = 3
+const probeEvery = 32
+/** Options of a client that are longer than this go over TCP: with the longest name, the query stays below the least MTU. */
+const optionsOverUdpMax = 512
 
 interface Waiting {
   readonly question: Question
+  readonly hasEdns: boolean
   readonly settle: (reply: UpstreamReply) => void
 }
 
@@ -58,6 +74,14 @@ interface Waiting {
 interface Pool {
   readonly server: Server
   readonly name: string
+  readonly stream: Stream
+  /** Our cookie and, once it told one, the server's behind it (RFC 7873 §4). */
+  readonly clientCookie: Uint8Array
+  serverCookie: Uint8Array
+  /** Until then it is asked without OPT, which it did not understand. */
+  plainUntil: Millis
+  /** Questions one after the other that it did not answer; from `downAfter` on it is asked last. */
+  silent: number
   ports: Port[]
   opening: Promise<Port | Error> | undefined
 }
@@ -71,15 +95,30 @@ interface Port {
   closed: boolean
 }
 
-export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: UpstreamOptions, clock: Clock): Upstreams {
-  const pools = servers.map((server): Pool => ({ server, name: serverName(server), ports: [], opening: undefined }))
+/** Throws when a `caFile` cannot be read. */
+export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams {
+  const { servers, timeoutMillis, hedgeMillis = timeoutMillis, deadlineMillis } = options
+  const pools = servers.map(makePool)
   const ids = makeIds()
   let preferred = 0
   let pending = 0
   let strangers = 0
+  let asked = 0
   /** Questions one after the other that no server answered. */
   let unanswered = 0
   let closing = false
+
+  function makePool(server: Server): Pool {
+    const { address, port, transport, serverName = addressToText(address), caFile } = server
+    const ca = caFile === undefined ? undefined : readFileSync(caFile, 'utf8')
+    const name = nameOf(server)
+    const stream = makeStream(
+      { address: addressToText(address), port, name: transport === undefined ? `${name} over TCP` : name, tls: transport === 'tls' ? { serverName, ca } : undefined }, // prettier-ignore
+      () => void strangers++,
+    )
+    const clientCookie = new Uint8Array(randomBytes(8))
+    return { server, name, stream, clientCookie, serverCookie: new Uint8Array(0), plainUntil: -Infinity, silent: 0, ports: [], opening: undefined } // prettier-ignore
+  }
 
   async function ask(question: Question, flags: QueryFlags): Promise<UpstreamReply> {
     if (pending >= pendingMax)
@@ -94,38 +133,102 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
     }
   }
 
-  /** Server after server, the one that last answered well first; a server's failure (SERVFAIL, REFUSED) counts only when all say so. */
-  async function askServers(question: Question, flags: QueryFlags, deadline: Millis): Promise<UpstreamReply> {
-    let failure = failed('network', closing ? 'the proxy is closing' : 'no upstream is configured')
+  /** Servers in the order in which they are asked: the one that last answered well first, the silent ones last. */
+  function inOrder(): Pool[] {
+    const order = pools.map((_, i) => pools[(preferred + i) % pools.length]).filter((pool) => pool !== undefined)
+    if (++asked % probeEvery === 0) return order
+    return [...order.filter(({ silent }) => silent < downAfter), ...order.filter(({ silent }) => silent >= downAfter)]
+  }
+
+  /**
+   * Asks the first server; the next as soon as one failed, or beside it when it is slow. The first good answer counts; a server's failure
+   * (SERVFAIL, REFUSED) only when all say so.
+   */
+  function askServers(question: Question, flags: QueryFlags, deadline: Millis): Promise<UpstreamReply> {
+    const order = inOrder()
     // A lone server is asked again: a lost datagram must not cost the workload its own timeout.
-    const tries = Math.max(3, pools.length)
-    const first = preferred
-    for (let i = 0; i < tries; i++) {
-      const left = deadline - clock()
-      const index = (first + i) % pools.length
-      const pool = pools[index]
-      if (left <= 0 || closing || pool === undefined) break
-      const reply = await askServer(pool, question, flags, Math.min(timeoutMillis, left))
-      if (reply.kind === 'message') {
-        const rcode = (reply.message[3] ?? 0) & 0xf
-        const isGood = rcode !== Rcode.ServFail && rcode !== Rcode.Refused
-        if (isGood) preferred = index
-        if (isGood || i + 1 >= pools.length) return reply
+    const tries = closing ? 0 : order.length === 0 ? 0 : Math.max(3, order.length)
+    return new Promise((resolve) => {
+      let started = 0
+      let open = 0
+      let done = false
+      let failure = failed('network', closing ? 'the proxy is closing' : 'no upstream is configured')
+      let unhappy: UpstreamReply | undefined
+      let hedge: NodeJS.Timeout | undefined
+      const finish = (reply: UpstreamReply): void => {
+        done = true
+        clearTimeout(hedge)
+        resolve(reply)
       }
-      if (failure.kind === 'failed') failure = reply
-    }
-    return failure
+      const next = (): void => {
+        clearTimeout(hedge)
+        if (done) return
+        const left = deadline - clock()
+        const pool = order[started % order.length]
+        if (pool === undefined || started >= tries || left <= 0 || closing) {
+          if (open === 0) finish(unhappy ?? failure)
+          return
+        }
+        const isFirst = started === 0
+        started++
+        open++
+        if (started < tries && hedgeMillis < timeoutMillis) hedge = setTimeout(next, hedgeMillis)
+        // The last has all that is left: behind it nobody else is asked.
+        void askServer(pool, question, flags, started < tries ? Math.min(timeoutMillis, left) : left).then((reply) => {
+          open--
+          pool.silent = reply.kind === 'message' ? 0 : pool.silent + 1
+          if (done) return
+          if (reply.kind === 'message') {
+            const rcode = (reply.message[3] ?? 0) & 0xf
+            if (rcode !== Rcode.ServFail && rcode !== Rcode.Refused) {
+              preferred = pools.indexOf(pool)
+              return finish(reply)
+            }
+            unhappy ??= reply
+            // Every server was asked and has answered like this: to ask again changes nothing.
+            if (started >= order.length && open === 0) return finish(unhappy)
+          } else if (isFirst || failure.text.startsWith('no upstream')) failure = reply
+          next()
+        })
+      }
+      next()
+    })
   }
 
   async function askServer(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+    const deadline = clock() + within
+    const left = (): Millis => Math.max(1, deadline - clock())
+    const hadEdns = clock() >= pool.plainUntil
+    let reply = await askOnce(pool, question, flags, left())
+    if (reply.kind === 'failed') return reply
+    if (hadEdns && isWithoutEdns(reply.message, question)) {
+      // It does not know OPT (RFC 6891 §7): once more, without.
+      pool.plainUntil = clock() + plainMillis
+      reply = await askOnce(pool, question, flags, left())
+    } else if (isBadCookie(reply.message, question)) {
+      // It wants the cookie that it has just told us (RFC 7873 §5.3); what is still not right goes over TCP.
+      reply = await askOnce(pool, question, flags, left())
+      if (reply.kind === 'message' && isBadCookie(reply.message, question))
+        reply = await overStream(pool, question, flags, left())
+    }
+    return reply
+  }
+
+  async function askOnce(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+    if (pool.server.transport !== undefined || flags.options.length > optionsOverUdpMax)
+      return overStream(pool, question, flags, within)
     const started = clock()
     const port = pick(pool) ?? (await pool.opening)
     if (port === undefined || port instanceof Error || port.closed)
       return failed('network', `${pool.name} cannot be reached${port instanceof Error ? `: ${codeOf(port)}` : ''}`)
     const reply = await overUdp(port, question, flags, within)
     if (reply.kind === 'failed' || ((reply.message[2] ?? 0) & 0x02) === 0) return reply
-    return overTcp(pool, question, flags, Math.max(1, within - (clock() - started)))
+    return overStream(pool, question, flags, Math.max(1, within - (clock() - started)))
   }
+
+  function overStream(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+    return pool.stream.ask(question, (id) => buildQuery(id, question, flags, clock() < pool.plainUntil ? 'none' : {}), within)
+  } // prettier-ignore
 
   function overUdp(port: Port, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
     const { name } = port.pool
@@ -139,10 +242,13 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
         resolve(reply)
       }
       const timer = setTimeout(() => settle(failed('timeout', silence(name, within))), within)
-      port.waiting.set(id, { question, settle })
+      const hasEdns = clock() >= port.pool.plainUntil
+      port.waiting.set(id, { question, hasEdns, settle })
       port.used++
       // An error of sending comes as the socket's error event, see openPort.
-      port.socket.send(buildQuery(id, question, flags))
+      const { clientCookie, serverCookie } = port.pool
+      const cookie = Buffer.concat([clientCookie, serverCookie])
+      port.socket.send(buildQuery(id, question, flags, hasEdns ? { cookie } : 'none'))
     })
   }
 
@@ -207,49 +313,39 @@ export function makeUpstreams({ servers, timeoutMillis, deadlineMillis }: Upstre
     })
   }
 
-  /** Only our question under our ID ends the wait: whoever guesses the ID alone must not be able to make a question fail. */
+  /**
+   * Only our question under our ID ends the wait: whoever guesses the ID alone must not be able to make a question fail. A server that does not
+   * know OPT may send back a bare header with FORMERR: that makes us ask without OPT, no more.
+   */
   function hear(port: Port, message: Buffer): void {
     const waiting = message.length < headerOctets ? undefined : port.waiting.get(count(message, 0))
-    if (waiting === undefined || !answersQuestion(waiting.question, message)) strangers++
-    else waiting.settle({ kind: 'message', message })
+    if (waiting === undefined) return void strangers++
+    const isBare = waiting.hasEdns && isBareFormErr(message)
+    if (!isBare && !answersQuestion(waiting.question, message)) return void strangers++
+    if (!isBare && !takeCookie(port.pool, waiting.question, message)) return void strangers++
+    waiting.settle({ kind: 'message', message })
   }
 
-  function overTcp(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
-    const { server, name } = pool
-    return new Promise((resolve) => {
-      const id = ids()
-      let got: Buffer = Buffer.alloc(0)
-      const socket = connect({ host: addressToText(server.address), port: server.port })
-      const timer = setTimeout(() => end(failed('timeout', `${silence(name, within)} over TCP`)), within)
-      const end = (reply: UpstreamReply): void => {
-        clearTimeout(timer)
-        socket.destroy()
-        resolve(reply)
-      }
-      socket.on('error', (error) => end(failed('network', `${name} over TCP: ${codeOf(error)}`)))
-      socket.on('close', () => end(failed('network', `${name} closed the TCP connection without an answer`)))
-      socket.on('connect', () => socket.write(framed(buildQuery(id, question, flags))))
-      socket.on('data', (chunk) => {
-        got = got.length === 0 ? chunk : Buffer.concat([got, chunk])
-        while (got.length >= 2 && got.length >= 2 + got.readUInt16BE(0)) {
-          // A copy: the message may be kept for long, and what came with it not.
-          const message = new Uint8Array(got.subarray(2, 2 + got.readUInt16BE(0)))
-          got = got.subarray(2 + message.length)
-          if (count(message, 0) === id && answersQuestion(question, message)) return end({ kind: 'message', message })
-          strangers++
-        }
-      })
-    })
-  }
+  /** Keeps the server's cookie; false when the message bears a cookie that is not an answer to ours (RFC 7873 §5.3): somebody guessed. */
+  function takeCookie(pool: Pool, question: Question, message: Uint8Array): boolean {
+    const cookie = optionOf(ednsOf(message, question), 10)
+    if (cookie === undefined) return true
+    if (cookie.length < 16 || cookie.length > 40 || !pool.clientCookie.every((octet, i) => cookie[i] === octet)) return false
+    pool.serverCookie = new Uint8Array(cookie.subarray(8))
+    return true
+  } // prettier-ignore
 
   function close(): void {
     closing = true
-    for (const pool of pools) for (const port of [...pool.ports]) retire(port)
+    for (const pool of pools) {
+      pool.stream.close()
+      for (const port of [...pool.ports]) retire(port)
+    }
   }
   return { ask, strangers: () => strangers, healthy: () => unanswered < unansweredMax, close }
 }
 
-function failed(reason: 'timeout' | 'network', text: string): UpstreamReply {
+function failed(reason: 'timeout' | 'network', text: string): UpstreamReply & { readonly kind: 'failed' } {
   return { kind: 'failed', reason, text }
 }
 
@@ -259,8 +355,36 @@ function codeOf(error: NodeJS.ErrnoException): string {
   return error.code ?? error.message
 }
 
-function serverName(server: Server): string {
-  return `upstream ${addressToText(server.address)}#${server.port}`
+function nameOf({ address, port, transport, serverName }: Server): string {
+  const how = transport === undefined ? '' : ` over ${transport.toUpperCase()}`
+  return `upstream ${addressToText(address)}#${port}${how}${serverName === undefined ? '' : ` (${serverName})`}`
+}
+
+/** The OPT record of an answer; `none` as well where it cannot be read: answer.ts judges that. */
+function ednsOf(message: Uint8Array, question: Question): Edns | 'none' {
+  let at = headerOctets + question.octets.length
+  for (let i = count(message, 6) + count(message, 8); i > 0; i--) {
+    const record = readRecord(message, at)
+    if (record === undefined) return 'none'
+    at = record.end
+  }
+  return readEdns(message, at, count(message, 10)) ?? 'none'
+}
+
+const isBareFormErr = (message: Uint8Array): boolean =>
+  message.length === headerOctets && ((message[2] ?? 0) & 0xf8) === 0x80 && ((message[3] ?? 0) & 0xf) === Rcode.FormErr
+
+/** FORMERR or NOTIMP without OPT: the server knows no EDNS (RFC 6891 §7). */
+function isWithoutEdns(message: Uint8Array, question: Question): boolean {
+  const rcode = (message[3] ?? 0) & 0xf
+  if (rcode !== Rcode.FormErr && rcode !== Rcode.NotImp) return false
+  return isBareFormErr(message) || ednsOf(message, question) === 'none'
+}
+
+function isBadCookie(message: Uint8Array, question: Question): boolean {
+  if (((message[3] ?? 0) & 0xf) !== (Rcode.BadCookie & 0xf)) return false
+  const edns = ednsOf(message, question)
+  return edns !== 'none' && edns.extendedRcode === Rcode.BadCookie >>> 4
 }
 
 /** Unpredictable 16-bit numbers, drawn in blocks: a system call for each would cost more than the query. */

@@ -2,7 +2,16 @@
 // there may teach us addresses: a permitted resolver can lie, and what it slips in must open nothing.
 import { addressFromOctets, type Address } from '../net/address.ts'
 import { Class, Rcode, rcodeName, Type } from './codes.ts'
-import { count, headerOctets, readRecord, type Question, type RecordAt } from './message.ts'
+import {
+  count,
+  headerOctets,
+  noOptions,
+  passingOptions,
+  readEdns,
+  readRecord,
+  type Question,
+  type RecordAt,
+} from './message.ts'
 import { isUnder, readName, type WireName } from './name.ts'
 
 /** A chain longer than this is a loop or an attack; resolvers stop at 8 to 16. */
@@ -14,11 +23,18 @@ const recordsMax = 2048
 export interface FitAnswer {
   readonly kind: 'fits'
   readonly message: Uint8Array
+  /** With the upper bits of the OPT record, if it has one (RFC 6891 §6.1.3). */
   readonly rcode: number
+  /** The names from the question along its CNAMEs, in order. */
+  readonly chain: readonly WireName[]
+  /** Options that the upstream meant for the client. */
+  readonly options: Uint8Array
   /** TC: the answer is to be had over TCP. Then nothing is told of its records, and `end` is the end of the question. */
   readonly truncated: boolean
   /** In-chain A, AAAA and the address hints of HTTPS and SVCB, each once, in order: all that a client may connect to. */
   readonly addresses: readonly Address[]
+  /** Whether it holds HTTPS or SVCB records. */
+  readonly hasService: boolean
   /** The least TTL along the chain and its addresses; for a negative answer what RFC 2308 §5 says, 0 without SOA. */
   readonly ttlSeconds: number
   /** Where the TTLs of answer and authority records stand. */
@@ -54,11 +70,11 @@ export function answersQuestion(question: Question, message: Uint8Array): boolea
 export function fit(question: Question, message: Uint8Array): Fit {
   if (!answersQuestion(question, message)) return fault('its question is not the one asked')
   const truncated = ((message[2] ?? 0) & 0x02) !== 0
-  const rcode = (message[3] ?? 0) & 0x0f
+  const lowRcode = (message[3] ?? 0) & 0x0f
   // What is cut off is to be had over TCP; until then its records say nothing, and none of them is passed on.
   const behindQuestion = headerOctets + question.octets.length
   if (truncated)
-    return { kind: 'fits', message, rcode, truncated, addresses: [], ttlSeconds: 0, ttlsAt: [], end: behindQuestion }
+    return { kind: 'fits', message, rcode: lowRcode, chain: [question.wire], options: noOptions, truncated, addresses: [], hasService: false, ttlSeconds: 0, ttlsAt: [], end: behindQuestion } // prettier-ignore
   const [answers, authorities] = [count(message, 6), count(message, 8)]
   if (answers + authorities > recordsMax) return fault(`${answers + authorities} records`)
   const records: RecordAt[] = []
@@ -69,6 +85,10 @@ export function fit(question: Question, message: Uint8Array): Fit {
     records.push(record)
     at = record.end
   }
+  const additionals = count(message, 10)
+  const edns = additionals > recordsMax ? undefined : readEdns(message, at, additionals)
+  if (edns === undefined) return fault('its additional section is malformed')
+  const rcode = lowRcode | (edns === 'none' ? 0 : edns.extendedRcode << 4)
 
   const section = records.slice(0, answers)
   const chain = followChain(question, message, section)
@@ -98,8 +118,11 @@ export function fit(question: Question, message: Uint8Array): Fit {
     kind: 'fits',
     message,
     rcode,
+    chain: [...chain],
+    options: passingOptions(edns),
     truncated,
     addresses: [...addresses],
+    hasService: section.some(({ type }) => type === Type.SVCB || type === Type.HTTPS),
     ttlSeconds,
     ttlsAt: records.map((r) => r.ttlAt),
     end: at,

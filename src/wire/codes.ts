@@ -1,6 +1,15 @@
 // Numbers of the DNS standards that we speak of, from the IANA registry "Domain Name System (DNS) Parameters".
 
-export const Rcode = { NoError: 0, FormErr: 1, ServFail: 2, NXDomain: 3, NotImp: 4, Refused: 5, BadVers: 16 } as const
+export const Rcode = {
+  NoError: 0,
+  FormErr: 1,
+  ServFail: 2,
+  NXDomain: 3,
+  NotImp: 4,
+  Refused: 5,
+  BadVers: 16,
+  BadCookie: 23,
+} as const
 export type Rcode = (typeof Rcode)[keyof typeof Rcode]
 
 export const Type = {
@@ -25,9 +34,12 @@ export const Class = { IN: 1 } as const
 /** Extended DNS error codes (RFC 8914 §4). */
 export const Ede = {
   Other: 0,
-  Blocked: 15,
-  Prohibited: 18,
+  StaleAnswer: 3,
   NotReady: 14,
+  Blocked: 15,
+  Censored: 16,
+  Filtered: 17,
+  Prohibited: 18,
   NoReachableAuthority: 22,
   NetworkError: 23,
   InvalidData: 24,

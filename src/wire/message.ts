@@ -93,6 +93,10 @@ export interface Edns {
   readonly udpOctets: number
   readonly version: number
   readonly dnssecOk: boolean
+  /** Upper eight bits of an answer's rcode; 0 in queries. */
+  readonly extendedRcode: number
+  /** Options as they stand in the record, code and length before each. */
+  readonly options: Uint8Array
 }
 
 /** The OPT record among `records` that begin at `at`; `none` when there is none, `undefined` when they are malformed or it is there twice. */
@@ -104,7 +108,51 @@ export function readEdns(message: Uint8Array, at: number, records: number): Edns
     at = record.end
     if (record.type !== Type.OPT) continue
     if (edns !== 'none' || record.owner !== '\0') return undefined
-    edns = { udpOctets: record.class, version: (record.ttl >>> 16) & 0xff, dnssecOk: (record.ttl & 0x8000) !== 0 }
+    const options = new Uint8Array(message.subarray(record.dataAt, record.end))
+    if (!areOptions(options)) return undefined
+    edns = {
+      udpOctets: record.class,
+      version: (record.ttl >>> 16) & 0xff,
+      dnssecOk: (record.ttl & 0x8000) !== 0,
+      extendedRcode: record.ttl >>> 24,
+      options,
+    }
   }
   return edns
 }
+
+function areOptions(options: Uint8Array): boolean {
+  let at = 0
+  while (at + 4 <= options.length) at += 4 + count(options, at + 2)
+  return at === options.length
+}
+
+/** What the first option with that code holds; `undefined` when there is none. */
+export function optionOf(edns: Edns | 'none', code: number): Uint8Array | undefined {
+  if (edns === 'none') return undefined
+  const { options } = edns
+  for (let at = 0; at < options.length; at += 4 + count(options, at + 2))
+    if (count(options, at) === code) return options.subarray(at + 4, at + 4 + count(options, at + 2))
+  return undefined
+}
+
+/**
+ * Options that mean one hop only: cookie (RFC 7873), TCP keepalive (RFC 7828), padding (RFC 7830), CHAIN (RFC 7901). All others are between
+ * the client and whoever answers: they pass, in both directions.
+ */
+const hopOptions: readonly number[] = [10, 11, 12, 13]
+
+/** The options that go on to the other side. */
+export function passingOptions(edns: Edns | 'none'): Uint8Array {
+  if (edns === 'none' || edns.options.length === 0) return noOptions
+  const { options } = edns
+  const passing: number[] = []
+  for (let at = 0; at < options.length;) {
+    const end = at + 4 + count(options, at + 2)
+    if (!hopOptions.includes(count(options, at))) passing.push(...options.subarray(at, end))
+    at = end
+  }
+  return Uint8Array.from(passing)
+}
+
+export const noOptions: Uint8Array = new Uint8Array(0)

@@ -1,7 +1,7 @@
 // Messages that we send: the query to an upstream, and replies to the workload. OPT is hop by hop (RFC 6891 §6), so it is ours on both sides.
 import { Rcode, Type, type Ede } from './codes.ts'
 import type { FitAnswer } from './answer.ts'
-import { headerOctets, type Edns, type Question } from './message.ts'
+import { headerOctets, noOptions, passingOptions, type Edns, type Question } from './message.ts'
 
 /** What we offer upstreams and clients as UDP size: no fragments on any sane path (DNS flag day 2020). */
 export const udpOctetsOffered = 1232
@@ -16,17 +16,36 @@ export interface Explanation {
   readonly text: string
 }
 
-/** The query for an upstream: our ID, the question as asked, RD, AD and CD as the client set them, DO when it did. */
-export function buildQuery(id: number, question: Question, flags: QueryFlags): Uint8Array {
-  const message = new Uint8Array(headerOctets + question.octets.length + 11)
+/**
+ * The query for an upstream: our ID, the question as asked, RD, AD and CD as the client set them, DO when it did, and the client's options.
+ * Without OPT (`none`) for a server that does not know it.
+ */
+export function buildQuery(
+  id: number,
+  question: Question,
+  flags: QueryFlags,
+  edns: { readonly cookie?: Uint8Array } | 'none' = {},
+): Uint8Array {
+  const behindQuestion = headerOctets + question.octets.length
+  const cookie = edns === 'none' || edns.cookie === undefined ? noOptions : encodeOption(10, edns.cookie)
+  const options = edns === 'none' ? noOptions : joined(flags.options, cookie)
+  const message = new Uint8Array(behindQuestion + (edns === 'none' ? 0 : 11 + options.length))
   put16(message, 0, id)
   message[2] = flags.recursionDesired ? 1 : 0
   message[3] = (flags.authenticData ? 0x20 : 0) | (flags.checkingDisabled ? 0x10 : 0)
   put16(message, 4, 1)
-  put16(message, 10, 1)
+  put16(message, 10, edns === 'none' ? 0 : 1)
   message.set(question.octets, headerOctets)
-  putOpt(message, headerOctets + question.octets.length, Rcode.NoError, flags.dnssecOk, undefined)
+  if (edns !== 'none') putOpt(message, behindQuestion, Rcode.NoError, flags.dnssecOk, options)
   return message
+}
+
+function joined(a: Uint8Array, b: Uint8Array): Uint8Array {
+  if (b.length === 0) return a
+  const both = new Uint8Array(a.length + b.length)
+  both.set(a, 0)
+  both.set(b, a.length)
+  return both
 }
 
 /** The bits of a query that change what an upstream answers. */
@@ -35,12 +54,14 @@ export interface QueryFlags {
   readonly authenticData: boolean
   readonly checkingDisabled: boolean
   readonly dnssecOk: boolean
+  /** Options of the client that go on to the upstream. */
+  readonly options: Uint8Array
 }
 
 /** Reads them from a query's header and OPT. */
 export function flagsOf(message: Uint8Array, edns: Edns | 'none'): QueryFlags {
   const [high = 0, low = 0] = [message[2], message[3]]
-  return { recursionDesired: (high & 1) !== 0, authenticData: (low & 0x20) !== 0, checkingDisabled: (low & 0x10) !== 0, dnssecOk: edns !== 'none' && edns.dnssecOk }
+  return { recursionDesired: (high & 1) !== 0, authenticData: (low & 0x20) !== 0, checkingDisabled: (low & 0x10) !== 0, dnssecOk: edns !== 'none' && edns.dnssecOk, options: passingOptions(edns) }
 } // prettier-ignore
 
 /** A query as far as replies need it. */
@@ -73,13 +94,19 @@ export function buildError(asked: Asked, rcode: Rcode, explanation?: Explanation
  * over TCP (RFC 2181 §9).
  * @param ageSeconds time since the answer came in, taken off every TTL.
  */
-export function buildReply(asked: Asked, question: Question, answer: FitAnswer, ttlSeconds: number, ageSeconds: number, transport: 'udp' | 'tcp'): Uint8Array {
-  const opt = asked.edns === 'none' ? 0 : 11
-  const fits = !answer.truncated && answer.end + opt <= replyOctetsMax(asked.edns, transport)
+export function buildReply(asked: Asked, question: Question, answer: FitAnswer, ttlSeconds: number, ageSeconds: number, transport: 'udp' | 'tcp', explanation?: Explanation): Uint8Array {
+  const max = replyOctetsMax(asked.edns, transport)
+  // The upstream's options are worth less than its records: where both do not fit, they stay behind.
+  const wanted = explanation === undefined ? answer.options : joined(answer.options, encodeText(explanation))
+  const options = answer.end + 11 + wanted.length <= max ? wanted : noOptions
+  const opt = asked.edns === 'none' ? 0 : 11 + options.length
+  const fits = !answer.truncated && answer.end + opt <= max
   const body = fits ? answer.end : headerOctets + question.octets.length
   const reply = new Uint8Array(body + opt)
   reply.set(answer.message.subarray(0, body))
-  putHeader(reply, asked, answer.rcode)
+  // Without OPT there is no room for the upper bits, and the lower alone mean something else.
+  const rcode = asked.edns === 'none' && answer.rcode > 0xf ? Rcode.ServFail : answer.rcode
+  putHeader(reply, asked, rcode & 0xf)
   // AD as the upstream says, to a client that showed it understands it (RFC 6840 §5.7, §5.8); AA is not ours to claim.
   const wantsAd = ((asked.message[3] ?? 0) & 0x20) !== 0 || (asked.edns !== 'none' && asked.edns.dnssecOk)
   if (wantsAd) reply[3] = (reply[3] ?? 0) | ((answer.message[3] ?? 0) & 0x20)
@@ -91,7 +118,7 @@ export function buildReply(asked: Asked, question: Question, answer: FitAnswer, 
     put16(reply, 6, 0)
     put16(reply, 8, 0)
   }
-  if (asked.edns !== 'none') putOpt(reply, body, answer.rcode, asked.edns.dnssecOk, undefined)
+  if (asked.edns !== 'none') putOpt(reply, body, rcode, asked.edns.dnssecOk, options)
   return reply
 } // prettier-ignore
 
@@ -130,13 +157,13 @@ function put16(octets: Uint8Array, at: number, value: number): void {
   octets[at + 1] = value & 0xff
 }
 
-/** Writes an OPT record of 11 octets, and behind it the option that is given. */
+/** Writes an OPT record of 11 octets, and behind it the options that are given. */
 function putOpt(
   octets: Uint8Array,
   at: number,
   rcode: number,
   dnssecOk: boolean,
-  option: Uint8Array | undefined,
+  options: Uint8Array | undefined,
 ): void {
   octets[at] = 0
   put16(octets, at + 1, Type.OPT)
@@ -144,8 +171,17 @@ function putOpt(
   octets[at + 5] = (rcode >>> 4) & 0xff
   octets[at + 6] = 0
   put16(octets, at + 7, dnssecOk ? 0x8000 : 0)
-  put16(octets, at + 9, option?.length ?? 0)
-  if (option !== undefined) octets.set(option, at + 11)
+  put16(octets, at + 9, options?.length ?? 0)
+  if (options !== undefined) octets.set(options, at + 11)
+}
+
+/** An option behind its code and length. */
+function encodeOption(code: number, data: Uint8Array): Uint8Array {
+  const option = new Uint8Array(4 + data.length)
+  put16(option, 0, code)
+  put16(option, 2, data.length)
+  option.set(data, 4)
+  return option
 }
 
 /** An EDE option: code 15, length, INFO-CODE, EXTRA-TEXT in UTF-8 cut at a character. */

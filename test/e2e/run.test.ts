@@ -113,9 +113,13 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
   })
 
   test('this machine is not what a name or an address range leads to', async () => {
-    const { out, err } = await under(
-      `getent ahostsv4 host.rebind.test | head -1 | cut -d' ' -f1; ${connect('10.3.0.1')}`,
-    )
+    const script = `getent ahostsv4 host.rebind.test | head -1 | cut -d' ' -f1; ${connect('10.3.0.1')}`
+    const refused = await under(script)
+    expect(refused.out).toBe('no\n')
+    expect(refused.err).toMatch(/name +host\.rebind\.test A +x\d+ +host\.rebind\.test leads to 10\.3\.0\.1 \(private\)/)
+    // Nor where its policy lets names lead to private addresses: this one is the host's.
+    await writeFile(join(folder, 'private.yaml'), policy.replace('name: ci', 'name: ci, annotations: {namegate.io/allow-private-answers: "true"}')) // prettier-ignore
+    const { out, err } = await run(['--policy', join(folder, 'private.yaml'), '--', 'bash', '-c', script])
     expect(out).toBe('10.3.0.1\nno\n')
     expect(err).toMatch(/connection +10\.3\.0\.1 tcp\/443 +x1 +no rule matched; selected by default\/ci/)
     await writeFile(join(folder, 'wide.yaml'), policy.replace(/- toFQDNs[\s\S]*/, '- toCIDR: [0.0.0.0/0]\n'))

@@ -20,6 +20,7 @@ import { makeCompiler } from '../../src/policy/compile.ts'
 import { makeAnswers } from '../../src/proxy/answers.ts'
 import { handle, type Outcome, type ProxyParts } from '../../src/proxy/handle.ts'
 import { loadWorld } from '../../src/sources/manifests.ts'
+import { nothingBeside } from '../unit/proxy/world.ts'
 import { rcodeName } from '../../src/wire/codes.ts'
 import { headerOctets } from '../../src/wire/message.ts'
 
@@ -54,6 +55,7 @@ function play(text: string): () => Promise<void> {
   const parts: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: 'deny',
+    ...nothingBeside({}, clock),
     ask,
     learn: ({ grants, ...fact }) => {
       const cells = makeCells(snapshot.policyOf(fact.identity).grantPorts)

@@ -64,6 +64,8 @@ export function makeSnapshot({ endpoints: given, addresses: others = {}, policie
       identity,
       directions: { egress: policies[identity]?.egress ?? open, ingress: policies[identity]?.ingress ?? open },
       denyReply: 'refused',
+    followsAliases: false,
+    refusesDoh: false,
       mayAsk: () => ({ kind: 'deny', why: { text: '' } }),
       grantsFor: () => [],
       grantPorts: [],

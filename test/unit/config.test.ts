@@ -198,3 +198,27 @@ describe('IP:PORT', () => {
       expect(serverToText(serverFromText(text) ?? { address: addressFromText('0.0.0.0') as never, port: 1 })).toBe(text)
   })
 })
+
+test('upstreams over TCP and TLS, and routes', () => {
+  const { upstreams, settings } = read(`
+manifests: m
+dns:
+  upstreams:
+    - {address: 9.9.9.9, transport: tls, serverName: dns.quad9.net}
+    - {address: "10.0.0.1:5353", transport: tcp}
+  hedgeMillis: 100
+  routes:
+    - {suffixes: [cluster.local, 10.in-addr.arpa], upstreams: [10.96.0.10]}
+`)
+  expect(upstreams).toMatchObject([
+    { port: 853, transport: 'tls', serverName: 'dns.quad9.net' },
+    { port: 5353, transport: 'tcp' },
+  ])
+  expect(settings.dns).toMatchObject({ hedgeMillis: 100, routes: [{ suffixes: ['cluster.local', '10.in-addr.arpa'] }] })
+})
+test('an upstream’s mapping says what is wrong in it', () => {
+  const result = parseConfig('manifests: m\ndns: {upstreams: [{address: x, transport: doq}]}', 'f')
+  expect(result.ok ? '' : result.issues[0]?.message).toMatch(
+    /^address: "x" is not IP:PORT.*; transport: must be one of/,
+  )
+})

@@ -7,6 +7,10 @@ import { Tier, type Rule } from '../../../src/policy/rules.ts'
 import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
 import type { Fact, Outcome, ProxyParts } from '../../../src/proxy/handle.ts'
+import { makeBudgets, type BudgetLimits } from '../../../src/proxy/budgets.ts'
+import { makeNameRules } from '../../../src/proxy/names.ts'
+import { makeScreen, type ScreenOptions } from '../../../src/proxy/screen.ts'
+import { wireFromText } from '../../../src/wire/name.ts'
 import { fit } from '../../../src/wire/answer.ts'
 import { readQuestion, type Question } from '../../../src/wire/message.ts'
 import type { QueryFlags } from '../../../src/wire/reply.ts'
@@ -18,7 +22,7 @@ export const raise = (text: string): never => {
 export const at = (text: string): Address => addressFromText(text) ?? raise(text)
 export const web: Address = at('10.1.0.2')
 export const stranger: Address = at('10.9.9.9')
-export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false } // prettier-ignore
+export const flags: QueryFlags = { recursionDesired: true, authenticData: false, checkingDisabled: false, dnssecOk: false, options: new Uint8Array(0) } // prettier-ignore
 const https: Ports = { kind: 'ports', protocol: 6, first: 443, last: 443 }
 const rule: Rule = { path: 'spec.egress[0]', line: 1, direction: 'egress', kind: 'allow', tier: Tier.Normal, priority: 0, peers: [], ports: [https] } // prettier-ignore
 export const grant: Grant = {
@@ -50,6 +54,8 @@ export interface Rules {
   readonly mayAsk?: (name: string) => boolean
   readonly grants?: (name: string) => readonly Grant[]
   readonly denyReply?: 'refused' | 'nxdomain'
+  readonly followsAliases?: boolean
+  readonly refusesDoh?: boolean
   readonly defaultDeny?: boolean
   readonly inCluster?: readonly Address[]
 }
@@ -64,6 +70,8 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
     identity: 256,
     directions: { ingress: direction('allow'), egress: direction((rules.defaultDeny ?? true) ? 'deny' : 'allow') },
     denyReply: rules.denyReply ?? 'refused',
+    followsAliases: rules.followsAliases ?? false,
+    refusesDoh: rules.refusesDoh ?? false,
     mayAsk: (labels) =>
       (rules.mayAsk?.(labels.join('.')) ?? true)
         ? { kind: 'allow', why: { text: 'a rule matches' } }
@@ -87,6 +95,20 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
   }
 }
 
+const cluster = [wireFromText('cluster.local') ?? raise('cluster.local')]
+const limits: BudgetLimits = { queriesPerSecond: 1000, namesPerDomainPerMinute: 1000, nameOctetsPerMinute: 100_000, nxdomainShare: 0.95, nxdomainFrom: 500 } // prettier-ignore
+/** Rules beside policy as they are by default. */
+export function nothingBeside(
+  over: Partial<BudgetLimits & ScreenOptions> = {},
+  clock: () => number = () => 0,
+): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> {
+  return {
+    names: makeNameRules({ clusterDomain: cluster[0] ?? raise(''), searchSuffixes: [], refuseDoh: false }),
+    budgets: makeBudgets({ ...limits, ...over }, clock, cluster),
+    screen: makeScreen({ privateAnswers: 'refuse', privateSuffixes: cluster, serviceHints: 'lease', stripEch: false, ...over }), // prettier-ignore
+  }
+}
+
 type LearnedWell = Learned & { readonly kind: 'learned' }
 export interface World extends ProxyParts {
   /** What happened, in order: `ask`, `learn`, `commit`, `answered`, … */
@@ -104,6 +126,7 @@ export function worldOf(parts: Partial<ProxyParts> & { answer?: Parts }): World 
   const base: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: 'deny',
+    ...nothingBeside(),
     ask: (question) => Promise.resolve(answered(question, answer)),
     learn: (fact) => ({ kind: 'learned', ttlSeconds: fact.ttlSeconds, elements: elementsOf(fact) }),
     commit: () => Promise.resolve(),

@@ -71,13 +71,18 @@ export const soa = (owner: string, ttl: number, minimum: number): Rr => ({
 })
 export const opt = (
   udpOctets = 1232,
-  { version = 0, dnssecOk = false }: { version?: number; dnssecOk?: boolean } = {},
+  {
+    version = 0,
+    dnssecOk = false,
+    extendedRcode = 0,
+    options = [],
+  }: { version?: number; dnssecOk?: boolean; extendedRcode?: number; options?: [code: number, data: number[]][] } = {},
 ): Rr => ({
   owner: '.',
   type: OPT,
   class: udpOctets,
-  ttl: (version << 16) | (dnssecOk ? 0x8000 : 0),
-  data: [],
+  ttl: ((extendedRcode << 24) | (version << 16) | (dnssecOk ? 0x8000 : 0)) >>> 0,
+  data: options.flatMap(([code, data]) => [...u16(code), ...u16(data.length), ...data]),
 })
 
 export interface Parts {

@@ -65,8 +65,16 @@ describe('readEdns', () => {
   }
   test('none', () => expect(read()).toBe('none'))
   test('size, version, DO', () =>
-    expect(read(opt(4096, { version: 1, dnssecOk: true }))).toEqual({ udpOctets: 4096, version: 1, dnssecOk: true }))
-  test('without DO', () => expect(read(opt(512))).toEqual({ udpOctets: 512, version: 0, dnssecOk: false }))
+    expect(read(opt(4096, { version: 1, dnssecOk: true, options: [[3, [7]]] }))).toEqual({ udpOctets: 4096, version: 1, dnssecOk: true, extendedRcode: 0, options: Uint8Array.of(0, 3, 0, 1, 7) })) // prettier-ignore
+  test('options that overrun their record', () => expect(read({ ...opt(), data: [0, 3, 0, 9, 1] })).toBeUndefined())
+  test('without DO', () =>
+    expect(read(opt(512))).toEqual({
+      udpOctets: 512,
+      version: 0,
+      dnssecOk: false,
+      extendedRcode: 0,
+      options: new Uint8Array(0),
+    }))
   test('another record beside it', () => expect(read(a('x', '1.2.3.4'), opt())).toMatchObject({ udpOctets: 1232 }))
   test('twice (RFC 6891 §6.1.1)', () => expect(read(opt(), opt())).toBeUndefined())
   test('not of the root', () => expect(read({ ...opt(), owner: 'x' })).toBeUndefined())

@@ -9,7 +9,13 @@ import { buildError, buildQuery, buildReply, flagsOf, type Asked } from '../../.
 import { a, A, cname, opt, query, response, soa, type Parts, type Rr } from './build.ts'
 
 const q = 'api.example.com'
-const edns = (udpOctets = 1232, dnssecOk = false, version = 0): Edns => ({ udpOctets, version, dnssecOk })
+const edns = (udpOctets = 1232, dnssecOk = false, version = 0): Edns => ({
+  udpOctets,
+  version,
+  dnssecOk,
+  extendedRcode: 0,
+  options: new Uint8Array(0),
+})
 function ask(parts: Parts = {}, with_: Edns | 'none' = 'none'): Asked & { question: Question } {
   const message = query({ name: q, type: A, id: 0xbeef, ...parts })
   return { message, question: readQuestion(message) ?? raise('no question'), edns: with_ }
@@ -117,6 +123,22 @@ describe('buildReply', () => {
     const withOpt = read(passOn(ask({}, edns(1232, true)), [a(q, '192.0.2.1')], 9, 0, 'udp', parts))
     expect(withOpt.additionals).toHaveLength(1)
     expect(optOf(withOpt)).toMatchObject({ udpPayloadSize: 1232, flag_do: true })
+  })
+  test('the upper bits of an rcode pass in OPT; without one they are a failure', () => {
+    const parts = { flags: 0x8187, additionals: [opt(1232, { extendedRcode: 1 })] }
+    expect(flagBits(passOn(ask({}, edns()), [], 9, 0, 'udp', parts)) & 0xf).toBe(7)
+    expect(optOf(read(passOn(ask({}, edns()), [], 9, 0, 'udp', parts)))?.extendedRcode).toBe(1)
+    expect(flagBits(passOn(ask(), [], 9, 0, 'udp', parts)) & 0xf).toBe(Rcode.ServFail)
+  })
+  test('the upstream’s options pass, those of one hop do not; where they do not fit, the records go without', () => {
+    const parts = { additionals: [opt(1232, { options: [[3, [1, 2]], [10, [9]], [11, []], [12, [0]], [65001, [7]]] })] } // prettier-ignore
+    const codes = (reply: Uint8Array): number[] | undefined => optOf(read(reply))?.options.map((o) => o.code)
+    expect(codes(passOn(ask({}, edns()), [], 9, 0, 'udp', parts))).toEqual([3, 65001])
+    expect(passOn(ask(), [], 9, 0, 'udp', parts)).toHaveLength(33)
+    const long = { additionals: [opt(1232, { options: [[3, Array<number>(500).fill(1)]] })] }
+    const reply = passOn(ask({}, edns(512)), [a(q, '192.0.2.1')], 9, 0, 'udp', long)
+    expect(codes(reply)).toEqual([])
+    expect(read(reply).answers).toHaveLength(1)
   })
   test('authority and rcode pass', () => {
     const packet = read(passOn(ask(), [], 60, 0, 'udp', { flags: 0x8183, authorities: [soa('example.com', 900, 60)] }))
