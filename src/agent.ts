@@ -26,7 +26,7 @@ import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.
 import { makeAnswers } from './proxy/answers.ts'
 import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
 import { makeNameRules } from './proxy/names.ts'
-import { makeScreen } from './proxy/screen.ts'
+import { makeMayLead, makeScreen, type MayLead } from './proxy/screen.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
 import { makeRoutes } from './proxy/routes.ts'
@@ -205,7 +205,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       throw error
     })
   }
-  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
+  const { mayLead, ...rules } = makeRules(settings.dns, clock)
+  const keeper = makeKeeper(clock, settings.leases, datapath, mayLead, (seconds, count) =>
+    metrics.commit(seconds, count),
+  )
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
     await stopListening()
@@ -248,7 +251,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const proxyParts: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
-    ...makeRules(settings.dns, clock),
+    ...rules,
     ask,
     learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
     commit,
@@ -422,14 +425,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
 const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
 
 /** What holds for names and answers beside policy. */
-function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> {
+function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> & { readonly mayLead: MayLead } {
   const [cluster, search, own] = [wires([dns.clusterDomain]), wires(dns.searchSuffixes), wires(dns.privateSuffixes)]
+  const screening = { ...dns, privateSuffixes: [...cluster, ...own] }
   return {
+    mayLead: makeMayLead(screening),
     names: makeNameRules({ clusterDomain: cluster[0] ?? noName, searchSuffixes: search, refuseDoh: dns.refuseDoh }),
     budgets: makeBudgets(dns.budgets, clock, [...cluster, ...search]),
-    screen: makeScreen({ ...dns, privateSuffixes: [...cluster, ...own] }),
+    screen: makeScreen(screening),
   }
-}
+} // prettier-ignore
 /** Under which no name lies: a domain that cannot be read, which the configuration does not let through. */
 const noName = '' as WireName
 

@@ -13,6 +13,7 @@ import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
 import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
 import type { Fact } from './proxy/handle.ts'
+import type { MayLead } from './proxy/screen.ts'
 import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
@@ -75,12 +76,14 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
+ * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
   clock: Clock,
   limits: LeaseLimits,
   datapath: Datapath | undefined,
+  mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
@@ -107,8 +110,9 @@ export function makeKeeper(
     if (snapshot.isInCluster(lease.address)) return []
     const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
-    const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
-    return cellsOf(policy, openedPorts(grants))
+    if (wire === undefined) return []
+    const grants = policy.grantsFor(labelsOf(wire))
+    return !mayLead(wire, grants, lease.address) ? [] : cellsOf(policy, openedPorts(grants))
   }
 
   function learn({ grants, ...fact }: Fact, policy: SubjectPolicy): Learned {

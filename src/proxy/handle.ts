@@ -14,7 +14,7 @@ import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
 import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
-import { labelsOf, nameFromLabels } from '../wire/name.ts'
+import { labelsOf, nameFromLabels, type WireName } from '../wire/name.ts'
 import type { Answered } from './answers.ts'
 import type { Budget, Budgets } from './budgets.ts'
 import type { NameRules } from './names.ts'
@@ -158,7 +158,7 @@ async function story(
     const why = alias?.why ?? verdict.why
     const name = alias?.name ?? question.name
     const grants = policy?.grantsFor(alias?.labels ?? question.labels) ?? []
-    const screened = parts.screen(question, answered.answer, grants.some((grant) => grant.kind === 'allow' && grant.privateAnswers === true)) // prettier-ignore
+    const screened = parts.screen(question, answered.answer, alias?.wire ?? question.wire, grants)
     if (screened.kind === 'refuse')
       return refuse(asked, about, 'private', Rcode.Refused, Ede.Censored, { text: screened.text })
 
@@ -253,14 +253,16 @@ function mayBeAlias(policy: SubjectPolicy, question: Question): boolean {
 function aliasOf(
   policy: SubjectPolicy,
   { answer }: Answered & { kind: 'answer' },
-): { readonly name: string; readonly labels: readonly string[]; readonly why: Why } | undefined {
+):
+  | { readonly wire: WireName; readonly name: string; readonly labels: readonly string[]; readonly why: Why }
+  | undefined {
   for (const wire of answer.chain.slice(1)) {
     const labels = labelsOf(wire)
     const grants = policy.grantsFor(labels)
     if (grants.some((grant) => grant.kind === 'deny')) return undefined
     const verdict = policy.mayAsk(labels)
     if (verdict.kind === 'allow' && grants.some((grant) => grant.followsAliases === true))
-      return { name: nameFromLabels(labels), labels, why: verdict.why }
+      return { wire, name: nameFromLabels(labels), labels, why: verdict.why }
   }
   return undefined
 }

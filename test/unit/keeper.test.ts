@@ -8,6 +8,7 @@ import { addressFromText, addressToText, type Address } from '../../src/net/addr
 import { portsToText, type Ports } from '../../src/net/ports.ts'
 import { makeCompiler } from '../../src/policy/compile.ts'
 import type { Snapshot } from '../../src/policy/snapshot.ts'
+import { makeMayLead } from '../../src/proxy/screen.ts'
 import { loadWorld } from '../../src/sources/manifests.ts'
 import { labelsOf, wireFromText } from '../../src/wire/name.ts'
 import { names, pod, policy, ports } from '../support/manifests.ts'
@@ -120,6 +121,7 @@ beforeEach(() => {
     () => now,
     limits,
     datapath,
+    makeMayLead({ privateAnswers: 'refuse', privateSuffixes: [] }),
     () => undefined,
   )
 })
@@ -330,6 +332,19 @@ describe('a workload with new labels', () => {
     refuses = () => false
     await keeper.settle()
     expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+})
+
+describe('a policy that lets its names lead to private addresses', () => {
+  const open = policy('web', anyName).replace('name: web}', 'name: web, annotations: {namegate.io/allow-private-answers: "true"}}') // prettier-ignore
+  test('does so no more: what was leased by it goes, the rest stays', async () => {
+    await change(web + open)
+    await answer('web', 'a.example.com', '10.9.0.1')
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + open + pod('db', ['10.1.0.9']))
+    expect(stands()).toEqual(['256 10.9.0.1 tcp/443 90 s', '256 198.18.0.1 tcp/443 90 s'])
+    await change(web + policy('web', anyName))
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 60 s'], ['256 198.18.0.1 tcp/443 90 s']])
   })
 })
 
