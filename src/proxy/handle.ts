@@ -11,7 +11,7 @@ import type { Learned } from '../leases/leases.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
-import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
+import { Class, className, Ede, Rcode, Type, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
 import { labelsOf, nameFromLabels, type WireName } from '../wire/name.ts'
@@ -115,9 +115,9 @@ async function story(
     const snapshot = parts.snapshot()
     const endpoint = snapshot.endpointOf(source)
     const about = { question, source, endpoint, transport }
-    // Addresses of other classes, and of all at once, are none that a lease could be about.
-    if (question.qclass !== Class.IN)
-      return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` }) // prettier-ignore
+    const unserved = whyUnserved(question)
+    if (unserved !== undefined)
+      return refuse(asked, about, 'policy', Rcode.Refused, Ede.NotSupported, { text: unserved })
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
       return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: 'no endpoint is known with this source address' }) // prettier-ignore
     const policy = endpoint === undefined ? undefined : snapshot.policyOf(endpoint.identity)
@@ -241,9 +241,23 @@ function factOf(
   }
 }
 
+/**
+ * Types and classes that we do not know pass. Not those of which an answer would be more than one message, which only its first could be told of,
+ * nor a class that is all classes at once: an answer to it may hold addresses that nobody leased.
+ */
+function whyUnserved({ qtype, qclass }: Question): string | undefined {
+  if (qclass === 0 || qclass === Class.NONE || qclass === Class.ANY) return `class ${className(qclass)} is not served`
+  if (qtype === Type.AXFR || qtype === Type.IXFR) return 'zone transfers are not passed'
+  return undefined
+}
+
 /** Whether some policy lets rules for a canonical name admit its aliases, and no rule denies this very name. */
 function mayBeAlias(policy: SubjectPolicy, question: Question): boolean {
-  return policy.followsAliases && !policy.grantsFor(question.labels).some((grant) => grant.kind === 'deny')
+  return (
+    policy.followsAliases &&
+    question.qclass === Class.IN &&
+    !policy.grantsFor(question.labels).some((grant) => grant.kind === 'deny')
+  )
 }
 
 /**
