@@ -23,7 +23,7 @@ import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
-import { makeAnswers } from './proxy/answers.ts'
+import { makeAnswers, type AnswerOptions } from './proxy/answers.ts'
 import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
 import { makeNameRules } from './proxy/names.ts'
 import { makeMayLead, makeScreen, type MayLead } from './proxy/screen.ts'
@@ -65,7 +65,7 @@ export interface AgentSettings {
     readonly refuseDoh: boolean
     readonly budgets: BudgetLimits
     readonly unknownEndpoint: 'deny' | 'allow'
-    readonly cache: { readonly entries: number; readonly octets: number }
+    readonly cache: AnswerOptions
   }
   readonly leases: LeaseLimits
   readonly policy: PolicySettings
@@ -255,6 +255,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     ask,
     learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
     commit,
+    standsFor: keeper.standsFor,
     report,
   }
   const metrics = makeMetrics({

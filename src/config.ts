@@ -161,7 +161,16 @@ const schema = z.strictObject({
         })
         .prefault({}),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
-      cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
+      cache: z
+        .strictObject({
+          entries: count(100_000, 1, 10_000_000),
+          octets: count(64 << 20, 1024),
+          /** How long behind its TTL an answer is told when no upstream answers, where the asker's lease stands; 0: never. */
+          staleSeconds: count(86_400, 0, 604_800),
+          staleAfterMillis: count(1800, 10, 60_000),
+          prefetch: z.boolean().default(true),
+        })
+        .prefault({}),
     })
     .prefault({}),
   leases: z

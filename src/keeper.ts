@@ -22,6 +22,8 @@ export interface Keeper {
   readonly adopt: (snapshot: Snapshot) => Promise<void>
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
+  /** For how many seconds what is known of an answer may be told without anything more: all its leases surely stand so long. */
+  readonly standsFor: (fact: Fact) => number
   /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
   /**
@@ -120,6 +122,12 @@ export function makeKeeper(
     const learned = leases.learn({ ...fact, ports })
     alarm.arm(leases.nextDeadline())
     return learned
+  }
+
+  function standsFor({ identity, name, addresses }: Fact): number {
+    const assured = leases.assured(identity, name, addresses)
+    if (assured === undefined || assured.epoch !== (datapath?.epoch() ?? 0)) return 0
+    return Math.max(0, Math.floor((assured.tellUntil - clock()) / 1000))
   }
 
   async function commit(elements: readonly LeaseElement[]): Promise<void> {
@@ -287,6 +295,7 @@ export function makeKeeper(
     leases,
     adopt,
     learn,
+    standsFor,
     commit,
     prepare,
     follow,

@@ -54,6 +54,10 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_dns_dropped', 'Datagrams dropped because too many questions were in hand.', gauges.dropped)
 
   const refusals = counter('namegate_dns_refused_total', 'Questions refused, by what refused them.', ['reason'])
+  const stale = counter(
+    'namegate_dns_stale_total',
+    'Answers told though their TTL was over, since no upstream answered.',
+  )
   const stripped = counter(
     'namegate_dns_stripped_total',
     'Answers told without records that lead where no public name should.',
@@ -63,6 +67,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
     question(outcome) {
       if (outcome.kind === 'refused') refusals.inc({ reason: outcome.reason })
       if (outcome.kind === 'answered' && outcome.stripped) stripped.inc()
+      if (outcome.kind === 'answered' && outcome.stale) stale.inc()
 
       if (outcome.kind === 'ignored') questions.inc({ outcome: 'ignored', rcode: '', transport: '', cached: '' })
       else {

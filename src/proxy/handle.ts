@@ -41,6 +41,8 @@ export interface ProxyParts {
   readonly learn: (fact: Fact) => Learned
   /** Resolves when the kernel has acknowledged; rejects when it did not. */
   readonly commit: (learned: Learned & { readonly kind: 'learned' }) => Promise<void>
+  /** For how many seconds from now the asker's own leases of it surely stand in the kernel; 0: at least one of them does not. */
+  readonly standsFor: (fact: Fact) => number
   readonly report: (outcome: Outcome) => void
 }
 
@@ -68,6 +70,8 @@ export type Outcome =
         /** Elements that the kernel had to acknowledge for this answer; 0 when all stood already. */
         readonly committed: number
         readonly cached: boolean
+        /** Its TTL was over and nobody answered: told because the asker's lease stands (RFC 8767). */
+        readonly stale: boolean
         /** Whether records that lead where no public name should were left out. */
         readonly stripped: boolean
       })
@@ -171,7 +175,14 @@ async function story(
         : factOf(snapshot, policy, endpoint, name, grants, { ...answered, answer })
     let { ttlSeconds } = answered
     let committed = 0
-    if (fact !== undefined) {
+    if (answered.refresh !== undefined) {
+      // Nobody answers any more. What was true is told as long as the asker's lease stands anyway; it does not prolong that.
+      ttlSeconds = Math.min(ttlSeconds, fact === undefined ? ttlSeconds : parts.standsFor(fact))
+      if (ttlSeconds < 1) {
+        answered = await answered.refresh()
+        continue
+      }
+    } else if (fact !== undefined) {
       const learned = parts.learn(fact)
       if (learned.kind === 'full') return fail(asked, about, 'lease', Ede.Other, learned.text)
       try {
@@ -189,16 +200,18 @@ async function story(
       committed = learned.elements.length
       ttlSeconds = Math.min(ttlSeconds, learned.ttlSeconds)
     }
-    const reply = buildReply(
-      asked,
-      question,
-      answer,
-      ttlSeconds,
-      answered.ageSeconds,
-      transport,
-      screened.removed === undefined ? undefined : { code: Ede.Filtered, text: `namegate: ${screened.removed}` },
-    )
     const { rcode, addresses } = answer
+    const stale = answered.refresh !== undefined
+    const explanation =
+      screened.removed !== undefined
+        ? { code: Ede.Filtered, text: `namegate: ${screened.removed}` }
+        : stale
+          ? {
+              code: rcode === Rcode.NXDomain ? Ede.StaleNXDomainAnswer : Ede.StaleAnswer,
+              text: 'namegate: no upstream answers',
+            }
+          : undefined
+    const reply = buildReply(asked, question, answer, ttlSeconds, answered.ageSeconds, transport, explanation)
     return {
       kind: 'answered',
       reply,
@@ -209,6 +222,7 @@ async function story(
       leased: fact !== undefined,
       committed,
       cached,
+      stale,
       stripped: screened.removed !== undefined,
       why,
     }

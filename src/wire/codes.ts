@@ -44,6 +44,7 @@ export const Ede = {
   Censored: 16,
   Filtered: 17,
   Prohibited: 18,
+  StaleNXDomainAnswer: 19,
   NotSupported: 21,
   NoReachableAuthority: 22,
   NetworkError: 23,

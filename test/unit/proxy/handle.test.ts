@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { addressToText } from '../../../src/net/address.ts'
 import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
-import { handle, type Outcome } from '../../../src/proxy/handle.ts'
+import { handle, type Outcome, type ProxyParts } from '../../../src/proxy/handle.ts'
 import { count } from '../../../src/wire/message.ts'
 import {
   a,
@@ -148,6 +148,41 @@ describe('answered', () => {
     const world = worldOf({ answer: one, unknownEndpoint: 'allow' })
     expect(await run(world, {}, stranger)).toMatchObject({ kind: 'answered', endpoint: undefined, leased: false })
     expect(world.log).toEqual(['ask', 'answered'])
+  })
+})
+
+describe('an answer whose TTL is over, when nobody answers', () => {
+  const failed: Answered = { kind: 'failed', reason: 'timeout', text: 'silent' }
+  const stale = (refreshed: Answered = failed, parts: Parts = one): Partial<ProxyParts> => ({
+    ask: (question) => Promise.resolve({ ...answered(question, parts, { cached: true }), refresh: () => Promise.resolve(refreshed) } as Answered),
+  }) // prettier-ignore
+  test('told as long as the asker’s lease stands; nothing is learned or committed', async () => {
+    const world = worldOf({ ...stale(), standsFor: () => 7 })
+    const outcome = await run(world, withOpt)
+    expect(outcome).toMatchObject({ kind: 'answered', stale: true, ttlSeconds: 7, committed: 0, leased: true })
+    expect(replyOf(outcome).answers).toMatchObject([{ ttl: 7, data: '192.0.2.1' }])
+    expect(edeOf(outcome)).toMatch(/^3 /)
+    expect(world.log).toEqual(['ask', 'answered'])
+  })
+  test('what needs no lease is told', async () => {
+    const nxdomain = { flags: 0x8183, authorities: [soa('example.com', 60, 60)] }
+    const outcome = await run(worldOf(stale(failed, nxdomain)), withOpt)
+    expect([replyOf(outcome).rcode, edeOf(outcome)?.slice(0, 3)]).toEqual(['NXDOMAIN', '19 '])
+  })
+  test('where the lease does not stand the upstream is waited for: its failure is told', async () => {
+    const world = worldOf(stale())
+    expect(await run(world)).toMatchObject({ kind: 'failed', stage: 'upstream' })
+    expect(world.log).toEqual(['ask', 'failed'])
+  })
+  test('… or its answer is', async () => {
+    const world = worldOf(stale(answered(questionOf(), { answers: [a(q, '192.0.2.2', 60)] })))
+    expect(await run(world)).toMatchObject({
+      kind: 'answered',
+      stale: false,
+      addresses: [at('192.0.2.2')],
+      committed: 1,
+    })
+    expect(world.log).toEqual(['ask', 'learn', 'commit', 'answered'])
   })
 })
 
