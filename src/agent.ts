@@ -55,6 +55,7 @@ export interface AgentSettings {
     readonly hedgeMillis: number
     readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
     readonly deadlineMillis: number
+    readonly mixCase: 'off' | 'prefer' | 'require'
     readonly denyReply: 'refused' | 'nxdomain'
     readonly clusterDomain: string
     readonly searchSuffixes: readonly string[]

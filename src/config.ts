@@ -137,6 +137,8 @@ const schema = z.strictObject({
       /** After this long another server is asked too. */
       hedgeMillis: count(300, 10, 60_000),
       deadlineMillis: count(4000, 10, 60_000),
+      /** Names in random case over UDP; what becomes of a server that does not keep it. */
+      mixCase: z.enum(['off', 'prefer', 'require']).default('off'),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
       /** Its names stay within the cluster: they may lead to private addresses, and Kubernetes' search list is made of it. */
       clusterDomain: name.default('cluster.local'),
