@@ -1,6 +1,7 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
+import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
 import {
   readIdentities,
@@ -13,6 +14,7 @@ import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeKeeper } from './keeper.ts'
+import type { IdentityId } from './identity/endpoints.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
@@ -128,6 +130,8 @@ export interface Agent {
   /** Takes leases out of the cache and the kernel; new packets obey when it resolves. */
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly denied: () => Promise<DeniedWithWhy[]>
+  /** Looks now, not only every half minute, for workloads that try resolvers which would not be seen. */
+  readonly lookForBypass: () => Promise<void>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   readonly close: () => Promise<void>
@@ -137,6 +141,8 @@ export interface Agent {
 const repairMillis = 1000
 /** A policy change that the kernel refused is tried again after this. */
 const retryMillis = 1000
+/** How often the kernel is asked who tried port 853. */
+const bypassMillis = 30_000
 
 /**
  * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `NftError`,
@@ -246,6 +252,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const report = (outcome: Outcome): void => {
     metrics.question(outcome)
+    sayBypass(outcome)
     parts.onOutcome?.(outcome)
     sayOutcome(log, outcome)
   }
@@ -266,6 +273,28 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     strangers: upstreams.strangers,
     dropped: listening.dropped,
   })
+  const bypasses = makeBypassWatch(
+    clock,
+    (endpoint, text) => log.warn({ endpoint: `${endpoint.namespace}/${endpoint.name}` }, text),
+    (way, times) => metrics.bypass(way, times),
+  )
+  const countsOnNames = (identity: IdentityId): boolean => snapshot.policyOf(identity).grantPorts.length > 0
+  const sayBypass = (outcome: Outcome): void => {
+    if (outcome.kind !== 'answered' && outcome.kind !== 'refused') return
+    const { endpoint, question, kind } = outcome
+    if (endpoint === undefined || !rules.names.isResolver(question.wire) || !countsOnNames(endpoint.identity)) return
+    bypasses.asked(endpoint, question.name, kind)
+  }
+  async function lookForBypass(): Promise<void> {
+    bypasses.tried((await datapath?.tried()) ?? [], (address) => {
+      const endpoint = snapshot.endpointOf(address)
+      return endpoint !== undefined && countsOnNames(endpoint.identity) ? endpoint : undefined
+    })
+  }
+  const looking = setInterval(() => {
+    // A table that was deleted by hand is repaired within a second; there is nothing to see until then.
+    lookForBypass().catch(() => undefined)
+  }, bypassMillis)
   serving.resolve(async (message, source, transport) => {
     const outcome = await handle(proxyParts, message, source, transport)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
@@ -393,6 +422,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   async function close(): Promise<void> {
     closing = true
     clearInterval(repairing)
+    clearInterval(looking)
     clearTimeout(retry)
     watching?.close()
     keeper.stop()
@@ -419,6 +449,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     policySet: () => policySet,
     cleanLeases: keeper.clean,
     denied,
+    lookForBypass,
     troubles,
     close,
   }

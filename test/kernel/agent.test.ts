@@ -88,6 +88,23 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     )
   })
 
+  test('who has name rules and looks for resolvers that would not be seen is noticed', async () => {
+    const bypasses = async (): Promise<string[]> =>
+      (await agent.metrics.text())
+        .split('\n')
+        .filter((line) => line.startsWith('namegate_dns_bypass_total{'))
+        .sort()
+    await agent.lookForBypass()
+    expect(await bypasses()).toEqual([])
+    await connect(web, '198.18.0.53', 853)
+    await connect(web, '2001:db8::53', 853)
+    await web.run('echo x > /dev/udp/198.18.0.53/853')
+    await agent.lookForBypass()
+    await short(web, 'dns.google @9.9.9.9')
+    await short(web, 'use-application-dns.net @9.9.9.9')
+    expect(await bypasses()).toEqual(['namegate_dns_bypass_total{way="name"} 1', 'namegate_dns_bypass_total{way="port"} 3']) // prettier-ignore
+  })
+
   test('an alias is leased under the name that was asked', async () => {
     expect(await short(web, 'www.example.com @9.9.9.9')).toEqual([
       'shop.cdn.example.net.',

@@ -58,6 +58,7 @@ const datapath: Datapath = {
   epoch: () => epoch,
   repair: () => Promise.resolve({ found: 'stands', epoch }),
   denied: () => Promise.resolve([]),
+  tried: () => Promise.resolve([]),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
 }

@@ -93,6 +93,8 @@ describe('names', () => {
   ]
   for (const [name, want] of doh)
     test(`${name}: ${want ? 'refused' : 'not'}`, () => expect(rules.isDohRefused(wire(name), false)).toBe(want))
+  test('a name by which resolvers are only looked for is none of them', () =>
+    expect(['use-application-dns.net', '_dns.resolver.arpa', 'dns.google', 'google'].map((name) => rules.isResolver(wire(name)))).toEqual([false, false, true, false])) // prettier-ignore
   test('by policy alone', async () => {
     const world = worldOf({ snapshot: () => snapshotOf({ refusesDoh: true }) })
     expect(await handle(world, query({ name: 'dns.google' }), web, 'udp')).toMatchObject({ kind: 'refused', reason: 'doh', rcode: 3 }) // prettier-ignore
