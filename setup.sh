@@ -26,12 +26,14 @@ fi
 # Programs, and the Debian packages that have them.
 need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux"
 if [ "${1:-}" = test ]; then
-  need="$need dig:bind9-dnsutils curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps"
+  need="$need dig:bind9-dnsutils kdig:knot-dnsutils drill:ldnsutils gcc:gcc musl-gcc:musl-tools curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps"
 fi
 missing=
 for pair in $need; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
+# c-ares comes as a module of Debian's own Python.
+if [ "${1:-}" = test ] && [ ! -d /usr/lib/python3/dist-packages/pycares ]; then missing="$missing python3-pycares"; fi
 if [ -n "$missing" ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "setup: installing Debian packages:$missing ..."

@@ -1,6 +1,7 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
+import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
 import {
   readIdentities,
@@ -13,6 +14,7 @@ import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeKeeper } from './keeper.ts'
+import type { IdentityId } from './identity/endpoints.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
@@ -23,10 +25,10 @@ import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
-import { makeAnswers } from './proxy/answers.ts'
+import { makeAnswers, type AnswerOptions } from './proxy/answers.ts'
 import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
 import { makeNameRules } from './proxy/names.ts'
-import { makeScreen } from './proxy/screen.ts'
+import { makeMayLead, makeScreen, type MayLead } from './proxy/screen.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
 import { makeRoutes } from './proxy/routes.ts'
@@ -56,6 +58,7 @@ export interface AgentSettings {
     readonly hedgeMillis: number
     readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
     readonly deadlineMillis: number
+    readonly mixCase: 'off' | 'prefer' | 'require'
     readonly denyReply: 'refused' | 'nxdomain'
     readonly clusterDomain: string
     readonly searchSuffixes: readonly string[]
@@ -66,7 +69,7 @@ export interface AgentSettings {
     readonly refuseDoh: boolean
     readonly budgets: BudgetLimits
     readonly unknownEndpoint: 'deny' | 'allow'
-    readonly cache: { readonly entries: number; readonly octets: number }
+    readonly cache: AnswerOptions
   }
   readonly leases: LeaseLimits
   readonly policy: PolicySettings
@@ -135,6 +138,8 @@ export interface Agent {
   /** Takes leases out of the cache and the kernel; new packets obey when it resolves. */
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly denied: () => Promise<DeniedWithWhy[]>
+  /** Looks now, not only every half minute, for workloads that try resolvers which would not be seen. */
+  readonly lookForBypass: () => Promise<void>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   /** Looks at the manifests at once, where they are watched. */
@@ -146,6 +151,8 @@ export interface Agent {
 const repairMillis = 1000
 /** A policy change that the kernel refused is tried again after this. */
 const retryMillis = 1000
+/** How often the kernel is asked who tried port 853. */
+const bypassMillis = 30_000
 
 /**
  * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `SocketError`, `NftError` or
@@ -218,7 +225,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       throw error
     })
   }
-  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
+  const { mayLead, ...rules } = makeRules(settings.dns, clock)
+  const keeper = makeKeeper(clock, settings.leases, datapath, mayLead, (seconds, count) =>
+    metrics.commit(seconds, count),
+  )
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
     keeper.stop()
@@ -256,16 +266,18 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const report = (outcome: Outcome): void => {
     metrics.question(outcome)
+    sayBypass(outcome)
     parts.onOutcome?.(outcome)
     sayOutcome(log, outcome)
   }
   const proxyParts: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
-    ...makeRules(settings.dns, clock),
+    ...rules,
     ask,
     learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
     commit,
+    standsFor: keeper.standsFor,
     report,
   }
   const metrics = makeMetrics({
@@ -275,6 +287,28 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     strangers: upstreams.strangers,
     dropped: listening.dropped,
   })
+  const bypasses = makeBypassWatch(
+    clock,
+    (endpoint, text) => log.warn({ endpoint: `${endpoint.namespace}/${endpoint.name}` }, text),
+    (way, times) => metrics.bypass(way, times),
+  )
+  const countsOnNames = (identity: IdentityId): boolean => snapshot.policyOf(identity).grantPorts.length > 0
+  const sayBypass = (outcome: Outcome): void => {
+    if (outcome.kind !== 'answered' && outcome.kind !== 'refused') return
+    const { endpoint, question, kind } = outcome
+    if (endpoint === undefined || !rules.names.isResolver(question.wire) || !countsOnNames(endpoint.identity)) return
+    bypasses.asked(endpoint, question.name, kind)
+  }
+  async function lookForBypass(): Promise<void> {
+    bypasses.tried((await datapath?.tried()) ?? [], (address) => {
+      const endpoint = snapshot.endpointOf(address)
+      return endpoint !== undefined && countsOnNames(endpoint.identity) ? endpoint : undefined
+    })
+  }
+  const looking = setInterval(() => {
+    // A table that was deleted by hand is repaired within a second; there is nothing to see until then.
+    lookForBypass().catch(() => undefined)
+  }, bypassMillis)
   serving.resolve(async (message, source, transport) => {
     const outcome = await handle(proxyParts, message, source, transport)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
@@ -412,6 +446,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   async function close(): Promise<void> {
     closing = true
     clearInterval(repairing)
+    clearInterval(looking)
     clearTimeout(retry)
     watching?.close()
     unfollowHost?.()
@@ -439,6 +474,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     policySet: () => ({ ...inForce, refused }),
     cleanLeases: keeper.clean,
     denied,
+    lookForBypass,
     troubles,
     reload: () => watching?.look(),
     close,
@@ -456,14 +492,16 @@ function whyNotListening(error: unknown): unknown {
 const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
 
 /** What holds for names and answers beside policy. */
-function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> {
+function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> & { readonly mayLead: MayLead } {
   const [cluster, search, own] = [wires([dns.clusterDomain]), wires(dns.searchSuffixes), wires(dns.privateSuffixes)]
+  const screening = { ...dns, privateSuffixes: [...cluster, ...own] }
   return {
+    mayLead: makeMayLead(screening),
     names: makeNameRules({ clusterDomain: cluster[0] ?? noName, searchSuffixes: search, refuseDoh: dns.refuseDoh }),
     budgets: makeBudgets(dns.budgets, clock, [...cluster, ...search]),
-    screen: makeScreen({ ...dns, privateSuffixes: [...cluster, ...own] }),
+    screen: makeScreen(screening),
   }
-}
+} // prettier-ignore
 /** Under which no name lies: a domain that cannot be read, which the configuration does not let through. */
 const noName = '' as WireName
 

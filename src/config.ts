@@ -137,6 +137,8 @@ const schema = z.strictObject({
       /** After this long another server is asked too. */
       hedgeMillis: count(300, 10, 60_000),
       deadlineMillis: count(4000, 10, 60_000),
+      /** Names in random case over UDP; what becomes of a server that does not keep it. */
+      mixCase: z.enum(['off', 'prefer', 'require']).default('off'),
       denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
       /** Its names stay within the cluster: they may lead to private addresses, and Kubernetes' search list is made of it. */
       clusterDomain: name.default('cluster.local'),
@@ -161,7 +163,16 @@ const schema = z.strictObject({
         })
         .prefault({}),
       unknownEndpoint: z.enum(['deny', 'allow']).default('deny'),
-      cache: z.strictObject({ entries: count(100_000, 1, 10_000_000), octets: count(64 << 20, 1024) }).prefault({}),
+      cache: z
+        .strictObject({
+          entries: count(100_000, 1, 10_000_000),
+          octets: count(64 << 20, 1024),
+          /** How long behind its TTL an answer is told when no upstream answers, where the asker's lease stands; 0: never. */
+          staleSeconds: count(86_400, 0, 604_800),
+          staleAfterMillis: count(1800, 10, 60_000),
+          prefetch: z.boolean().default(true),
+        })
+        .prefault({}),
     })
     .prefault({}),
   leases: z

@@ -13,6 +13,7 @@ import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
 import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
 import type { Fact } from './proxy/handle.ts'
+import type { MayLead } from './proxy/screen.ts'
 import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
@@ -21,6 +22,8 @@ export interface Keeper {
   readonly adopt: (snapshot: Snapshot) => Promise<void>
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
+  /** For how many seconds what is known of an answer may be told without anything more: all its leases surely stand so long. */
+  readonly standsFor: (fact: Fact) => number
   /** Resolves when the kernel has acknowledged what an answer taught; rejects with its error, and then the leases are as they were before. */
   readonly commit: (elements: readonly LeaseElement[]) => Promise<void>
   /**
@@ -75,12 +78,14 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
+ * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
   clock: Clock,
   limits: LeaseLimits,
   datapath: Datapath | undefined,
+  mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
@@ -107,8 +112,9 @@ export function makeKeeper(
     if (snapshot.isInCluster(lease.address)) return []
     const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
-    const grants = wire === undefined ? [] : policy.grantsFor(labelsOf(wire))
-    return cellsOf(policy, openedPorts(grants))
+    if (wire === undefined) return []
+    const grants = policy.grantsFor(labelsOf(wire))
+    return !mayLead(wire, grants, lease.address) ? [] : cellsOf(policy, openedPorts(grants))
   }
 
   function learn({ grants, ...fact }: Fact, policy: SubjectPolicy): Learned {
@@ -116,6 +122,12 @@ export function makeKeeper(
     const learned = leases.learn({ ...fact, ports })
     alarm.arm(leases.nextDeadline())
     return learned
+  }
+
+  function standsFor({ identity, name, addresses }: Fact): number {
+    const assured = leases.assured(identity, name, addresses)
+    if (assured === undefined || assured.epoch !== (datapath?.epoch() ?? 0)) return 0
+    return Math.max(0, Math.floor((assured.tellUntil - clock()) / 1000))
   }
 
   async function commit(elements: readonly LeaseElement[]): Promise<void> {
@@ -283,6 +295,7 @@ export function makeKeeper(
     leases,
     adopt,
     learn,
+    standsFor,
     commit,
     prepare,
     follow,

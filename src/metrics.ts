@@ -1,5 +1,6 @@
 // Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { BypassWay } from './bypass.ts'
 import type { Outcome } from './proxy/handle.ts'
 import { rcodeName } from './wire/codes.ts'
 
@@ -10,6 +11,7 @@ export interface Metrics {
   readonly commit: (seconds: number, elements: number | undefined) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
+  readonly bypass: (way: BypassWay, times: number) => void
   readonly text: () => Promise<string>
 }
 
@@ -46,6 +48,11 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const elements = counter('namegate_commit_elements_total', 'Elements written to the kernel for leases.')
   const failures = counter('namegate_commit_failures_total', 'Commits that the kernel did not acknowledge.')
   const loads = counter('namegate_policy_loads_total', 'Loads of the manifests.', ['result'])
+  const bypasses = counter(
+    'namegate_dns_bypass_total',
+    'Attempts of workloads with name rules at resolvers that would not be seen: packets to port 853, questions for names of public resolvers.',
+    ['way'],
+  )
   const repairs = counter('namegate_table_repairs_total', 'Times the kernel table had to be made ours again.')
   gauge('namegate_leases', 'Leases held.', gauges.leases)
   gauge('namegate_endpoints', 'Endpoints known.', gauges.endpoints)
@@ -54,6 +61,10 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_dns_dropped', 'Datagrams dropped because too many questions were in hand.', gauges.dropped)
 
   const refusals = counter('namegate_dns_refused_total', 'Questions refused, by what refused them.', ['reason'])
+  const stale = counter(
+    'namegate_dns_stale_total',
+    'Answers told though their TTL was over, since no upstream answered.',
+  )
   const stripped = counter(
     'namegate_dns_stripped_total',
     'Answers told without records that lead where no public name should.',
@@ -63,6 +74,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
     question(outcome) {
       if (outcome.kind === 'refused') refusals.inc({ reason: outcome.reason })
       if (outcome.kind === 'answered' && outcome.stripped) stripped.inc()
+      if (outcome.kind === 'answered' && outcome.stale) stale.inc()
 
       if (outcome.kind === 'ignored') questions.inc({ outcome: 'ignored', rcode: '', transport: '', cached: '' })
       else {
@@ -81,6 +93,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
     },
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
+    bypass: (way, times) => bypasses.inc({ way }, times),
     text: () => registers[0]?.metrics() ?? Promise.resolve(''),
   }
 }

@@ -35,6 +35,13 @@ export interface Repaired {
   readonly epoch: number
 }
 
+/** First packets from a workload's address to port 853 of another, as many as the kernel has counted so far. */
+export interface ResolverAttempt {
+  readonly source: Address
+  readonly address: Address
+  readonly packets: number
+}
+
 export interface Datapath {
   /** Makes the kernel hold this snapshot's policy; resolves when it does. One transaction: packets see the old or the new. */
   readonly apply: (snapshot: Snapshot) => Promise<void>
@@ -44,6 +51,8 @@ export interface Datapath {
   /** Writes the policy in force into the table anew, whatever somebody did to it; the table itself, and all learned with it, only when its structure is not ours. */
   readonly repair: () => Promise<Repaired>
   readonly denied: () => Promise<DeniedFlow[]>
+  /** Attempts within the last hour at resolvers that would not be seen, let through or not. */
+  readonly tried: () => Promise<ResolverAttempt[]>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
   readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
@@ -153,6 +162,13 @@ export async function startDatapath(
     return lists.flat()
   }
 
+  async function tried(): Promise<ResolverAttempt[]> {
+    const lists = await Promise.all(
+      ['tried4', 'tried6'].map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])),
+    )
+    return lists.flatMap(readTried)
+  }
+
   async function standingLearned(): Promise<LeaseElement[]> {
     const lists = await Promise.all(learnedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
     return lists.flatMap(readLearned)
@@ -165,6 +181,7 @@ export async function startDatapath(
     epoch: learned.epoch,
     repair,
     denied,
+    tried,
     learned: standingLearned,
     close: learned.close,
     async abandon() {
@@ -261,6 +278,20 @@ function readDenied(direction: Direction, json: string): DeniedFlow[] {
       })
     }
   return flows
+}
+
+/** Reads `nft -j list set` of a set of attempts; elements of another shape are passed over. */
+function readTried(json: string): ResolverAttempt[] {
+  const { nftables } = JSON.parse(json) as { nftables: { set?: { elem?: unknown[] } }[] }
+  return nftables.flatMap(({ set }) =>
+    (set?.elem ?? []).flatMap((entry) => {
+      const { elem } = entry as { elem?: { val?: { concat?: unknown[] }; counter?: { packets?: number } } }
+      const [source, address] = (elem?.val?.concat ?? []).map((text) => addressFromText(String(text)))
+      return source === undefined || address === undefined
+        ? []
+        : [{ source, address, packets: elem?.counter?.packets ?? 0 }]
+    }),
+  )
 }
 
 /** Reads `nft -j list set` of a learned set. */

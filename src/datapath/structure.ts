@@ -28,6 +28,10 @@ export interface StructureOptions {
   readonly learnedMax: number
 }
 
+/** Workloads' attempts at resolvers that would not be seen (DNS over TLS and QUIC, RFC 7858 §3.1, RFC 9250 §4.1.1): past the bound no new ones are remembered. */
+export const triedMax = 4096
+const tried = { port: 853, lines: [`size ${triedMax}`, 'flags dynamic,timeout', 'timeout 1h'] }
+
 /** Denied flows that are remembered for the summary and `denied()`: past the bound only the counter goes on. */
 export const deniedFlowsMax = 4096
 
@@ -100,6 +104,7 @@ function sets(options: StructureOptions): string[] {
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
     ...directions.flatMap(ofDirection),
+    ...both('tried', (address) => `${address} . ${address}`, tried.lines),
     ...both('learned', flow, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
     ...both('learned_range', flow, ['flags interval,timeout']),
@@ -153,6 +158,7 @@ function chains(options: StructureOptions): string[] {
       block(`chain outgoing${f}`, [
         ...(f === 6 ? NEIGHBOURS : []),
         dns,
+        `meta l4proto { tcp, udp } th dport ${tried.port} update @tried${f} { ${ip(f)} saddr . ${ip(f)} daddr counter }`,
         // By way of a service, a workload can meet itself.
         `${ip(f)} saddr . ${ip(f)} daddr @self${f} accept`,
         `goto egress${f}`,

@@ -74,6 +74,13 @@ const spareMillisMin = 5000
 /** The time from asking for an element to sending it: the kernel may hold it so much longer than its lease. */
 const latenessMillis = 1000
 
+/** What the kernel surely holds of a name. */
+export interface Assured {
+  /** No told TTL may reach beyond: the kernel holds everything so long, and the spare time after it. */
+  readonly tellUntil: Millis
+  readonly epoch: number
+}
+
 interface Held extends Lease {
   /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
   stood: Millis | undefined
@@ -140,6 +147,8 @@ export interface LeaseTable {
   readonly lacking: () => LeaseElement[]
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
   readonly current: (element: LeaseElement) => LeaseElement | undefined
+  /** What the kernel surely holds of a name's addresses for an identity; undefined unless all of it stands, acknowledged in one epoch. */
+  readonly assured: (identity: IdentityId, name: string, addresses: readonly Address[]) => Assured | undefined
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
   readonly list: () => Iterable<Lease>
@@ -485,6 +494,22 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     for (const holder of holders.values()) for (const addresses of holder.byName.values()) yield* addresses.values()
   }
 
+  function assured(identity: IdentityId, name: string, addresses: readonly Address[]): Assured | undefined {
+    const holder = holders.get(identity)
+    let until = Infinity
+    let inEpoch: number | undefined
+    for (const address of addresses) {
+      const held = holder?.byName.get(name)?.get(address)
+      if (held === undefined) return undefined
+      for (const ports of held.ports) {
+        const standing = holder?.byAddress.get(address)?.standing.get(keyOf(ports))
+        if (standing === undefined || standing.epoch !== (inEpoch ??= standing.epoch)) return undefined
+        until = Math.min(until, standing.until)
+      }
+    }
+    return inEpoch === undefined ? undefined : { tellUntil: until - spareMillis, epoch: inEpoch }
+  }
+
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
   ]
@@ -500,6 +525,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     regrant,
     lacking,
     current,
+    assured,
     namesOf,
     list,
     size: () => count,

@@ -11,10 +11,10 @@ import type { Learned } from '../leases/leases.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
-import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
+import { Class, className, Ede, Rcode, Type, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
-import { labelsOf, nameFromLabels } from '../wire/name.ts'
+import { labelsOf, nameFromLabels, type WireName } from '../wire/name.ts'
 import type { Answered } from './answers.ts'
 import type { Budget, Budgets } from './budgets.ts'
 import type { NameRules } from './names.ts'
@@ -41,6 +41,8 @@ export interface ProxyParts {
   readonly learn: (fact: Fact) => Learned
   /** Resolves when the kernel has acknowledged; rejects when it did not. */
   readonly commit: (learned: Learned & { readonly kind: 'learned' }) => Promise<void>
+  /** For how many seconds from now the asker's own leases of it surely stand in the kernel; 0: at least one of them does not. */
+  readonly standsFor: (fact: Fact) => number
   readonly report: (outcome: Outcome) => void
 }
 
@@ -68,6 +70,8 @@ export type Outcome =
         /** Elements that the kernel had to acknowledge for this answer; 0 when all stood already. */
         readonly committed: number
         readonly cached: boolean
+        /** Its TTL was over and nobody answered: told because the asker's lease stands (RFC 8767). */
+        readonly stale: boolean
         /** Whether records that lead where no public name should were left out. */
         readonly stripped: boolean
       })
@@ -115,9 +119,9 @@ async function story(
     const snapshot = parts.snapshot()
     const endpoint = snapshot.endpointOf(source)
     const about = { question, source, endpoint, transport }
-    // Addresses of other classes, and of all at once, are none that a lease could be about.
-    if (question.qclass !== Class.IN)
-      return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` }) // prettier-ignore
+    const unserved = whyUnserved(question)
+    if (unserved !== undefined)
+      return refuse(asked, about, 'policy', Rcode.Refused, Ede.NotSupported, { text: unserved })
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
       return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: 'no endpoint is known with this source address' }) // prettier-ignore
     const policy = endpoint === undefined ? undefined : snapshot.policyOf(endpoint.identity)
@@ -158,7 +162,7 @@ async function story(
     const why = alias?.why ?? verdict.why
     const name = alias?.name ?? question.name
     const grants = policy?.grantsFor(alias?.labels ?? question.labels) ?? []
-    const screened = parts.screen(question, answered.answer, grants.some((grant) => grant.kind === 'allow' && grant.privateAnswers === true)) // prettier-ignore
+    const screened = parts.screen(question, answered.answer, alias?.wire ?? question.wire, grants)
     if (screened.kind === 'refuse')
       return refuse(asked, about, 'private', Rcode.Refused, Ede.Censored, { text: screened.text })
 
@@ -171,7 +175,14 @@ async function story(
         : factOf(snapshot, policy, endpoint, name, grants, { ...answered, answer })
     let { ttlSeconds } = answered
     let committed = 0
-    if (fact !== undefined) {
+    if (answered.refresh !== undefined) {
+      // Nobody answers any more. What was true is told as long as the asker's lease stands anyway; it does not prolong that.
+      ttlSeconds = Math.min(ttlSeconds, fact === undefined ? ttlSeconds : parts.standsFor(fact))
+      if (ttlSeconds < 1) {
+        answered = await answered.refresh()
+        continue
+      }
+    } else if (fact !== undefined) {
       const learned = parts.learn(fact)
       if (learned.kind === 'full') return fail(asked, about, 'lease', Ede.Other, learned.text)
       try {
@@ -189,16 +200,18 @@ async function story(
       committed = learned.elements.length
       ttlSeconds = Math.min(ttlSeconds, learned.ttlSeconds)
     }
-    const reply = buildReply(
-      asked,
-      question,
-      answer,
-      ttlSeconds,
-      answered.ageSeconds,
-      transport,
-      screened.removed === undefined ? undefined : { code: Ede.Filtered, text: `namegate: ${screened.removed}` },
-    )
     const { rcode, addresses } = answer
+    const stale = answered.refresh !== undefined
+    const explanation =
+      screened.removed !== undefined
+        ? { code: Ede.Filtered, text: `namegate: ${screened.removed}` }
+        : stale
+          ? {
+              code: rcode === Rcode.NXDomain ? Ede.StaleNXDomainAnswer : Ede.StaleAnswer,
+              text: 'namegate: no upstream answers',
+            }
+          : undefined
+    const reply = buildReply(asked, question, answer, ttlSeconds, answered.ageSeconds, transport, explanation)
     return {
       kind: 'answered',
       reply,
@@ -209,6 +222,7 @@ async function story(
       leased: fact !== undefined,
       committed,
       cached,
+      stale,
       stripped: screened.removed !== undefined,
       why,
     }
@@ -241,9 +255,23 @@ function factOf(
   }
 }
 
+/**
+ * Types and classes that we do not know pass. Not those of which an answer would be more than one message, which only its first could be told of,
+ * nor a class that is all classes at once: an answer to it may hold addresses that nobody leased.
+ */
+function whyUnserved({ qtype, qclass }: Question): string | undefined {
+  if (qclass === 0 || qclass === Class.NONE || qclass === Class.ANY) return `class ${className(qclass)} is not served`
+  if (qtype === Type.AXFR || qtype === Type.IXFR) return 'zone transfers are not passed'
+  return undefined
+}
+
 /** Whether some policy lets rules for a canonical name admit its aliases, and no rule denies this very name. */
 function mayBeAlias(policy: SubjectPolicy, question: Question): boolean {
-  return policy.followsAliases && !policy.grantsFor(question.labels).some((grant) => grant.kind === 'deny')
+  return (
+    policy.followsAliases &&
+    question.qclass === Class.IN &&
+    !policy.grantsFor(question.labels).some((grant) => grant.kind === 'deny')
+  )
 }
 
 /**
@@ -253,14 +281,16 @@ function mayBeAlias(policy: SubjectPolicy, question: Question): boolean {
 function aliasOf(
   policy: SubjectPolicy,
   { answer }: Answered & { kind: 'answer' },
-): { readonly name: string; readonly labels: readonly string[]; readonly why: Why } | undefined {
+):
+  | { readonly wire: WireName; readonly name: string; readonly labels: readonly string[]; readonly why: Why }
+  | undefined {
   for (const wire of answer.chain.slice(1)) {
     const labels = labelsOf(wire)
     const grants = policy.grantsFor(labels)
     if (grants.some((grant) => grant.kind === 'deny')) return undefined
     const verdict = policy.mayAsk(labels)
     if (verdict.kind === 'allow' && grants.some((grant) => grant.followsAliases === true))
-      return { name: nameFromLabels(labels), labels, why: verdict.why }
+      return { wire, name: nameFromLabels(labels), labels, why: verdict.why }
   }
   return undefined
 }

@@ -45,7 +45,11 @@ const tcpConnectionsPerSourceMax = 128
  * So what a client that does not read its answers makes us hold is bounded too.
  */
 const tcpInHandMax = 64
-const tcpIdleMillis = 10_000
+/**
+ * A connection on which nothing came to an end for so long, neither a question nor an answer, is closed (RFC 7766 §6.2.3): octets of a question
+ * that never becomes whole do not keep it.
+ */
+const tcpIdleMillisDefault = 10_000
 const drainMillis = 2000
 
 /** What the sockets of one proxy share. */
@@ -53,6 +57,7 @@ interface Desk {
   /** Never rejects. */
   readonly answer: Answerer
   readonly addressOf: (text: string) => Address | undefined
+  readonly tcpIdleMillis: number
   /** Questions that are read and not answered yet. */
   inHand: { udp: number; tcp: number }
   /** Of questions over UDP. */
@@ -73,10 +78,12 @@ export async function listen(
   listeners: readonly Listener[],
   answer: Answerer,
   onFault: (error: unknown) => void = warn,
+  tcpIdleMillis: number = tcpIdleMillisDefault,
 ): Promise<Listening> {
   const desk: Desk = {
     answer: guarded(answer, onFault),
     addressOf: makeAddressReader(),
+    tcpIdleMillis,
     inHand: { udp: 0, tcp: 0 },
     shares: makeShares(udpInHandMax, udpInHandPerSourceMax),
     dropped: 0,
@@ -184,7 +191,8 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
   let inHand = 0
   // A client may send its questions and close its half: it still gets the answers.
   let ended = false
-  connection.setTimeout(tcpIdleMillis, () => connection.destroy())
+  const idle = setTimeout(() => connection.destroy(), desk.tcpIdleMillis)
+  connection.once('close', () => clearTimeout(idle))
   connection.on('error', () => connection.destroy())
   connection.on('end', () => {
     ended = true
@@ -203,6 +211,7 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
       buffered = buffered.subarray(end)
       inHand++
       desk.inHand.tcp++
+      idle.refresh()
       void desk.answer(message, source, 'tcp').then((reply) => {
         if (reply !== undefined && connection.writable) connection.write(framed(reply), done)
         else {
@@ -218,6 +227,7 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
   function done(): void {
     inHand--
     desk.inHand.tcp--
+    idle.refresh()
     if (!desk.closing) connection.resume()
     take()
     if (ended && inHand === 0) connection.end()

@@ -13,16 +13,17 @@ export interface NameOptions {
 export interface NameRules {
   /** What `name` may be the expansion of: the labels before each search domain that it ends in. */
   readonly expandedFrom: (name: WireName) => readonly (readonly string[])[]
+  /** Whether it is the name of a resolver that would not be seen (not one by which such are only looked for). */
+  readonly isResolver: (name: WireName) => boolean
   /** @param byPolicy refused whatever the configuration says. */
   readonly isDohRefused: (name: WireName, byPolicy: boolean) => boolean
 }
 
-/** Browsers turn their own DNS over HTTPS off when this name does not exist. */
-const canary = 'use-application-dns.net'
+/** Names by which clients look for such resolvers. Browsers turn their own DNS over HTTPS off when the first does not exist; the other is RFC 9462's. */
+const lookouts = ['use-application-dns.net', '_dns.resolver.arpa']
 
 /** Names of public resolvers over HTTPS and TLS. Resolvers without a well-known name are for address rules to hold back. */
 const resolvers = [
-  canary,
   'cloudflare-dns.com',
   'mozilla.cloudflare-dns.com',
   'one.one.one.one',
@@ -52,11 +53,12 @@ const resolvers = [
   'dns.controld.com',
   'freedns.controld.com',
   'odoh.cloudflare-dns.com',
-  '_dns.resolver.arpa',
-].flatMap((name) => wireFromText(name) ?? [])
+]
+const toWires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
 
 export function makeNameRules({ clusterDomain, searchSuffixes, refuseDoh }: NameOptions): NameRules {
-  const refused = new Set(resolvers)
+  const known = new Set(toWires(resolvers))
+  const refused = new Set([...known, ...toWires(lookouts)])
   const clusterDepth = labelsOf(clusterDomain).length
   return {
     expandedFrom(name) {
@@ -76,6 +78,7 @@ export function makeNameRules({ clusterDomain, searchSuffixes, refuseDoh }: Name
       return shorter
     },
     // The names under them too: NextDNS and ControlD give each customer one.
+    isResolver: (name) => ancestorsOf(name).some((ancestor) => known.has(ancestor)),
     isDohRefused: (name, byPolicy) =>
       (refuseDoh || byPolicy) && ancestorsOf(name).some((ancestor) => refused.has(ancestor)),
   }

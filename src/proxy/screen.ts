@@ -1,6 +1,7 @@
 // What an answer may tell beyond fitting its question: addresses that no public name should lead to (DNS rebinding), hints and ECH parameters.
 import { addressToText, type Address } from '../net/address.ts'
 import { specialKind } from '../net/special.ts'
+import type { Grant } from '../policy/snapshot.ts'
 import type { FitAnswer } from '../wire/answer.ts'
 import type { Question } from '../wire/message.ts'
 import { isUnder, type WireName } from '../wire/name.ts'
@@ -21,15 +22,25 @@ export type Screened =
   | { readonly kind: 'pass'; readonly answer: FitAnswer; readonly removed: string | undefined }
   | { readonly kind: 'refuse'; readonly text: string }
 
-/** @param mayBePrivate policy lets this name lead anywhere. */
-export type Screen = (question: Question, answer: FitAnswer, mayBePrivate: boolean) => Screened
+/** Whether a name, by what is granted to it, may lead to an address. Where no public name should (net/special.ts), policy or configuration must say so. */
+export type MayLead = (name: WireName, grants: readonly Grant[], address: Address) => boolean
 
-const allowed = (): undefined => undefined
+export function makeMayLead({ privateAnswers, privateSuffixes }: Pick<ScreenOptions, 'privateAnswers' | 'privateSuffixes'>): MayLead {
+  return (name, grants, address) =>
+    specialKind(address) === undefined ||
+    privateAnswers === 'allow' ||
+    privateSuffixes.some((suffix) => isUnder(name, suffix)) ||
+    grants.some((grant) => grant.kind === 'allow' && grant.privateAnswers === true)
+} // prettier-ignore
 
-export function makeScreen({ privateAnswers, privateSuffixes, serviceHints, stripEch }: ScreenOptions): Screen {
-  return (question, answer, mayBePrivate) => {
-    const isTrusted = mayBePrivate || privateAnswers === 'allow' || privateSuffixes.some((suffix) => isUnder(question.wire, suffix))
-    const kindOf: (address: Address) => string | undefined = isTrusted ? allowed : specialKind
+/** @param name the name by whose rules (`grants`) the answer is told, and its addresses leased: the question's, or one that it is an alias of. */
+export type Screen = (question: Question, answer: FitAnswer, name: WireName, grants: readonly Grant[]) => Screened
+
+export function makeScreen(options: ScreenOptions): Screen {
+  const { privateAnswers, serviceHints, stripEch } = options
+  const mayLead = makeMayLead(options)
+  return (question, answer, name, grants) => {
+    const kindOf = (address: Address): string | undefined => (mayLead(name, grants, address) ? undefined : specialKind(address))
     const forbidden = answer.addresses.find((address) => kindOf(address) !== undefined)
     const text = forbidden && `${question.name} leads to ${addressToText(forbidden)} (${kindOf(forbidden)}): no public name should`
     if (text !== undefined && privateAnswers === 'refuse') return { kind: 'refuse', text }

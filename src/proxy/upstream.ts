@@ -28,6 +28,12 @@ export interface UpstreamOptions {
   readonly timeoutMillis: Millis
   /** After so long without an answer another server is asked as well; the first good answer counts. Absent: only after `timeoutMillis`. */
   readonly hedgeMillis?: Millis
+  /**
+   * Names go out over UDP in random case, and an answer counts only with the very same: one bit more a letter that a forger must guess ("0x20").
+   * One in another case is asked for again over TCP. A server that changes the case there too is known to do so for ten minutes: asked over UDP in the
+   * client's case (`prefer`), or over TCP only (`require`).
+   */
+  readonly mixCase?: 'off' | 'prefer' | 'require'
   /** How long a question takes at most: a workload's resolver gives up after 5 s. */
   readonly deadlineMillis: Millis
 }
@@ -56,6 +62,8 @@ const socketsPerServer = 16
 /** A socket is given up for a fresh port after so many questions or so long. */
 const questionsPerSocketMax = 1000
 const socketAgeMillisMax = 10_000
+/** How long a server is known to change the case of names. */
+const foldsMillis = 600_000
 /** How long a server that does not know OPT is asked without, before it is tried again: it may have been replaced. */
 const plainMillis = 600_000
 /** So many unanswered questions in a row, and a server is asked only when the others fail, or one question in `probeEvery` finds out. */
@@ -67,7 +75,9 @@ const optionsOverUdpMax = 512
 interface Waiting {
   readonly question: Question
   readonly hasEdns: boolean
-  readonly settle: (reply: UpstreamReply) => void
+  /** The answer must be in the case of the question. */
+  readonly isMixed: boolean
+  readonly settle: (reply: UpstreamReply | 'folded') => void
 }
 
 /** The ports from which one server is asked. `opening` resolves to one more, or to why there is none. */
@@ -80,6 +90,8 @@ interface Pool {
   serverCookie: Uint8Array
   /** Until then it is asked without OPT, which it did not understand. */
   plainUntil: Millis
+  /** Until then it is known to change the case of names. */
+  foldsUntil: Millis
   /** Questions one after the other that it did not answer; from `downAfter` on it is asked last. */
   silent: number
   ports: Port[]
@@ -97,7 +109,7 @@ interface Port {
 
 /** Throws when a `caFile` cannot be read. */
 export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams {
-  const { servers, timeoutMillis, hedgeMillis = timeoutMillis, deadlineMillis } = options
+  const { servers, timeoutMillis, hedgeMillis = timeoutMillis, deadlineMillis, mixCase = 'off' } = options
   const pools = servers.map(makePool)
   const ids = makeIds()
   let preferred = 0
@@ -117,7 +129,7 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
       () => void strangers++,
     )
     const clientCookie = new Uint8Array(randomBytes(8))
-    return { server, name, stream, clientCookie, serverCookie: new Uint8Array(0), plainUntil: -Infinity, silent: 0, ports: [], opening: undefined } // prettier-ignore
+    return { server, name, stream, clientCookie, serverCookie: new Uint8Array(0), plainUntil: -Infinity, foldsUntil: -Infinity, silent: 0, ports: [], opening: undefined } // prettier-ignore
   }
 
   async function ask(question: Question, flags: QueryFlags): Promise<UpstreamReply> {
@@ -218,24 +230,55 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
     if (pool.server.transport !== undefined || flags.options.length > optionsOverUdpMax)
       return overStream(pool, question, flags, within)
     const started = clock()
+    const left = (): Millis => Math.max(1, within - (clock() - started))
+    const folds = started < pool.foldsUntil
+    if (mixCase === 'require' && folds) return overStream(pool, question, flags, within)
+    const isMixed = mixCase !== 'off' && !folds
     const port = pick(pool) ?? (await pool.opening)
     if (port === undefined || port instanceof Error || port.closed)
       return failed('network', `${pool.name} cannot be reached${port instanceof Error ? `: ${codeOf(port)}` : ''}`)
-    const reply = await overUdp(port, question, flags, within)
+    const reply = await overUdp(port, isMixed ? mixed(question, ids) : question, flags, within, isMixed)
+    if (reply === 'folded') return overStreamMixed(pool, question, flags, left())
     if (reply.kind === 'failed' || ((reply.message[2] ?? 0) & 0x02) === 0) return reply
-    return overStream(pool, question, flags, Math.max(1, within - (clock() - started)))
+    return overStream(pool, question, flags, left())
+  }
+
+  /** An answer came in another case: a forger's, or the server's way. Nobody can forge over TCP, so what it does there is its way. */
+  async function overStreamMixed(
+    pool: Pool,
+    question: Question,
+    flags: QueryFlags,
+    within: Millis,
+  ): Promise<UpstreamReply> {
+    const started = clock()
+    const asked = mixed(question, ids)
+    const reply = await overStream(pool, asked, flags, within)
+    if (reply.kind === 'message' && !isInCaseOf(asked, reply.message)) pool.foldsUntil = clock() + foldsMillis
+    if (reply.kind === 'message' || reply.reason !== 'network' || mixCase === 'require') return reply
+    // It has no TCP: then it is as if the case were not mixed at all.
+    const port = pick(pool) ?? (await pool.opening)
+    if (port === undefined || port instanceof Error || port.closed) return reply
+    const plain = await overUdp(port, question, flags, Math.max(1, within - (clock() - started)), false)
+    return plain === 'folded' ? reply : plain
   }
 
   function overStream(pool: Pool, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
     return pool.stream.ask(question, (id) => buildQuery(id, question, flags, clock() < pool.plainUntil ? 'none' : {}), within)
   } // prettier-ignore
 
-  function overUdp(port: Port, question: Question, flags: QueryFlags, within: Millis): Promise<UpstreamReply> {
+  /** `folded`: an answer came, but not in the case of the question, in which it had to be. */
+  function overUdp(
+    port: Port,
+    question: Question,
+    flags: QueryFlags,
+    within: Millis,
+    isMixed: boolean,
+  ): Promise<UpstreamReply | 'folded'> {
     const { name } = port.pool
     return new Promise((resolve) => {
       let id = ids()
       while (port.waiting.has(id)) id = ids()
-      const settle = (reply: UpstreamReply): void => {
+      const settle = (reply: UpstreamReply | 'folded'): void => {
         clearTimeout(timer)
         port.waiting.delete(id)
         retire(port)
@@ -243,7 +286,7 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
       }
       const timer = setTimeout(() => settle(failed('timeout', silence(name, within))), within)
       const hasEdns = clock() >= port.pool.plainUntil
-      port.waiting.set(id, { question, hasEdns, settle })
+      port.waiting.set(id, { question, hasEdns, isMixed, settle })
       port.used++
       // An error of sending comes as the socket's error event, see openPort.
       const { clientCookie, serverCookie } = port.pool
@@ -323,6 +366,10 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
     const isBare = waiting.hasEdns && isBareFormErr(message)
     if (!isBare && !answersQuestion(waiting.question, message)) return void strangers++
     if (!isBare && !takeCookie(port.pool, waiting.question, message)) return void strangers++
+    if (!isBare && waiting.isMixed && !isInCaseOf(waiting.question, message)) {
+      strangers++
+      return waiting.settle('folded')
+    }
     waiting.settle({ kind: 'message', message })
   }
 
@@ -344,6 +391,23 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
   }
   return { ask, strangers: () => strangers, healthy: () => unanswered < unansweredMax, close }
 }
+
+/** The question with the letters of its name in random case. Length octets are below 64: none is a letter. */
+function mixed(question: Question, random: () => number): Question {
+  const octets = Uint8Array.from(question.octets)
+  let bits = 0
+  for (let i = 0; i < octets.length - 4; i++) {
+    if (i % 16 === 0) bits = random()
+    const octet = octets[i] ?? 0
+    const isLetter = (octet | 0x20) >= 0x61 && (octet | 0x20) <= 0x7a
+    if (isLetter) octets[i] = (octet & ~0x20) | (((bits >>> (i % 16)) & 1) << 5)
+  }
+  return { ...question, octets }
+}
+
+/** Whether a message that answers the question bears its name octet for octet. */
+const isInCaseOf = ({ octets }: Question, message: Uint8Array): boolean =>
+  octets.every((octet, i) => message[headerOctets + i] === octet)
 
 function failed(reason: 'timeout' | 'network', text: string): UpstreamReply & { readonly kind: 'failed' } {
   return { kind: 'failed', reason, text }

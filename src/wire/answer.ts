@@ -31,7 +31,7 @@ export interface FitAnswer {
   readonly options: Uint8Array
   /** TC: the answer is to be had over TCP. Then nothing is told of its records, and `end` is the end of the question. */
   readonly truncated: boolean
-  /** In-chain A, AAAA and the address hints of HTTPS and SVCB, each once, in order: all that a client may connect to. */
+  /** Of class IN: in-chain A, AAAA and the address hints of HTTPS and SVCB, each once, in order: all that a client may connect to. */
   readonly addresses: readonly Address[]
   /** Whether it holds HTTPS or SVCB records. */
   readonly hasService: boolean
@@ -95,9 +95,13 @@ export function fit(question: Question, message: Uint8Array): Fit {
   if (typeof chain === 'string') return fault(chain)
   const addresses = new Set<Address>()
   let least = Infinity
+  // Addresses are of the Internet: what is an A in another class (RFC 1035 §3.4.1) leads nowhere that a lease could be about.
+  const isInternet = question.qclass === Class.IN
   for (const record of section) {
-    const stray = strayRecord(record, chain)
+    const stray = strayRecord(record, question.qclass, chain)
     if (stray !== undefined) return fault(stray)
+    least = Math.min(least, ttlOf(record))
+    if (!isInternet) continue
     if (record.type === Type.A && record.dataLength !== 4) return fault('an A record that is not 4 octets')
     if (record.type === Type.AAAA && record.dataLength !== 16) return fault('an AAAA record that is not 16 octets')
     if (record.type === Type.A) addresses.add(addressFromOctets(message, record.dataAt, 4))
@@ -107,7 +111,6 @@ export function fit(question: Question, message: Uint8Array): Fit {
       if (hints === undefined) return fault('a service record is malformed')
       for (const hint of hints) addresses.add(hint)
     }
-    least = Math.min(least, ttlOf(record))
   }
   // NXDOMAIN may stand at the end of a chain (RFC 6604 §2.1), but an error that names addresses contradicts itself.
   if (rcode !== Rcode.NoError && addresses.size > 0) return fault(`addresses under ${rcodeName(rcode)}`)
@@ -122,7 +125,7 @@ export function fit(question: Question, message: Uint8Array): Fit {
     options: passingOptions(edns),
     truncated,
     addresses: [...addresses],
-    hasService: section.some(({ type }) => type === Type.SVCB || type === Type.HTTPS),
+    hasService: isInternet && section.some(({ type }) => type === Type.SVCB || type === Type.HTTPS),
     ttlSeconds,
     ttlsAt: records.map((r) => r.ttlAt),
     end: at,
@@ -169,7 +172,7 @@ function followChain(
 ): ReadonlySet<WireName> | string {
   const next = new Map<WireName, WireName>()
   for (const record of section) {
-    if (record.type !== Type.CNAME || record.class !== Class.IN) continue
+    if (record.type !== Type.CNAME || record.class !== question.qclass) continue
     const target = readName(message, record.dataAt)
     if (target === undefined || target.end !== record.dataAt + record.dataLength) return 'a CNAME is malformed'
     const known = next.get(record.owner)
@@ -188,8 +191,8 @@ function followChain(
 }
 
 /** Why a record does not belong into an answer with this chain; `undefined` when it does. */
-function strayRecord(record: RecordAt, chain: ReadonlySet<WireName>): string | undefined {
-  if (record.class !== Class.IN) return 'a record of another class'
+function strayRecord(record: RecordAt, qclass: number, chain: ReadonlySet<WireName>): string | undefined {
+  if (record.class !== qclass) return 'a record of another class'
   if (chain.has(record.owner)) return undefined
   // A DNAME stands above the name that it redirects (RFC 6672 §3.1), and its signature with it.
   if (

@@ -27,9 +27,13 @@ export const Type = {
   RRSIG: 46,
   SVCB: 64,
   HTTPS: 65,
+  IXFR: 251,
+  AXFR: 252,
+  ANY: 255,
 } as const
 
-export const Class = { IN: 1 } as const
+/** NONE and ANY are none that a record could have (RFC 2136 §1.3, RFC 1035 §3.2.5). */
+export const Class = { IN: 1, CH: 3, HS: 4, NONE: 254, ANY: 255 } as const
 
 /** Extended DNS error codes (RFC 8914 §4). */
 export const Ede = {
@@ -40,6 +44,8 @@ export const Ede = {
   Censored: 16,
   Filtered: 17,
   Prohibited: 18,
+  StaleNXDomainAnswer: 19,
+  NotSupported: 21,
   NoReachableAuthority: 22,
   NetworkError: 23,
   InvalidData: 24,
@@ -50,6 +56,12 @@ export type Ede = (typeof Ede)[keyof typeof Ede]
 export function typeName(qtype: number): string {
   for (const [name, number] of Object.entries(Type)) if (number === qtype) return name
   return `TYPE${qtype}`
+}
+
+/** `IN`, `CH`, or `CLASS99` (RFC 3597 §5). */
+export function className(qclass: number): string {
+  for (const [name, number] of Object.entries(Class)) if (number === qclass) return name
+  return `CLASS${qclass}`
 }
 
 /** `NOERROR`, `REFUSED`, …, as dig prints them. */

@@ -8,7 +8,7 @@ import type { Outcome } from '../../src/proxy/handle.ts'
 import type { Listener } from '../../src/proxy/listen.ts'
 import { startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
-import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { addHost, answerEverywhere, enterLab, rulesetGeneration, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
 const pod = (name: string, addresses: string[]): string => `---
@@ -88,6 +88,23 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     )
   })
 
+  test('who has name rules and looks for resolvers that would not be seen is noticed', async () => {
+    const bypasses = async (): Promise<string[]> =>
+      (await agent.metrics.text())
+        .split('\n')
+        .filter((line) => line.startsWith('namegate_dns_bypass_total{'))
+        .sort()
+    await agent.lookForBypass()
+    expect(await bypasses()).toEqual([])
+    await connect(web, '198.18.0.53', 853)
+    await connect(web, '2001:db8::53', 853)
+    await web.run('echo x > /dev/udp/198.18.0.53/853')
+    await agent.lookForBypass()
+    await short(web, 'dns.google @9.9.9.9')
+    await short(web, 'use-application-dns.net @9.9.9.9')
+    expect(await bypasses()).toEqual(['namegate_dns_bypass_total{way="name"} 1', 'namegate_dns_bypass_total{way="port"} 3']) // prettier-ignore
+  })
+
   test('an alias is leased under the name that was asked', async () => {
     expect(await short(web, 'www.example.com @9.9.9.9')).toEqual([
       'shop.cdn.example.net.',
@@ -108,6 +125,17 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     expect(await dig(web, 'nosuch.example.com @9.9.9.9')).toMatch(/NXDOMAIN[\s\S]*SOA/)
     expect(await dig(web, 'AAAA pay.example.com @9.9.9.9')).toMatch(/NOERROR[\s\S]*ANSWER: 0/)
     expect(await dig(web, 'TXT txt.example.com +short @9.9.9.9')).toContain('"one string" "and another"')
+  })
+
+  test('a warm answer costs no transaction, by the kernel’s own count; a cold one costs one', async () => {
+    const before = rulesetGeneration()
+    expect(await short(web, 'mail.example.com @9.9.9.9')).toEqual(['198.18.0.25'])
+    const after = rulesetGeneration()
+    expect(after).toBe(before + 1)
+    outcomes.length = 0
+    for (const how of ['', '+tcp', '+noedns', '']) await short(web, `${how} mail.example.com @9.9.9.9`)
+    expect(rulesetGeneration()).toBe(after)
+    expect(outcomes.map((o) => o.kind === 'answered' && o.cached)).toEqual([true, true, true, true])
   })
 
   test('flushed by hand: the answer from the cache is committed before it leaves', async () => {

@@ -50,7 +50,7 @@ function play(text: string): () => Promise<void> {
       return Promise.resolve({ kind: 'message', message })
     },
     clock,
-    { entries: 100, octets: 100_000 },
+    { entries: 100, octets: 100_000, staleSeconds: 86_400, staleAfterMillis: 1800, prefetch: false },
   )
   const parts: ProxyParts = {
     snapshot: () => snapshot,
@@ -66,6 +66,10 @@ function play(text: string): () => Promise<void> {
       for (const element of elements)
         kernel.set(`${setOf(element)} ${element.identity} ${element.address} ${portsToText(element.ports)}`, { element, until: now + element.timeoutMillis })
       leases.committed(elements, now, epoch)
+    },
+    standsFor: ({ identity, name, addresses }) => {
+      const assured = leases.assured(identity, name, addresses)
+      return assured?.epoch === epoch ? Math.floor((assured.tellUntil - now) / 1000) : 0
     },
     report: () => undefined,
   }

@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
 import { makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
+import { askGeneration, readAnswers } from '../../src/datapath/nfnetlink.ts'
 
 const CLONE_NEWNET = 0x40000000
 const libc = koffi.load('libc.so.6')
@@ -40,6 +41,20 @@ export function flushConnections(): void {
     netlink.send(request, request.length)
     if (netlink.receive(answer) === 0 || answer.slice(16, 20).some((octet) => octet !== 0))
       throw new Error('connections are not flushed')
+  } finally {
+    netlink.close()
+  }
+}
+
+/** The generation of this namespace's ruleset: the kernel's own count of transactions, anybody's. */
+export function rulesetGeneration(): number {
+  const netlink = makeNetlink(openNetlink())
+  const octets = new Uint8Array(4096)
+  try {
+    netlink.send(octets, askGeneration(octets, 1))
+    const [answer] = readAnswers(octets, netlink.receive(octets))
+    if (answer?.kind !== 'generation') throw new Error('the kernel does not say its generation')
+    return answer.generation
   } finally {
     netlink.close()
   }

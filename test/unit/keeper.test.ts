@@ -8,6 +8,8 @@ import { addressFromText, addressToText, type Address } from '../../src/net/addr
 import { portsToText, type Ports } from '../../src/net/ports.ts'
 import { makeCompiler } from '../../src/policy/compile.ts'
 import type { Snapshot } from '../../src/policy/snapshot.ts'
+import type { Fact } from '../../src/proxy/handle.ts'
+import { makeMayLead } from '../../src/proxy/screen.ts'
 import { loadWorld } from '../../src/sources/manifests.ts'
 import { labelsOf, wireFromText } from '../../src/wire/name.ts'
 import { names, pod, policy, ports } from '../support/manifests.ts'
@@ -57,6 +59,7 @@ const datapath: Datapath = {
   epoch: () => epoch,
   repair: () => Promise.resolve({ found: 'stands', epoch }),
   denied: () => Promise.resolve([]),
+  tried: () => Promise.resolve([]),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
   abandon: () => Promise.resolve(),
@@ -121,6 +124,7 @@ beforeEach(() => {
     () => now,
     limits,
     datapath,
+    makeMayLead({ privateAnswers: 'refuse', privateSuffixes: [] }),
     () => undefined,
   )
 })
@@ -331,6 +335,46 @@ describe('a workload with new labels', () => {
     refuses = () => false
     await keeper.settle()
     expect(stands()).toEqual(['257 198.18.0.1 tcp/443 90 s'])
+  })
+})
+
+describe('for how long an old answer may be told', () => {
+  const fact = (who: string, ...addresses: string[]): Fact => {
+    const { id, identity } = snapshot.endpoints.find((e) => e.name === who) ?? expect.fail(who)
+    return { identity, endpoint: id, name: 'a.example.com', addresses: addresses.map(at), ttlSeconds: 0, grants: [] }
+  }
+  test('as long as all of it surely stands, less half the grace', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 60)
+    now = 10_000
+    await answer('web', 'a.example.com', '198.18.0.2', 60)
+    expect(keeper.standsFor(fact('web', '198.18.0.2'))).toBe(75)
+    expect(keeper.standsFor(fact('web', '198.18.0.1', '198.18.0.2'))).toBe(65)
+    now = 80_000
+    expect(keeper.standsFor(fact('web', '198.18.0.1', '198.18.0.2'))).toBe(0)
+  })
+  test('not where one address was never leased, nor for another identity', async () => {
+    await change(web + policy('web', anyName) + pod('job', ['10.1.0.3']) + policy('job', anyName))
+    await answer('web', 'a.example.com', '198.18.0.1')
+    expect(keeper.standsFor(fact('web', '198.18.0.1', '198.18.0.2'))).toBe(0)
+    expect(keeper.standsFor(fact('job', '198.18.0.1'))).toBe(0)
+  })
+  test('not when somebody else touched the ruleset since', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1')
+    epoch++
+    expect(keeper.standsFor(fact('web', '198.18.0.1'))).toBe(0)
+  })
+})
+
+describe('a policy that lets its names lead to private addresses', () => {
+  const open = policy('web', anyName).replace('name: web}', 'name: web, annotations: {namegate.io/allow-private-answers: "true"}}') // prettier-ignore
+  test('does so no more: what was leased by it goes, the rest stays', async () => {
+    await change(web + open)
+    await answer('web', 'a.example.com', '10.9.0.1')
+    await answer('web', 'a.example.com', '198.18.0.1')
+    await change(web + open + pod('db', ['10.1.0.9']))
+    expect(stands()).toEqual(['256 10.9.0.1 tcp/443 90 s', '256 198.18.0.1 tcp/443 90 s'])
+    await change(web + policy('web', anyName))
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 60 s'], ['256 198.18.0.1 tcp/443 90 s']])
   })
 })
 

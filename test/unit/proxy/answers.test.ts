@@ -1,13 +1,13 @@
 // The answer cache on a clock of its own, and questions that share one answer.
 import { describe, expect, test } from 'vitest'
-import { makeAnswers, type Answered } from '../../../src/proxy/answers.ts'
+import { makeAnswers, type AnswerOptions, type Answered } from '../../../src/proxy/answers.ts'
 import type { UpstreamReply } from '../../../src/proxy/upstream.ts'
 import type { Question } from '../../../src/wire/message.ts'
 import { a, AAAA, response, soa, type Parts } from '../wire/build.ts'
-import { flags, promised, questionOf } from './world.ts'
+import { flags, promised, questionOf, settle } from './world.ts'
 
 const q = 'api.example.com'
-const big = { entries: 100, octets: 1_000_000 }
+const big: AnswerOptions = { entries: 100, octets: 1_000_000, staleSeconds: 0, staleAfterMillis: 1800, prefetch: false }
 
 /** Answers on a clock that stands at `now`, in front of an upstream that says what `answer` gives for a question. */
 function answersOver(answer: (question: Question) => Parts | UpstreamReply, options = big) {
@@ -85,7 +85,7 @@ describe('kept', () => {
   })
 
   test('within the bound of entries: the least recently used goes', async () => {
-    const { state, ask } = answersOver(() => ({ authorities: [soa('com', 60, 60)] }), { entries: 2, octets: 1_000_000 })
+    const { state, ask } = answersOver(() => ({ authorities: [soa('com', 60, 60)] }), { ...big, entries: 2 })
     for (const name of ['a', 'b', 'a', 'c']) await ask({ name })
     expect(state.asked).toBe(3)
     await ask({ name: 'a' })
@@ -95,7 +95,7 @@ describe('kept', () => {
   })
 
   test('within the bound of octets: what is greater than all of it is not kept', async () => {
-    const { state, ask } = answersOver(() => ttl(60), { entries: 100, octets: 300 })
+    const { state, ask } = answersOver(() => ttl(60), { ...big, octets: 300 })
     await ask()
     expect((await ask()).kind).toBe('answer')
     expect(state.asked).toBe(2)
@@ -107,6 +107,104 @@ describe('truncated even over TCP', () => {
     const { ask } = answersOver(() => ({ flags: 0x8380, answers: [a('evil.test', '192.0.2.1')] }))
     expect(await ask()).toEqual({ kind: 'unfit', text: 'it is truncated even over TCP' })
   })
+})
+
+describe('behind its TTL, when nobody answers anew', () => {
+  const failed: UpstreamReply = { kind: 'failed', reason: 'timeout', text: 'silent' }
+  const lasting = { ...big, staleSeconds: 100 }
+  /** An answer of 10 s, then what is given. */
+  const after = (then: () => Parts | UpstreamReply, options = lasting): ReturnType<typeof answersOver> => {
+    let first = true
+    return answersOver(() => (first ? ((first = false), ttl(10)) : then()), options)
+  }
+  const isStale = (answered: Answered): boolean => answered.kind === 'answer' && answered.refresh !== undefined
+  const rows: [title: string, then: Parts | UpstreamReply, at: number, stale: boolean, options?: AnswerOptions][] = [
+    ['silence', failed, 10_000, true],
+    ['silence, to the last second', failed, 109_999, true],
+    ['silence, for too long', failed, 110_000, false],
+    ['silence, and nothing may be stale', failed, 10_000, false, big],
+    ['SERVFAIL', { flags: 0x8182 }, 10_000, true],
+    ['REFUSED is an answer', { flags: 0x8185 }, 10_000, false],
+    ['NXDOMAIN is an answer', { flags: 0x8183, authorities: [soa('com', 60, 60)] }, 10_000, false],
+    ['what does not fit is a lie, not silence', { answers: [a('evil.test', '192.0.2.1')] }, 10_000, false],
+  ] // prettier-ignore
+  for (const [title, then, at, stale, options] of rows)
+    test(`${title}: ${stale ? 'told' : 'not told'}`, async () => {
+      const { state, ask } = after(() => then, options)
+      await ask()
+      state.now = at
+      expect(isStale(await ask())).toBe(stale)
+    })
+
+  test('with 30 s at most, or its own TTL', async () => {
+    for (const [own, told] of [[10, 10], [300, 30]] as const) {
+      let said: Parts | UpstreamReply = ttl(own)
+      const { state, ask } = answersOver(() => said, lasting)
+      await ask()
+      state.now = own * 1000
+      said = failed
+      expect(left(await ask())).toEqual({ left: told, age: 0, cached: true })
+    }
+  }) // prettier-ignore
+
+  test('the upstream is asked again only after 30 s, unless somebody needs it', async () => {
+    const { state, ask } = after(() => failed)
+    await ask()
+    state.now = 10_000
+    const stale = await ask()
+    state.now = 39_999
+    await ask()
+    expect(state.asked).toBe(2)
+    expect(stale.kind === 'answer' && (await stale.refresh?.())).toMatchObject({ kind: 'failed' })
+    expect(state.asked).toBe(3)
+    state.now = 40_000
+    await ask()
+    expect(state.asked).toBe(4)
+  })
+
+  test('an upstream that is slow is not waited for; its answer is there for the next', async () => {
+    let now = 0
+    const slow = promised<UpstreamReply>()
+    const replies = [Promise.resolve<UpstreamReply>({ kind: 'message', message: response(ttl(10)) }), slow.promise]
+    const ask = makeAnswers(() => replies.shift() ?? expect.fail('asked again'), () => now, { ...lasting, staleAfterMillis: 1 }) // prettier-ignore
+    await ask(questionOf(), flags)
+    now = 10_000
+    const stale = await ask(questionOf(), flags)
+    expect(isStale(stale)).toBe(true)
+    slow.resolve({ kind: 'message', message: response(ttl(50)) })
+    expect(stale.kind === 'answer' && left((await stale.refresh?.()) ?? stale)).toMatchObject({ left: 50 })
+    expect(left(await ask(questionOf(), flags))).toMatchObject({ left: 50, cached: true })
+  })
+})
+
+describe('asked for in the last tenth of its TTL', () => {
+  test('told from the cache, and asked for anew meanwhile, once', async () => {
+    const { state, ask } = answersOver(() => ttl(100), { ...big, prefetch: true })
+    await ask()
+    state.now = 89_999
+    await ask()
+    expect(state.asked).toBe(1)
+    state.now = 90_000
+    expect(left(await ask())).toEqual({ left: 10, age: 90, cached: true })
+    await settle()
+    expect(state.asked).toBe(2)
+    expect(left(await ask())).toEqual({ left: 100, age: 0, cached: true })
+    expect(state.asked).toBe(2)
+  })
+  test('not where it is switched off, nor again within 30 s when nobody answers', async () => {
+    for (const [prefetch, asked] of [[false, 1], [true, 2]] as const) {
+      let said: Parts | UpstreamReply = ttl(100)
+      const { state, ask } = answersOver(() => said, { ...big, prefetch })
+      await ask()
+      said = { kind: 'failed', reason: 'timeout', text: 'silent' }
+      state.now = 95_000
+      for (let i = 0; i < 3; i++) {
+        expect(left(await ask())).toEqual({ left: 5, age: 95, cached: true })
+        await settle()
+      }
+      expect(state.asked).toBe(asked)
+    }
+  }) // prettier-ignore
 })
 
 describe('under way', () => {

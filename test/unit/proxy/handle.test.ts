@@ -5,8 +5,24 @@ import { describe, expect, test } from 'vitest'
 import { addressToText } from '../../../src/net/address.ts'
 import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import type { Answered } from '../../../src/proxy/answers.ts'
-import { handle, type Outcome } from '../../../src/proxy/handle.ts'
-import { a, AAAA, cname, message, opt, query, response, soa, TXT, type Parts } from '../wire/build.ts'
+import { handle, type Outcome, type ProxyParts } from '../../../src/proxy/handle.ts'
+import { count } from '../../../src/wire/message.ts'
+import {
+  a,
+  AAAA,
+  cname,
+  https,
+  HTTPS,
+  message,
+  nameOctets,
+  opt,
+  query,
+  response,
+  soa,
+  TXT,
+  type Parts,
+  type Rr,
+} from '../wire/build.ts'
 import {
   answered,
   at,
@@ -73,6 +89,39 @@ describe('answered', () => {
     expect(replyOf(outcome).answers).toMatchObject([{ ttl: 20 }])
   })
 
+  const others: [title: string, asked: Parts, answer: readonly Rr[]][] = [
+    ['a TXT of class CH', { type: TXT, class: 3 }, [{ owner: q, type: TXT, class: 3, data: [1, 65] }]],
+    ['an A of class CH, also where it looks like an address', { class: 3 }, [{ ...a(q, '192.0.2.1'), class: 3 }]],
+    ['an A of class HS', { class: 4 }, [{ ...a(q, '10.0.0.1'), class: 4 }]],
+    ['a class and a type that nobody knows', { type: 4711, class: 4711 }, [{ owner: q, type: 4711, class: 4711, data: [1] }]],
+    ['a type that nobody knows', { type: 4711 }, [{ owner: q, type: 4711, data: [10, 0, 0, 1] }]],
+    ['PTR', { name: '1.2.0.192.in-addr.arpa', type: 12 }, [{ owner: '1.2.0.192.in-addr.arpa', type: 12, data: nameOctets('a.test') }]],
+    ['SRV', { name: '_x._tcp.example.com', type: 33 }, [{ owner: '_x._tcp.example.com', type: 33, data: [0, 1, 0, 1, 0, 80, ...nameOctets('a.test')] }]],
+    ['MX', { type: 15 }, [{ owner: q, type: 15, data: [0, 1, ...nameOctets('a.test')] }]],
+    ['NS', { type: 2 }, [{ owner: q, type: 2, data: nameOctets('a.test') }]],
+    ['HTTPS without hints', { type: HTTPS }, [https(q, '', [[1, [2, 104, 50]]])]],
+  ] // prettier-ignore
+  for (const [title, asked, answers] of others)
+    test(`${title}: by the rules for its name; passed as it is, without a lease, glue left out`, async () => {
+      const glue = { ...a('a.test', '192.0.2.66'), class: asked.class ?? 1 }
+      const world = worldOf({ answer: { ...asked, answers, additionals: [glue] } })
+      const outcome = await run(world, asked)
+      expect(outcome).toMatchObject({ kind: 'answered', rcode: 0, leased: false, addresses: [] })
+      expect(world.log).toEqual(['ask', 'answered'])
+      const reply = outcome.kind === 'answered' ? outcome.reply : new Uint8Array(0)
+      expect(Buffer.from(reply).includes(Buffer.from(answers[0]?.data ?? [0, 0]))).toBe(true)
+      expect([count(reply, 6), count(reply, 10)]).toEqual([1, 0])
+
+      const denied = worldOf({ snapshot: () => snapshotOf({ mayAsk: () => false }) })
+      expect(await run(denied, asked)).toMatchObject({ kind: 'refused', reason: 'policy' })
+      expect(denied.log).toEqual(['refused'])
+    })
+  test('HTTPS with address hints: these are leased', async () => {
+    const world = worldOf({ answer: { type: HTTPS, answers: [https(q, '', [[4, [192, 0, 2, 9]]])] } })
+    expect(await run(world, { type: HTTPS })).toMatchObject({ kind: 'answered', leased: true })
+    expect(world.facts[0]?.addresses.map(addressToText)).toEqual(['192.0.2.9'])
+  })
+
   const plain: { title: string; ask?: Parts; answer: Parts; snapshot?: Snapshot }[] = [
     { title: 'NXDOMAIN', answer: { flags: 0x8183, authorities: [soa('example.com', 60, 60)] } },
     { title: 'NODATA', ask: { type: AAAA }, answer: { type: AAAA, authorities: [soa('example.com', 60, 60)] } },
@@ -102,6 +151,41 @@ describe('answered', () => {
   })
 })
 
+describe('an answer whose TTL is over, when nobody answers', () => {
+  const failed: Answered = { kind: 'failed', reason: 'timeout', text: 'silent' }
+  const stale = (refreshed: Answered = failed, parts: Parts = one): Partial<ProxyParts> => ({
+    ask: (question) => Promise.resolve({ ...answered(question, parts, { cached: true }), refresh: () => Promise.resolve(refreshed) } as Answered),
+  }) // prettier-ignore
+  test('told as long as the asker’s lease stands; nothing is learned or committed', async () => {
+    const world = worldOf({ ...stale(), standsFor: () => 7 })
+    const outcome = await run(world, withOpt)
+    expect(outcome).toMatchObject({ kind: 'answered', stale: true, ttlSeconds: 7, committed: 0, leased: true })
+    expect(replyOf(outcome).answers).toMatchObject([{ ttl: 7, data: '192.0.2.1' }])
+    expect(edeOf(outcome)).toMatch(/^3 /)
+    expect(world.log).toEqual(['ask', 'answered'])
+  })
+  test('what needs no lease is told', async () => {
+    const nxdomain = { flags: 0x8183, authorities: [soa('example.com', 60, 60)] }
+    const outcome = await run(worldOf(stale(failed, nxdomain)), withOpt)
+    expect([replyOf(outcome).rcode, edeOf(outcome)?.slice(0, 3)]).toEqual(['NXDOMAIN', '19 '])
+  })
+  test('where the lease does not stand the upstream is waited for: its failure is told', async () => {
+    const world = worldOf(stale())
+    expect(await run(world)).toMatchObject({ kind: 'failed', stage: 'upstream' })
+    expect(world.log).toEqual(['ask', 'failed'])
+  })
+  test('… or its answer is', async () => {
+    const world = worldOf(stale(answered(questionOf(), { answers: [a(q, '192.0.2.2', 60)] })))
+    expect(await run(world)).toMatchObject({
+      kind: 'answered',
+      stale: false,
+      addresses: [at('192.0.2.2')],
+      committed: 1,
+    })
+    expect(world.log).toEqual(['ask', 'learn', 'commit', 'answered'])
+  })
+})
+
 describe('refused', () => {
   const denying = (denyReply: 'refused' | 'nxdomain'): Snapshot => snapshotOf({ mayAsk: () => false, denyReply })
   test('by policy: REFUSED, and why; nobody is asked', async () => {
@@ -113,14 +197,22 @@ describe('refused', () => {
   })
   test('by policy: NXDOMAIN where it says so', async () =>
     expect(replyOf(await run(worldOf({ snapshot: () => denying('nxdomain') }))).rcode).toBe('NXDOMAIN'))
-  test('a question of another class, or of all at once', async () => {
-    for (const qclass of [3, 255]) {
+  const unserved: [title: string, asked: Parts][] = [
+    ['class 0, which is none', { class: 0 }],
+    ['class NONE', { class: 254 }],
+    ['class ANY: its answer may hold addresses', { class: 255 }],
+    ['a zone transfer', { type: 252 }],
+    ['a zone transfer from a serial on', { type: 251 }],
+  ]
+  for (const [title, asked] of unserved)
+    test(title, async () => {
       const world = worldOf({})
-      const outcome = await run(world, { class: qclass })
-      expect(replyOf(outcome).rcode).toBe('REFUSED')
+      const outcome = await run(world, { ...asked, ...withOpt })
+      expect([replyOf(outcome).rcode, edeOf(outcome)?.slice(0, 3)]).toEqual(['REFUSED', '21 '])
       expect(world.log).toEqual(['refused'])
-    }
-  })
+    })
+  test('a name, whatever the class', async () =>
+    expect(replyOf(await run(worldOf({ snapshot: () => denying('refused') }), { class: 3 })).rcode).toBe('REFUSED'))
   test('an unknown source', async () => {
     const world = worldOf({})
     const outcome = await run(world, withOpt, stranger)

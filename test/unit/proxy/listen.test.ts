@@ -26,8 +26,9 @@ async function start(
   answer: Answerer,
   listeners: readonly Listener[] = [here],
   onFault?: (error: unknown) => void,
+  tcpIdleMillis?: number,
 ): Promise<Listening> {
-  const listening = await listen(listeners, answer, onFault)
+  const listening = await listen(listeners, answer, onFault, tcpIdleMillis)
   closers.push(listening.close)
   return listening
 }
@@ -223,6 +224,40 @@ describe('TCP', () => {
     held.release(2, 1)
     expect(await client.got(2)).toEqual([2, 1])
     await ended
+  })
+
+  let sentAt = 0
+  const idlers: [title: string, answer: Answerer, idle: (client: Socket) => void][] = [
+    ['that says nothing', echo, () => undefined],
+    ['whose question never becomes whole', echo, (socket) => {
+      if (performance.now() - sentAt < 5) return
+      sentAt = performance.now()
+      socket.write(Uint8Array.of(0xff))
+    }],
+    ['that does not read its answers', () => Promise.resolve(new Uint8Array(65535)), (socket) => {
+      socket.pause()
+      if (socket.writableLength === 0) socket.write(framed(query()))
+    }],
+  ] // prettier-ignore
+  for (const [title, answer, idle] of idlers)
+    test(`a client ${title} is not waited for`, async () => {
+      const { port } = await start(answer, [here], undefined, 300)
+      const { socket } = await tcpClient(port)
+      let closed = false
+      // A paused socket hears of no end: writing to what is closed tells it.
+      for (const event of ['close', 'end', 'error']) socket.on(event, () => (closed = true))
+      await until(() => (idle(socket), closed))
+    })
+  test('a client that goes on asking is kept, and one whose answer takes its time within the limit', async () => {
+    const { port } = await start(echo, [here], undefined, 200)
+    const client = await tcpClient(port)
+    const since = performance.now()
+    let asked = 0
+    while (performance.now() - since < 400) {
+      client.send(query({ id: ++asked }))
+      await client.got(asked)
+    }
+    expect(client.ids).toHaveLength(asked)
   })
 
   test('one source holds no more than 128 connections; others still get in', async () => {

@@ -31,12 +31,15 @@ afterEach(() => {
 interface Heard {
   readonly id: number
   readonly name: string
+  /** As it was written. */
+  readonly written: string
   readonly edns: Edns | 'none'
 }
 function hear(wire: Uint8Array): Heard {
   const question = readQuestion(wire) ?? raise('no question')
   const edns = readEdns(wire, headerOctets + question.octets.length, count(wire, 10)) ?? raise('no EDNS')
-  return { id: count(wire, 0), name: question.name, edns }
+  const written = String.fromCharCode(...question.octets.subarray(1, -5).map((octet) => (octet < 32 ? 46 : octet)))
+  return { id: count(wire, 0), name: question.name, written, edns }
 }
 
 async function udp(
@@ -150,6 +153,58 @@ describe('cookies (RFC 7873)', () => {
     const upstreams = upstreamsOf([{ address: at('127.0.0.1'), port: socket.address().port }])
     expect(lastOctet(await ask(upstreams))).toBe(1)
     expect(upstreams.strangers()).toBe(1)
+  })
+})
+
+describe('names in random case (0x20)', () => {
+  /** A server over UDP, and over TCP on the same port unless `tcp` is undefined; each says in which case it gives names back. */
+  async function casing(udpCase: (written: string) => string, tcpCase: ((written: string) => string) | undefined) {
+    const heard: string[] = []
+    const server = await udp(({ id, written }) => (heard.push(`udp ${written}`), answerTo({ id, name: udpCase(written), written, edns: 'none' }, 1)))
+    if (tcpCase !== undefined) {
+      const tcp = createServer((connection) =>
+        readMessages(connection, (message) => {
+          const { id, written } = hear(message)
+          heard.push(`tcp ${written}`)
+          connection.write(framed(answerTo({ id, name: tcpCase(written), written, edns: 'none' }, 2)))
+        }),
+      )
+      closers.push(() => tcp.close())
+      await once(tcp.listen(server.port, '127.0.0.1'), 'listening')
+    }
+    return { server, heard }
+  } // prettier-ignore
+  const keeps = (written: string): string => written
+  const folds = (written: string): string => written.toLowerCase()
+  const long = 'abcdefghijklmnopqrstuvwxyz.abcdefghijklmnopqrstuvwxyz.example'
+  const rows: [title: string, mixCase: 'off' | 'prefer' | 'require', udpCase: typeof keeps, tcpCase: typeof keeps | undefined, got: unknown[], ways: string][] = [
+    ['off: as the client wrote it', 'off', folds, keeps, [1, 1], 'plain udp, plain udp'],
+    ['a server that keeps it', 'require', keeps, undefined, [1, 1], 'mixed udp, mixed udp'],
+    ['a forger over UDP: TCP, each time', 'prefer', folds, keeps, [2, 2], 'mixed udp, mixed tcp, mixed udp, mixed tcp'],
+    ['a server that folds, preferred: then over UDP', 'prefer', folds, folds, [2, 1], 'mixed udp, mixed tcp, plain udp'],
+    ['a server that folds, required: then over TCP', 'require', folds, folds, [2, 2], 'mixed udp, mixed tcp, plain tcp'],
+    ['a server that folds and has no TCP, preferred', 'prefer', folds, undefined, [1], 'mixed udp, plain udp'],
+  ] // prettier-ignore
+  for (const [title, mixCase, udpCase, tcpCase, got, ways] of rows)
+    test(title, async () => {
+      const { server, heard } = await casing(udpCase, tcpCase)
+      const upstreams = upstreamsOf([server], { mixCase })
+      const replies: unknown[] = []
+      for (let i = 0; i < got.length; i++) replies.push(lastOctet(await ask(upstreams, long)))
+      expect(replies).toEqual(got)
+      const way = (line: string): string => `${line.slice(4) === long ? 'plain' : 'mixed'} ${line.slice(0, 3)}`
+      expect(heard.map(way).join(', ')).toBe(ways)
+      for (const line of heard) expect(line.slice(4).toLowerCase()).toBe(long)
+    })
+  test('a server that folds and has no TCP, required: a failure', async () => {
+    const { server } = await casing(folds, undefined)
+    expect(lastOctet(await ask(upstreamsOf([server], { mixCase: 'require' }), long))).toMatch(/over TCP: ECONNREFUSED/)
+  })
+  test('each question in a case of its own', async () => {
+    const { server, heard } = await casing(keeps, undefined)
+    const upstreams = upstreamsOf([server], { mixCase: 'prefer' })
+    for (let i = 0; i < 20; i++) await ask(upstreams, long)
+    expect(new Set(heard).size).toBe(20)
   })
 })
 

@@ -8,7 +8,7 @@ import { makeScreen, type ScreenOptions } from '../../../src/proxy/screen.ts'
 import { fit, type FitAnswer } from '../../../src/wire/answer.ts'
 import { nameFromLabels, labelsOf, wireFromText, type WireName } from '../../../src/wire/name.ts'
 import { a, cname, https, HTTPS, pointer, query, response, soa, u16, type Parts } from '../wire/build.ts'
-import { at, nothingBeside, questionOf, raise, snapshotOf, web, worldOf } from './world.ts'
+import { at, grant, nothingBeside, questionOf, raise, snapshotOf, web, worldOf } from './world.ts'
 
 const wire = (text: string): WireName => wireFromText(text) ?? raise(text)
 const q = 'api.example.com'
@@ -18,7 +18,9 @@ function fitting(parts: Parts): FitAnswer {
 }
 const screenOf = (over: Partial<ScreenOptions>) => makeScreen({ privateAnswers: 'refuse', privateSuffixes: [], serviceHints: 'lease', stripEch: false, ...over }) // prettier-ignore
 const told = (parts: Parts, over: Partial<ScreenOptions>, mayBePrivate = false): string => {
-  const screened = screenOf(over)(questionOf(parts), fitting(parts), mayBePrivate)
+  const question = questionOf(parts)
+  const grants = mayBePrivate ? [{ ...grant, privateAnswers: true as const }] : [grant]
+  const screened = screenOf(over)(question, fitting(parts), question.wire, grants)
   return screened.kind === 'refuse' ? 'refused' : screened.answer.addresses.map(addressToText).join(' ')
 }
 
@@ -42,7 +44,12 @@ describe('the rebinding guard', () => {
     test(title, () => expect(told(parts, over, mayBePrivate)).toBe(want))
 
   test('ECH goes on request, and what remains fits; `mandatory` names nothing that is gone', () => {
-    const screened = screenOf({ stripEch: true, privateAnswers: 'strip' })(questionOf(hinted), fitting(hinted), false)
+    const screened = screenOf({ stripEch: true, privateAnswers: 'strip' })(
+      questionOf(hinted),
+      fitting(hinted),
+      wire(q),
+      [],
+    )
     const message = screened.kind === 'pass' ? Buffer.from(screened.answer.message) : raise('refused')
     expect(message.includes(Buffer.from([0, 0, 0, 2, 0, 1]))).toBe(true)
     expect(message.includes(Buffer.from([0, 5, 0, 2, 1, 2]))).toBe(false)
@@ -86,6 +93,8 @@ describe('names', () => {
   ]
   for (const [name, want] of doh)
     test(`${name}: ${want ? 'refused' : 'not'}`, () => expect(rules.isDohRefused(wire(name), false)).toBe(want))
+  test('a name by which resolvers are only looked for is none of them', () =>
+    expect(['use-application-dns.net', '_dns.resolver.arpa', 'dns.google', 'google'].map((name) => rules.isResolver(wire(name)))).toEqual([false, false, true, false])) // prettier-ignore
   test('by policy alone', async () => {
     const world = worldOf({ snapshot: () => snapshotOf({ refusesDoh: true }) })
     expect(await handle(world, query({ name: 'dns.google' }), web, 'udp')).toMatchObject({ kind: 'refused', reason: 'doh', rcode: 3 }) // prettier-ignore

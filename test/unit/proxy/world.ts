@@ -130,6 +130,7 @@ export function worldOf(parts: Partial<ProxyParts> & { answer?: Parts }): World 
     ask: (question) => Promise.resolve(answered(question, answer)),
     learn: (fact) => ({ kind: 'learned', ttlSeconds: fact.ttlSeconds, elements: elementsOf(fact) }),
     commit: () => Promise.resolve(),
+    standsFor: () => 0,
     report: () => undefined,
     ...given,
   }
