@@ -88,6 +88,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       proxy: { port: 53, address4: '0.0.0.0', address6: 'FD01:0::0001' },
     },
     { ...structure, hostPolicies: { upstreams: [] } },
+    { ...structure, interfaces: [], prefixes: [range('10.0.0.0/8')] },
   ]
   for (const [i, options] of variants.entries())
     test(`the kernel lists the structure as it was rendered (${i})`, () => {
