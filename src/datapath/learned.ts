@@ -11,7 +11,7 @@ import {
   removeElements,
   requestOctetsMax,
   type Answer,
-  type Renewal,
+  type Dialect,
 } from './nfnetlink.ts'
 
 /** What an acknowledged commit was: when it was sent, and in which epoch it stands. */
@@ -43,8 +43,12 @@ interface Job {
   readonly reject: (error: unknown) => void
 }
 
-/** @param renewal what this kernel needs to renew an element, found out by `probeRenewal`. */
-export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, renewal: Renewal): LearnedSets {
+/** What cannot be added because something stands in a part of its place is not there itself. */
+function isAbsent({ verb, elements }: Job, error: unknown): boolean {
+  return verb === 'remove' && elements.length === 1 && error instanceof KernelError && error.code === 'EEXIST'
+}
+
+export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, dialect: Dialect): LearnedSets {
   const request = new Uint8Array(requestOctetsMax)
   const answer = new Uint8Array(65536)
   let queue: Job[] = []
@@ -58,8 +62,8 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, r
     sequence = (sequence + 1) & 0x7fffffff
     const length =
       verb === 'commit'
-        ? addElements(request, table, elements, renewal, sequence)
-        : removeElements(request, table, elements, sequence)
+        ? addElements(request, table, elements, dialect.renewal, sequence)
+        : removeElements(request, table, elements, dialect.removal, sequence)
     netlink.send(request, length)
     const [first] = receive()
     if (first?.kind !== 'ack' || first.sequence !== sequence) {
@@ -118,7 +122,8 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, r
     } catch (error) {
       // One bad element spoils its transaction: each job gets a chance of its own.
       if (jobs.length > 1) for (const job of jobs) run([job])
-      else for (const job of jobs) job.reject(error)
+      else if (jobs[0] !== undefined && isAbsent(jobs[0], error)) jobs[0].resolve({ sentAt, epoch: currentEpoch })
+      else jobs[0]?.reject(error)
     }
   }
 

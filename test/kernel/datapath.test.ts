@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { monotonic } from '../../src/clock.ts'
-import { probeRenewal, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
+import { probeDialect, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
 import type { LeaseElement, OpenPorts } from '../../src/datapath/element.ts'
 import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
@@ -249,17 +249,46 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('a kernel that does not renew is made to, in the same transaction', async () => {
-    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, 'replace')
+    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, {
+      renewal: 'replace',
+      removal: 'replace',
+    })
     await sets.commit([lease(256, '198.18.0.83', ports(443), 60)])
     await sets.commit([lease(256, '198.18.0.83', ports(443), 7200), lease(256, '198.18.0.84', ports(1000, 2000), 7200)])
     expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.83 . tcp . 443 timeout 2h')
     expect(connect(web, '198.18.0.84', 1500)).toBe(true)
+    await sets.remove([lease(256, '198.18.0.83', ports(443)), lease(256, '198.18.0.84', ports(1000, 2000)), lease(256, '198.18.0.85', ports(443))]) // prettier-ignore
+    expect(sh('nft list table inet namegate').match(/198\.18\.0\.8[345]/g)).toBe(null)
     sets.close()
     // What this kernel does by itself decides which way the agent goes.
     const [major = 0, minor = 0] = sh('uname -r').split('.').map(Number)
-    const found = await probeRenewal(makeNft(), makeNetlink(openNetlink()), 'other', monotonic)
-    if (major > 6 || (major === 6 && minor >= 12)) expect(found).toBe('update')
+    const found = await probeDialect(makeNft(), makeNetlink(openNetlink()), 'other', monotonic)
+    if (major > 6 || (major === 6 && minor >= 12)) expect(found.renewal).toBe('update')
+    if (major > 6 || (major === 6 && minor >= 3)) expect(found.removal).toBe('destroy')
     expect(sh('nft list tables')).not.toContain('probe')
+  })
+
+  describe('removal', () => {
+    const rows = [
+      { title: 'of what is not there, from full sets', there: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.2', ports(1))], gone: [lease(256, '198.18.0.3', ports(1))] },
+      { title: 'of what is and of what is not there', there: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.2', ports(1))], gone: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.3', ports(1)), lease(256, '198.18.0.2', ports(1))] },
+      { title: 'of a range that overlaps another', there: [lease(256, '198.18.0.1', ports(1000, 2000))], gone: [lease(256, '198.18.0.1', ports(1500, 2500))] },
+      { title: 'of any port, IPv6', there: [lease(256, '2001:db8::1', { kind: 'all' }), lease(256, '2001:db8::2', { kind: 'all' })], gone: [lease(256, '2001:db8::3', { kind: 'all' }), lease(256, '2001:db8::1', { kind: 'all' })] },
+    ] // prettier-ignore
+    for (const { title, there, gone } of rows)
+      test(title, async () => {
+        const small = await start(snapshotOf({}), { ...structure, table: 'small', learnedMax: 2 })
+        const key = ({ identity, address, ports: open }: LeaseElement): string => JSON.stringify([identity, address, open]) // prettier-ignore
+        try {
+          await small.commit(there)
+          await small.remove(gone)
+          const left = there.map(key).filter((one) => !gone.map(key).includes(one))
+          expect((await small.learned()).map(key).sort()).toEqual(left.sort())
+        } finally {
+          small.close()
+          sh('nft delete table inet small')
+        }
+      })
   })
 
   test('a table that is gone: the commit fails by name, repair brings it back', async () => {
