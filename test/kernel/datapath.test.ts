@@ -242,6 +242,63 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(datapath.epoch()).toBe(after)
   })
 
+  test('nor by our own policy changes, whoever asks and commits meanwhile; somebody else is noticed in all that', async () => {
+    const before = datapath.epoch()
+    const seen = new Set<number>()
+    let isOver = false
+    const asking = (async () => {
+      for (let i = 0; !isOver; i++) {
+        seen.add(datapath.epoch())
+        await datapath.commit([lease(256, `198.18.60.${i & 255}`, ports(443))])
+      }
+    })()
+    const one = (i: number): Entry => entry('allow', peers(`198.18.${i >> 8}.${i & 255}`), ports(1))
+    for (const count of [300, 600, 1, 900]) await datapath.apply(snapshotOf({ 256: Array.from({ length: count }, (_, i) => one(i)) })) // prettier-ignore
+    isOver = true
+    await asking
+    expect(datapath.epoch()).toBe(before)
+    // While it could not be told who it was, nothing is relied upon.
+    expect([...seen].filter((epoch) => epoch !== before && !Number.isNaN(epoch))).toEqual([])
+    const hand = datapath.apply(snapshotOf({ 256: [one(7)] }))
+    sh('nft flush set inet namegate learned4')
+    await hand
+    expect(datapath.epoch()).not.toBe(before)
+  })
+
+  test('a commit that has to wait for a large ruleset of somebody else keeps the event loop from nothing', async () => {
+    sh(`nft add table inet large; nft add map inet large ranges '{ type ipv4_addr : classid; flags interval; }'`)
+    const elements = Array.from({ length: 40_000 }, (_, i) => `20.${i >> 8}.${i & 255}.0/24 : 1:${(i & 1).toString()}`) // prettier-ignore
+    const lines = [0, 10_000, 20_000, 30_000].map((i) => `add element inet large ranges { ${elements.slice(i, i + 10_000).join(', ')} }\n`) // prettier-ignore
+    let isOver = false
+    const other = makeNft()(['-f', '-'], lines.join('')).finally(() => (isOver = true))
+    let turns = 0
+    const turning = (async () => {
+      for (; !isOver; turns++) await new Promise((resolve) => setImmediate(resolve))
+    })()
+    let longest = { took: 0, turned: 0 }
+    for (let i = 0; !isOver; i++) {
+      const [start, before] = [performance.now(), turns]
+      await datapath.commit([lease(256, `198.18.61.${i & 255}`, ports(443))])
+      const took = performance.now() - start
+      if (took > longest.took) longest = { took, turned: turns - before }
+    }
+    await Promise.all([other, turning])
+    sh('nft delete table inet large')
+    expect(longest.took).toBeGreaterThan(20)
+    expect(longest.turned).toBeGreaterThan(20)
+  })
+
+  test('closed: what is under way is acknowledged, what comes later is refused', async () => {
+    const other = await start(snapshotOf({}), { ...structure, table: 'closing' })
+    const first = other.commit([lease(256, '198.18.0.1', ports(443))])
+    await new Promise((resolve) => setImmediate(resolve))
+    other.close()
+    other.close()
+    await first
+    await expect(other.commit([lease(256, '198.18.0.2', ports(443))])).rejects.toMatchObject({ code: 'EBADF' })
+    sh('nft delete table inet closing')
+  })
+
   test('committing again renews the timeout', async () => {
     await datapath.commit([lease(256, '198.18.0.82', ports(443), 60)])
     await datapath.commit([lease(256, '198.18.0.82', ports(443), 7200)])
