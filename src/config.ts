@@ -3,7 +3,7 @@ import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
 import type { AgentSettings } from './agent.ts'
 import { logLevels, type LogLevel } from './log.ts'
-import { addressFromText, addressToText, familyOf } from './net/address.ts'
+import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
@@ -228,7 +228,8 @@ const schema = z.strictObject({
 })
 
 export type ConfigResult =
-  { readonly ok: true; readonly config: Config } | { readonly ok: false; readonly issues: readonly Issue[] }
+  | { readonly ok: true; readonly config: Config; readonly warnings: readonly Issue[] }
+  | { readonly ok: false; readonly issues: readonly Issue[] }
 
 /** Reads a configuration file's text. `file` is its name in issues. */
 export function parseConfig(text: string, file: string): ConfigResult {
@@ -254,17 +255,20 @@ export function parseConfig(text: string, file: string): ConfigResult {
     // Aliases of aliases that would unfold without end.
     return { ok: false, issues: [{ ...place(0), path: '', message: String(error), severity: 'error' }] }
   }
-  const result = schema.safeParse(value, { error: sayWrong })
-  if (result.success) return { ok: true, config: toConfig(result.data) }
-  const issues = result.error.issues.flatMap((issue) => {
-    const at = (path: readonly PropertyKey[]): number => {
-      // A field that is missing has no place: its nearest ancestor has.
-      for (let depth = path.length; depth >= 0; depth--) {
-        const node = depth === 0 ? document.contents : (document.getIn(path.slice(0, depth), true) as Node | undefined)
-        if (node?.range) return node.range[0]
-      }
-      return 0
+  const at = (path: readonly PropertyKey[]): number => {
+    // A field that is missing has no place: its nearest ancestor has.
+    for (let depth = path.length; depth >= 0; depth--) {
+      const node = depth === 0 ? document.contents : (document.getIn(path.slice(0, depth), true) as Node | undefined)
+      if (node?.range) return node.range[0]
     }
+    return 0
+  }
+  const result = schema.safeParse(value, { error: sayWrong })
+  if (result.success) {
+    const warnings = gapsIn(result.data).map(([path, message]): Issue => ({ ...place(at(path)), path: pathText(path), message, severity: 'warning' })) // prettier-ignore
+    return { ok: true, config: toConfig(result.data), warnings }
+  }
+  const issues = result.error.issues.flatMap((issue) => {
     const say = (path: readonly PropertyKey[], message: string): Issue => ({ ...place(at(path)), path: pathText(path), message, severity: 'error' }) // prettier-ignore
     if (issue.code !== 'unrecognized_keys') return [say(issue.path, issue.message)]
     return issue.keys.map((key) => {
@@ -274,6 +278,30 @@ export function parseConfig(text: string, file: string): ConfigResult {
   })
   return { ok: false, issues: issues.sort((a, b) => a.line - b.line || a.column - b.column) }
 }
+
+/** What a configuration leaves open, or closes, by what it does not say: the field, and what comes of it. */
+function gapsIn({ dns, datapath, host }: z.output<typeof schema>): (readonly [path: readonly string[], message: string])[] {
+  const { enforce, interfaces, prefixes } = datapath
+  /** The family that none of these is of, where there are some of the other. */
+  const missing = (given: readonly Family[]): Family | undefined => (given.length === 0 ? undefined : ([4, 6] as const).find((family) => !given.includes(family)))
+  const ofTexts = (texts: readonly string[]): Family[] => texts.flatMap((text) => { const one = addressFromText(text); return one === undefined ? [] : [familyOf(one)] })
+  const gaps: (readonly [path: readonly string[], message: string])[] = []
+  const deaf = missing(ofTexts(dns.listen.map((listener) => listener.address)))
+  if (deaf !== undefined) gaps.push([['dns', 'listen'], `has no IPv${deaf} address: DNS over IPv${deaf} is dropped`])
+  const strange = missing(ofTexts(host.addresses))
+  if (strange !== undefined) gaps.push([['host', 'addresses'], `has no IPv${strange} address: those of the interfaces count as this host's`])
+  if (enforce === 'none' || interfaces.length > 0) return gaps
+  const open = missing(prefixes.map(({ family }) => family))
+  if (prefixes.length === 0) gaps.push([['datapath'], 'interfaces and prefixes are empty: packets from addresses that no endpoint has are not held back'])
+  if (open !== undefined)
+    gaps.push([
+      ['datapath', 'prefixes'],
+      dns.unknownEndpoint === 'deny'
+        ? `has no IPv${open} prefix, and there are no interfaces: of IPv${open} only what endpoints send and get is forwarded`
+        : `has no IPv${open} prefix, and there are no interfaces: IPv${open} packets from addresses that no endpoint has are not held back`,
+    ])
+  return gaps
+} // prettier-ignore
 
 /** What is wrong with a value, in the words that the manifests' reader uses too. Undefined: the check has words of its own. */
 function sayWrong(issue: z.core.$ZodRawIssue): string | undefined {

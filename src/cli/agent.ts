@@ -22,6 +22,7 @@ export async function agentCommand(configFile: string): Promise<number> {
   }
   const { config } = result
   const log = makeLog(config.logLevel)
+  for (const warning of result.warnings) log.warn(issueToText(warning))
   const ofHost = nameserversOf(config.upstreams.length > 0 ? '' : await readFile('/etc/resolv.conf', 'utf8').catch(() => ''))
   for (const note of ofHost.notes) log.warn(note)
   const upstreams = config.upstreams.length > 0 ? config.upstreams : ofHost.addresses.map((address) => ({ address, port: 53 }))
@@ -29,9 +30,6 @@ export async function agentCommand(configFile: string): Promise<number> {
   const given = config.hostAddresses.flatMap((text) => addressFromText(text) ?? [])
   // Of a family of which none are given, the interfaces' count: else they would be the world's.
   const withGiven = (own: readonly Address[]): Address[] => [...given, ...own.filter((one) => !given.some((other) => familyOf(other) === familyOf(one)))]
-  const { interfaces, prefixes } = config.settings.datapath
-  if (config.enforce === 'kernel' && interfaces.length + prefixes.length === 0)
-    log.warn('datapath.interfaces and datapath.prefixes are empty: packets from addresses that no endpoint has are not held back')
   let reload = (): void => undefined
   process.on('SIGHUP', () => reload())
   const claims: (() => Promise<void>)[] = []

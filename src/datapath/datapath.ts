@@ -11,7 +11,7 @@ import { desiredElements, diff, renderChange, renderFlush, renderLearned, type E
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
-import type { Renewal } from './nfnetlink.ts'
+import type { Dialect } from './nfnetlink.ts'
 import type { Nft } from './nft.ts'
 import { makeCellNumbers } from './peers.ts'
 import { renderStructure, type StructureOptions } from './structure.ts'
@@ -108,7 +108,7 @@ export async function startDatapath(
     realised = elements
   }
 
-  const renewal = await probeRenewal(nft, netlink, table, clock)
+  const dialect = await probeDialect(nft, netlink, table, clock)
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
   const found = await standing()
   const holds = await stillHolds(nft, table, inForce)
@@ -119,7 +119,7 @@ export async function startDatapath(
     await load(inForce, true, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
       load(inForce, true),
     )
-  const learned = makeLearnedSets(netlink, table, clock, renewal)
+  const learned = makeLearnedSets(netlink, table, clock, dialect)
 
   async function apply(snapshot: Snapshot): Promise<void> {
     const desired = desiredElements(snapshot, options)
@@ -232,27 +232,31 @@ const deniedSets = (['egress', 'ingress'] as const).flatMap((direction) =>
 )
 
 /**
- * Whether this kernel renews an element's timeout when it is added again (Linux 6.12 and later), tried out on a set of its own
- * in the table: a version number says little on distribution kernels.
+ * Whether this kernel renews an element's timeout when it is added again (Linux 6.12 and later), and removes what may not be there (6.3), tried
+ * out on a set of its own: a version number says little on distribution kernels.
  */
-export async function probeRenewal(nft: Nft, netlink: Netlink, table: string, clock: Clock): Promise<Renewal> {
+export async function probeDialect(nft: Nft, netlink: Netlink, table: string, clock: Clock): Promise<Dialect> {
   const probe = `${table}_probe`
   await nft(
     ['-f', '-'],
     `add table inet ${probe}\nadd set inet ${probe} learned_any4 { type classid . ipv4_addr; flags timeout; }\n`,
   )
   try {
-    const sets = makeLearnedSets(netlink, probe, clock, 'update')
+    const sets = makeLearnedSets(netlink, probe, clock, { renewal: 'update', removal: 'destroy' })
     const element: LeaseElement = {
       identity: 1,
       address: '\x7f\0\0\x01' as Address,
       ports: { kind: 'all' },
       timeoutMillis: 3_600_000,
     }
+    const canDestroy = await sets.remove([element]).then(() => true, () => false) // prettier-ignore
     await sets.commit([element])
     await sets.commit([{ ...element, timeoutMillis: 7_200_000 }])
     const after = await nft(['list', 'set', 'inet', probe, 'learned_any4'])
-    return after.includes('timeout 2h') ? 'update' : 'replace'
+    return {
+      renewal: after.includes('timeout 2h') ? 'update' : 'replace',
+      removal: canDestroy ? 'destroy' : 'replace',
+    }
   } finally {
     await nft(['delete', 'table', 'inet', probe])
   }

@@ -13,6 +13,7 @@ const NFNL_SUBSYS_NFTABLES = 10
 const NFPROTO_INET = 1
 const NEWSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 12
 const DELSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 14
+const DESTROYSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 30
 const NEWGEN = (NFNL_SUBSYS_NFTABLES << 8) | 15
 const GETGEN = (NFNL_SUBSYS_NFTABLES << 8) | 16
 const ELEM_LIST_TABLE = 1
@@ -33,8 +34,13 @@ export const elementsPerTransactionMax = 128
 /** What the buffer must hold for a full transaction: at most three messages of under 220 octets an element, and the frame. */
 export const requestOctetsMax: number = elementsPerTransactionMax * 3 * 220 + 64
 
-/** How an element that may be there already gets its new timeout (see `makeDatapath` on which kernel needs what). */
-export type Renewal = 'update' | 'replace'
+/** What a kernel can do in one step, found out by `probeDialect`. */
+export interface Dialect {
+  /** How an element that may be there already gets its new timeout: see `addElements`. */
+  readonly renewal: 'update' | 'replace'
+  /** How an element goes that may not be there: see `removeElements`. */
+  readonly removal: 'destroy' | 'replace'
+}
 
 /** A view on a request or answer buffer; the caller owns the buffer and sends `[0, length)`. */
 interface Writer {
@@ -122,6 +128,11 @@ function key(
   endAttribute(w, start)
 }
 
+/** The end of a range, which lives in an interval set; undefined of what is in a hash. */
+function endOf({ ports }: LeaseElement): number | undefined {
+  return ports.kind === 'ports' && ports.first !== ports.last ? ports.last : undefined
+}
+
 function elementMessage(
   w: Writer,
   table: string,
@@ -137,10 +148,10 @@ function elementMessage(
   const list = startAttribute(w, ELEM_LIST_ELEMENTS | NESTED)
   const element = startAttribute(w, LIST_ELEM | NESTED)
   const { ports } = e
-  const ranged = ports.kind === 'ports' && ports.first !== ports.last
+  const end = endOf(e)
   const protocol = ports.kind === 'all' ? undefined : ports.protocol
-  key(w, ELEM_KEY, e.identity, e.address, protocol, ports.kind === 'all' ? 0 : ports.first, ranged)
-  if (ranged) key(w, ELEM_KEY_END, e.identity, e.address, protocol, ports.last, ranged)
+  key(w, ELEM_KEY, e.identity, e.address, protocol, ports.kind === 'all' ? 0 : ports.first, end !== undefined)
+  if (end !== undefined) key(w, ELEM_KEY_END, e.identity, e.address, protocol, end, true)
   if (timed) {
     millis(w, ELEM_TIMEOUT, e.timeoutMillis)
     millis(w, ELEM_EXPIRATION, e.timeoutMillis)
@@ -168,7 +179,7 @@ export function addElements(
   octets: Uint8Array,
   table: string,
   elements: readonly LeaseElement[],
-  renewal: Renewal,
+  renewal: Dialect['renewal'],
   sequence: number,
 ): number {
   return transaction(octets, sequence, (w) => {
@@ -183,17 +194,24 @@ export function addElements(
   })
 }
 
-/** Writes one transaction that removes the elements, present or not (add, then delete); returns its length. */
+/**
+ * Writes one transaction that removes the elements, present or not; returns its length.
+ * - `destroy`: since Linux 6.3; but for ranges, of which the kernel takes out whichever holds the first port.
+ * - `replace`: add, then delete. A full set refuses the addition (ENFILE), and so does one in which another range overlaps (EEXIST).
+ */
 export function removeElements(
   octets: Uint8Array,
   table: string,
   elements: readonly LeaseElement[],
+  removal: Dialect['removal'],
   sequence: number,
 ): number {
   return transaction(octets, sequence, (w) => {
     elements.forEach((element, i) => {
-      elementMessage(w, table, NEWSETELEM, NLM_F_CREATE, sequence, element, true)
-      elementMessage(w, table, DELSETELEM, i === elements.length - 1 ? NLM_F_ACK : 0, sequence, element, false)
+      const ack = i === elements.length - 1 ? NLM_F_ACK : 0
+      const destroys = removal === 'destroy' && endOf(element) === undefined
+      if (!destroys) elementMessage(w, table, NEWSETELEM, NLM_F_CREATE, sequence, element, true)
+      elementMessage(w, table, destroys ? DESTROYSETELEM : DELSETELEM, ack, sequence, element, false)
     })
   })
 }

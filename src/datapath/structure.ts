@@ -15,7 +15,11 @@ export interface StructureOptions {
   readonly proxy: { readonly port: number; readonly address4?: string; readonly address6?: string }
   /** Silent, or answered (TCP reset, else ICMP "administratively prohibited") so that programs fail at once. */
   readonly denied: 'drop' | 'reject'
-  /** Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger: its DNS is answered where it is routed back, all else dropped. */
+  /**
+   * Where workloads live: interface names (may end in `*`) and prefixes. What comes from there with an unknown source is a stranger: its DNS is
+   * answered where it is routed back, all else dropped. Prefixes of one family alone do not say where the other's workloads live: then of that
+   * family only what an endpoint sends or gets is forwarded.
+   */
   readonly interfaces: readonly string[]
   readonly prefixes: readonly AddressRange[]
   readonly strangers: 'deny' | 'allow'
@@ -178,6 +182,7 @@ function chains(options: StructureOptions): string[] {
       ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),
       ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
       ...families.map((f) => `${ip(f)} daddr @identity${f} goto arriving`),
+      ...(options.strangers === 'deny' ? ungoverned(options).map((f) => `meta nfproto ipv${f} fib daddr type unicast counter drop`) : []), // prettier-ignore
     ]),
     ...ownTraffic(options),
     block('chain to_proxy', redirects(proxy)),
@@ -308,6 +313,12 @@ function workloadMatches(options: StructureOptions): string[] {
     if (prefixes.length > 0) matches.push(`${family === 4 ? 'ip' : 'ip6'} saddr ${list(prefixes)}`)
   }
   return matches
+}
+
+/** The family whose workloads could be anywhere. Where neither has a prefix, nothing was said of strangers at all. */
+function ungoverned({ interfaces, prefixes }: Pick<StructureOptions, 'interfaces' | 'prefixes'>): readonly F[] {
+  if (interfaces.length > 0 || prefixes.length === 0) return []
+  return families.filter((f) => !prefixes.some((prefix) => prefix.family === f))
 }
 
 function redirects({ port, address4, address6 }: StructureOptions['proxy']): string[] {

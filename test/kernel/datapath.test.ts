@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { monotonic } from '../../src/clock.ts'
-import { probeRenewal, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
+import { probeDialect, startDatapath, type Datapath } from '../../src/datapath/datapath.ts'
 import type { LeaseElement, OpenPorts } from '../../src/datapath/element.ts'
 import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
@@ -88,6 +88,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
       proxy: { port: 53, address4: '0.0.0.0', address6: 'FD01:0::0001' },
     },
     { ...structure, hostPolicies: { upstreams: [] } },
+    { ...structure, interfaces: [], prefixes: [range('10.0.0.0/8')] },
   ]
   for (const [i, options] of variants.entries())
     test(`the kernel lists the structure as it was rendered (${i})`, () => {
@@ -241,6 +242,63 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(datapath.epoch()).toBe(after)
   })
 
+  test('nor by our own policy changes, whoever asks and commits meanwhile; somebody else is noticed in all that', async () => {
+    const before = datapath.epoch()
+    const seen = new Set<number>()
+    let isOver = false
+    const asking = (async () => {
+      for (let i = 0; !isOver; i++) {
+        seen.add(datapath.epoch())
+        await datapath.commit([lease(256, `198.18.60.${i & 255}`, ports(443))])
+      }
+    })()
+    const one = (i: number): Entry => entry('allow', peers(`198.18.${i >> 8}.${i & 255}`), ports(1))
+    for (const count of [300, 600, 1, 900]) await datapath.apply(snapshotOf({ 256: Array.from({ length: count }, (_, i) => one(i)) })) // prettier-ignore
+    isOver = true
+    await asking
+    expect(datapath.epoch()).toBe(before)
+    // While it could not be told who it was, nothing is relied upon.
+    expect([...seen].filter((epoch) => epoch !== before && !Number.isNaN(epoch))).toEqual([])
+    const hand = datapath.apply(snapshotOf({ 256: [one(7)] }))
+    sh('nft flush set inet namegate learned4')
+    await hand
+    expect(datapath.epoch()).not.toBe(before)
+  })
+
+  test('a commit that has to wait for a large ruleset of somebody else keeps the event loop from nothing', async () => {
+    sh(`nft add table inet large; nft add map inet large ranges '{ type ipv4_addr : classid; flags interval; }'`)
+    const elements = Array.from({ length: 40_000 }, (_, i) => `20.${i >> 8}.${i & 255}.0/24 : 1:${(i & 1).toString()}`) // prettier-ignore
+    const lines = [0, 10_000, 20_000, 30_000].map((i) => `add element inet large ranges { ${elements.slice(i, i + 10_000).join(', ')} }\n`) // prettier-ignore
+    let isOver = false
+    const other = makeNft()(['-f', '-'], lines.join('')).finally(() => (isOver = true))
+    let turns = 0
+    const turning = (async () => {
+      for (; !isOver; turns++) await new Promise((resolve) => setImmediate(resolve))
+    })()
+    let longest = { took: 0, turned: 0 }
+    for (let i = 0; !isOver; i++) {
+      const [start, before] = [performance.now(), turns]
+      await datapath.commit([lease(256, `198.18.61.${i & 255}`, ports(443))])
+      const took = performance.now() - start
+      if (took > longest.took) longest = { took, turned: turns - before }
+    }
+    await Promise.all([other, turning])
+    sh('nft delete table inet large')
+    expect(longest.took).toBeGreaterThan(20)
+    expect(longest.turned).toBeGreaterThan(20)
+  })
+
+  test('closed: what is under way is acknowledged, what comes later is refused', async () => {
+    const other = await start(snapshotOf({}), { ...structure, table: 'closing' })
+    const first = other.commit([lease(256, '198.18.0.1', ports(443))])
+    await new Promise((resolve) => setImmediate(resolve))
+    other.close()
+    other.close()
+    await first
+    await expect(other.commit([lease(256, '198.18.0.2', ports(443))])).rejects.toMatchObject({ code: 'EBADF' })
+    sh('nft delete table inet closing')
+  })
+
   test('committing again renews the timeout', async () => {
     await datapath.commit([lease(256, '198.18.0.82', ports(443), 60)])
     await datapath.commit([lease(256, '198.18.0.82', ports(443), 7200)])
@@ -248,17 +306,46 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
   })
 
   test('a kernel that does not renew is made to, in the same transaction', async () => {
-    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, 'replace')
+    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', monotonic, {
+      renewal: 'replace',
+      removal: 'replace',
+    })
     await sets.commit([lease(256, '198.18.0.83', ports(443), 60)])
     await sets.commit([lease(256, '198.18.0.83', ports(443), 7200), lease(256, '198.18.0.84', ports(1000, 2000), 7200)])
     expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.83 . tcp . 443 timeout 2h')
     expect(connect(web, '198.18.0.84', 1500)).toBe(true)
+    await sets.remove([lease(256, '198.18.0.83', ports(443)), lease(256, '198.18.0.84', ports(1000, 2000)), lease(256, '198.18.0.85', ports(443))]) // prettier-ignore
+    expect(sh('nft list table inet namegate').match(/198\.18\.0\.8[345]/g)).toBe(null)
     sets.close()
     // What this kernel does by itself decides which way the agent goes.
     const [major = 0, minor = 0] = sh('uname -r').split('.').map(Number)
-    const found = await probeRenewal(makeNft(), makeNetlink(openNetlink()), 'other', monotonic)
-    if (major > 6 || (major === 6 && minor >= 12)) expect(found).toBe('update')
+    const found = await probeDialect(makeNft(), makeNetlink(openNetlink()), 'other', monotonic)
+    if (major > 6 || (major === 6 && minor >= 12)) expect(found.renewal).toBe('update')
+    if (major > 6 || (major === 6 && minor >= 3)) expect(found.removal).toBe('destroy')
     expect(sh('nft list tables')).not.toContain('probe')
+  })
+
+  describe('removal', () => {
+    const rows = [
+      { title: 'of what is not there, from full sets', there: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.2', ports(1))], gone: [lease(256, '198.18.0.3', ports(1))] },
+      { title: 'of what is and of what is not there', there: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.2', ports(1))], gone: [lease(256, '198.18.0.1', ports(1)), lease(256, '198.18.0.3', ports(1)), lease(256, '198.18.0.2', ports(1))] },
+      { title: 'of a range that overlaps another', there: [lease(256, '198.18.0.1', ports(1000, 2000))], gone: [lease(256, '198.18.0.1', ports(1500, 2500))] },
+      { title: 'of any port, IPv6', there: [lease(256, '2001:db8::1', { kind: 'all' }), lease(256, '2001:db8::2', { kind: 'all' })], gone: [lease(256, '2001:db8::3', { kind: 'all' }), lease(256, '2001:db8::1', { kind: 'all' })] },
+    ] // prettier-ignore
+    for (const { title, there, gone } of rows)
+      test(title, async () => {
+        const small = await start(snapshotOf({}), { ...structure, table: 'small', learnedMax: 2 })
+        const key = ({ identity, address, ports: open }: LeaseElement): string => JSON.stringify([identity, address, open]) // prettier-ignore
+        try {
+          await small.commit(there)
+          await small.remove(gone)
+          const left = there.map(key).filter((one) => !gone.map(key).includes(one))
+          expect((await small.learned()).map(key).sort()).toEqual(left.sort())
+        } finally {
+          small.close()
+          sh('nft delete table inet small')
+        }
+      })
   })
 
   test('a table that is gone: the commit fails by name, repair brings it back', async () => {

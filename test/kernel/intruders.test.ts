@@ -10,6 +10,7 @@ import { verdictNumbers } from '../../src/datapath/structure.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import { settings, startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
+import { range } from '../support/snapshot.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -149,6 +150,32 @@ describe.skipIf(reason !== undefined)(`intruders ${reason ?? ''}`, () => {
       expect(await Promise.all(['198.18.200.1', '2001:db8::77'].map((address) => connect(web, address)))).toEqual([false, false]) // prettier-ignore
       await agent?.close()
     }
+  })
+
+  describe('prefixes of one family only, and no interface', () => {
+    const four = [range('10.1.0.0/16'), range('10.2.0.0/16')]
+    const settingsOf = (datapath: Partial<AgentParts['settings']['datapath']>): AgentParts['settings'] => ({ ...settings, datapath: { ...settings.datapath, interfaces: [], ...datapath } }) // prettier-ignore
+    const onlyFour = pod('web', ['10.1.0.2']) + policy('web', '{toEntities: [all]}')
+
+    test('what comes from an address of the other that nobody has goes nowhere', async () => {
+      await start(onlyFour, { settings: settingsOf({ prefixes: four }) })
+      expect(await Promise.all([connect(web, '198.18.200.1'), connect(web, '2001:db8::77')])).toEqual([true, false])
+      // This host itself goes where it will, and is reached.
+      const own = (address: string): string => sh(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/443' && echo yes || echo no`) // prettier-ignore
+      expect(own('2001:db8::77')).toBe('yes\n')
+      expect((await world.run('ping -6 -c 1 -W 2 fd03::1')).status).toBe(0)
+    })
+
+    test('a workload that has one is reached and reaches as its policy says', async () => {
+      await start(pod('web', ['10.1.0.2', 'fd01::2']) + policy('web', '{toEntities: [all]}'), { settings: settingsOf({ prefixes: four }) }) // prettier-ignore
+      expect(await connect(web, '2001:db8::77')).toBe(true)
+      expect((await world.run('ping -6 -c 1 -W 2 fd01::2')).status).toBe(0)
+    })
+
+    test('the other way round', async () => {
+      await start(pod('web', ['fd01::2']), { settings: settingsOf({ prefixes: [range('fd01::/64')] }) })
+      expect(await Promise.all([connect(web, '198.18.200.1'), connect(web, '2001:db8::77')])).toEqual([false, true])
+    })
   })
 
   test('policy maps changed by hand are ours again within seconds', async () => {

@@ -75,6 +75,25 @@ log: {level: debug}
   expect(config.upstreams.map(serverToText)).toEqual(['10.0.0.10:5353', '[2001:db8::1]:53', '9.9.9.9:53'])
 })
 
+const gaps: readonly { readonly text: string; readonly warnings: readonly string[] }[] = [
+  { text: 'datapath: {interfaces: [veth*]}', warnings: [] },
+  { text: 'datapath: {enforce: none}', warnings: [] },
+  { text: 'datapath: {prefixes: [10.0.0.0/8, "fd00::/8"]}', warnings: [] },
+  { text: 'log: {level: debug}', warnings: ['1:1: warning: datapath: interfaces and prefixes are empty: packets from addresses that no endpoint has are not held back'] },
+  { text: 'datapath: {prefixes: [10.0.0.0/8]}', warnings: ['2:22: warning: datapath.prefixes: has no IPv6 prefix, and there are no interfaces: of IPv6 only what endpoints send and get is forwarded'] },
+  { text: 'datapath: {prefixes: ["fd00::/8"]}\ndns: {unknownEndpoint: allow}', warnings: ['2:22: warning: datapath.prefixes: has no IPv4 prefix, and there are no interfaces: IPv4 packets from addresses that no endpoint has are not held back'] },
+  { text: 'datapath: {prefixes: [10.0.0.0/8], interfaces: [a]}', warnings: [] },
+  { text: 'datapath: {interfaces: [a]}\ndns: {listen: [{address: "::"}]}', warnings: ['3:15: warning: dns.listen: has no IPv4 address: DNS over IPv4 is dropped'] },
+  { text: 'datapath: {interfaces: [a]}\nhost: {addresses: [10.0.0.1]}', warnings: ["3:19: warning: host.addresses: has no IPv6 address: those of the interfaces count as this host's"] },
+] // prettier-ignore
+for (const { text, warnings } of gaps)
+  test(`what is left out: ${text}`, () => {
+    const result = parseConfig(`manifests: x\n${text}`, 'c.yaml')
+    expect(result.ok ? result.warnings.map((one) => issueToText(one).slice('c.yaml:'.length)) : result).toEqual(
+      warnings,
+    )
+  })
+
 const wrong: readonly { readonly text: string; readonly issues: readonly string[] }[] = [
   { text: '', issues: ['1:1: manifests: is required'] },
   { text: '- a', issues: ['1:1: must be a mapping, not a list'] },
