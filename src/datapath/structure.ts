@@ -126,8 +126,12 @@ const NEIGHBOURS = [
   `${ND} fib daddr type local accept`,
   `${ND} fib daddr . iif oif exists accept`,
 ]
-/** Silently: a refusal would go to whomever the forger named, with what it wrote. */
+/** Not routed to where it came from. Silently: a refusal would go to whomever the forger named, with what it wrote. */
 const FORGED = 'fib saddr . iif oif missing counter drop'
+/** A part of a datagram that was not put together with the others: its ports are not to be seen. In IPv4 there are none by now. */
+const PART = 'exthdr frag exists counter drop'
+/** A route of the sender's own, around what is judged here (RFC 791, RFC 8200 §4.4); or this host's inside, which is on no link (RFC 1122 §3.2.1.3). */
+const DETOURS = ['ip option lsrr exists', 'ip option ssrr exists', 'exthdr rt exists', 'ip daddr 127.0.0.0/8', 'ip6 daddr ::1'].map((match) => `${match} counter drop`) // prettier-ignore
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
 /** The subject's address and the peer's, of a packet in a direction. */
@@ -160,7 +164,7 @@ function chains(options: StructureOptions): string[] {
     ...families.flatMap((f) => judging('egress', f, hostPolicies !== undefined)),
     ...families.map((f) =>
       block(`chain outgoing${f}`, [
-        ...(f === 6 ? NEIGHBOURS : []),
+        ...(f === 6 ? [...NEIGHBOURS, PART] : []),
         dns,
         `meta l4proto { tcp, udp } th dport ${tried.port} update @tried${f} { ${ip(f)} saddr . ${ip(f)} daddr counter }`,
         // By way of a service, a workload can meet itself.
@@ -169,14 +173,27 @@ function chains(options: StructureOptions): string[] {
       ]),
     ),
     // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'counter drop'])] : []),
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'counter drop'])] : []),
     // This machine's own address does not come from outside.
-    block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
+    block('chain arriving', [...NEIGHBOURS, PART, 'fib saddr type local counter drop', 'goto passed']),
+    block('chain sent', [FORGED, ...DETOURS]),
+    // Before all else, and before fragments are put together: who forges another's address would ride on his connections, or end his datagrams.
+    block('chain senders', [
+      'type filter hook prerouting priority -450; policy accept;',
+      ...[...from, ...families.map((f) => `${ip(f)} saddr @identity${f}`)].map((match) => `${match} goto sent`),
+    ]),
+    // An error about a connection opens nothing for a workload that is no end of it; other relations than errors are judged like all packets.
+    block('chain error', [
+      ...families.flatMap((f) =>
+        ['original', 'reply'].map((way) => `ct ${way} ${ip(f)} saddr . ${ip(f)} saddr @self${f} accept`),
+      ),
+      ...families.map((f) => `${ip(f)} saddr @identity${f} return`),
+      'accept',
+    ]),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
-      // Before all else: who forges another's address would ride on the other's established connections.
-      ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
-      'ct state established,related accept',
+      'ct state established accept',
+      'ct state related meta l4proto { icmp, ipv6-icmp } jump error',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       // Whose policy would hold for an address that two claim is not to be guessed.
       ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),
@@ -268,7 +285,8 @@ function ownTraffic({ hostPolicies, proxy }: StructureOptions): string[] {
   const base = (name: string, lines: readonly string[]): string =>
     block(`chain ${name}`, [
       `type filter hook ${name === 'host_out' ? 'output' : 'input'} priority filter; policy accept;`,
-      'ct state established,related accept',
+      'ct state established accept',
+      'ct state related meta l4proto { icmp, ipv6-icmp } accept',
       ...lines,
     ])
   const fromHost = families.map((f) =>
