@@ -1,10 +1,12 @@
 // What an identity may ask and what names open to it: toFQDNs rules, DNS rules, and rules that open the resolver's port 53.
 import type { IdentityId } from '../identity/endpoints.ts'
+import type { Pattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Address } from '../net/address.ts'
 import { portsCover, portsOverlap, portsToText, Protocol, type Ports } from '../net/ports.ts'
 import { rangeCovers } from '../net/prefix.ts'
-import type { NameMatch, Policy, Rule } from './rules.ts'
+import type { Closed } from './merge.ts'
+import type { NameMatch, Peer, Policy, Rule } from './rules.ts'
 import type { DirectionPolicy, Entry, Grant, NameVerdict, Peers, Rank, SubjectPolicy, Why } from './snapshot.ts'
 
 /** Who the resolvers behind the proxy are. */
@@ -37,16 +39,26 @@ export function compareStatements(a: Rank & Pick<Entry, 'kind'>, b: Rank & Pick<
   return compareRanks(a, b) || kindOrder[a.kind] - kindOrder[b.kind]
 }
 
+interface Granting {
+  readonly name: NameMatch & Peer
+  readonly pattern: Pattern
+  readonly value: readonly Grant[]
+}
+
 export type NamePolicy = Pick<SubjectPolicy, 'mayAsk' | 'grantsFor' | 'grantPorts' | 'grantRanks' | 'grantsText'>
 
-/** @param rules the egress rules that hold for the identity; `egress` what they are compiled to. */
-export function compileNames(rules: readonly PolicyRule[], egress: DirectionPolicy, resolvers: Resolvers): NamePolicy {
-  const granting = rules.flatMap(({ policy, rule }) => {
+/**
+ * @param rules the egress rules that hold for the identity; `egress` what they are compiled to.
+ * @param closed rules about one peer that open nothing, since another cannot stand beside them.
+ */
+export function compileNames(rules: readonly PolicyRule[], egress: DirectionPolicy, resolvers: Resolvers, closed: readonly Closed[] = []): NamePolicy {
+  const opening = rules.flatMap(({ policy, rule }) => {
     if (rule.peers === 'everyone' || rule.kind === 'pass' || rule.l7?.kind === 'dns') return []
     return rule.peers.flatMap((peer) =>
       peer.kind === 'name' ? [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer) }] : [],
     )
   })
+  const granting = [...opening, ...closed.flatMap(closedGrants)]
   const trie = makeTrie(granting)
   const grantsFor = (labels: readonly string[]): readonly Grant[] => {
     const found = trie.lookup(labels).flat()
@@ -71,6 +83,19 @@ function grantsOf(policy: Policy, rule: Rule, name: NameMatch & { readonly path:
     ports.kind === 'named' ? [] : [{ kind, tier, priority, ports, ...(l7 === undefined ? {} : { l7 }), rule, why }],
   )
 }
+
+/** Denials of connections, not of names: other ports may be open. */
+function closedGrants({ policy, rule, text }: Closed): readonly Granting[] {
+  if (rule.peers === 'everyone') return []
+  return rule.peers.flatMap((peer) =>
+    peer.kind !== 'name'
+      ? []
+      : [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer).map((grant): Grant => ({ ...grant, kind: 'deny', why: { ...grant.why, text } })) }],
+  )
+} // prettier-ignore
+
+/** Whether it denies since its rule, which allows, cannot stand beside another. */
+const isClosed = ({ kind, rule }: Grant): boolean => kind === 'deny' && rule.kind === 'allow'
 
 /**
  * What the kernel may open at the addresses of a name: what is allowed on ports alone, and not behind a denial of such ports. What a proxy must
@@ -179,7 +204,8 @@ function compileQuestions(
         : { ...denied.why, text: 'DNS to the resolver is denied by rule' },
   }
   return (labels) => {
-    const grants = grantsFor(labels)
+    const all = grantsFor(labels)
+    const grants = all.filter((grant) => !isClosed(grant))
     const granted = grants.find((grant) => isOpen(grant) || grant.kind === 'deny')
     const asked = trie.lookup(labels).find(isOpen)
     const permissions = [everyName, granted?.kind === 'allow' ? granted : undefined, asked].filter((p) => p !== undefined)
@@ -188,6 +214,8 @@ function compileQuestions(
     const open = permissions.find((permission) => refused === undefined || compareRanks(permission, refused) < 0)
     if (open !== undefined) return { kind: 'allow', why: open.why }
     if (refused !== undefined) return { kind: 'deny', why: { ...refused.why, text: `${refused.why.text} in a deny rule` } }
+    const closed = free === undefined ? all.find(isClosed) : undefined
+    if (closed !== undefined) return { kind: 'deny', why: closed.why }
     return free === undefined || (denied !== undefined && !audit) ? refusal : { kind: 'allow', why: free }
   }
 } // prettier-ignore
