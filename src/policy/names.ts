@@ -70,7 +70,7 @@ export function compileNames(rules: readonly PolicyRule[], egress: DirectionPoli
     grantsFor,
     grantPorts: [...new Map(allowing.map(({ ports }) => [portsToText(ports), ports])).values()],
     grantRanks: [...new Map(allowing.map(({ tier, priority }) => [`${tier} ${priority}`, { tier, priority }])).values()].sort(compareRanks),
-    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map(({ kind, tier, priority, ports, l7 }) => [kind, tier, priority, portsToText(ports), l7 !== undefined])])),
+    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map((grant) => [grant.kind, grant.tier, grant.priority, portsToText(grant.ports), needsProxy(grant)])])),
   }
 } // prettier-ignore
 
@@ -104,16 +104,15 @@ const isClosed = ({ kind, rule }: Grant): boolean => kind === 'deny' && rule.kin
 export function openedPorts(grants: readonly Grant[]): readonly Ports[] {
   const opened: Ports[] = []
   const denied: Ports[] = []
-  for (const { kind, ports, l7, rule } of grants)
-    if (kind === 'deny') denied.push(ports)
-    else if (
-      l7 === undefined &&
-      rule.serverNames === undefined &&
-      rule.listener === undefined &&
-      !denied.some((other) => portsOverlap(other, ports))
-    )
-      opened.push(ports)
+  for (const grant of grants)
+    if (grant.kind === 'deny') denied.push(grant.ports)
+    else if (!needsProxy(grant) && !denied.some((other) => portsOverlap(other, grant.ports))) opened.push(grant.ports)
   return opened
+}
+
+/** Whether a statement allows only what a proxy has looked into: the kernel alone must not. */
+export function needsProxy({ l7, rule }: Pick<Entry | Grant, 'l7' | 'rule'>): boolean {
+  return l7 !== undefined || rule.serverNames !== undefined || rule.listener !== undefined
 }
 
 const isDns = (ports: Ports): boolean => questionFlows.some((flow) => portsCover(ports, flow))
