@@ -1,5 +1,6 @@
 // `namegate policy get PATH...`: the policies of manifests, whom they select and what they turn on.
 import { portsToText } from '../net/ports.ts'
+import { issueToText } from '../policy/field.ts'
 import { selects } from '../identity/selector.ts'
 import type { Direction, Policy, Rule, RulePorts, World } from '../policy/rules.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
@@ -13,7 +14,8 @@ export async function getCommand(
   paths: readonly string[],
   options: Reading & { readonly output: Format },
 ): Promise<number> {
-  const { world, snapshot } = await readWorld(paths, { ...options, hostPolicies: true })
+  const { world, snapshot, warnings } = await readWorld(paths, { ...options, hostPolicies: true })
+  for (const issue of warnings) process.stderr.write(`${issueToText(issue)}\n`)
   const views = world.policies.map((policy) => viewOf(policy, world, snapshot))
   const head = ['Kind', 'Policy', 'Selects', 'Ingress', 'Egress', 'Default deny', 'File']
   const rows = views.map((view) => [

@@ -1,7 +1,7 @@
 // `namegate policy verdict`: flows in, one line each, verdicts out in the same order; or one flow by flags, for people.
 import { open } from 'node:fs/promises'
 import { addressFromText, type Address } from '../net/address.ts'
-import { issueToText } from '../policy/field.ts'
+import { issueToText, type Issue } from '../policy/field.ts'
 import { makeCompiler } from '../policy/compile.ts'
 import { explain } from '../policy/explain.ts'
 import type { World } from '../policy/rules.ts'
@@ -29,7 +29,7 @@ export class ManifestsError extends Error {
 export async function readWorld(
   paths: readonly string[],
   options: Reading & Enforcing,
-): Promise<{ world: World; snapshot: Snapshot }> {
+): Promise<{ world: World; snapshot: Snapshot; warnings: readonly Issue[] }> {
   const loaded = loadWorld(await readPaths(paths, options), parseOptionsOf(options))
   if (!loaded.ok)
     throw new ManifestsError(
@@ -39,6 +39,7 @@ export async function readWorld(
       ].join('\n'),
     )
   const { world } = loaded
+  const warnings = loaded.warnings.filter(({ severity }) => severity === 'warning')
   const {
     semantics,
     clusterName,
@@ -64,7 +65,7 @@ export async function readWorld(
   })
   const snapshot = compile(world)
   for (const note of snapshot.notes) process.stderr.write(`note: ${note}\n`)
-  return { world, snapshot }
+  return { world, snapshot, warnings }
 }
 
 /** Where names are asked: what a rule for port 53 has to reach for every name to be askable. */

@@ -2,8 +2,8 @@
 // Precedence is settled here, so that a packet meets the same few lookups however many rules there are.
 import type { Family } from '../net/address.ts'
 import { icmpProtocol, portsCover, Protocol, type L4, type Ports } from '../net/ports.ts'
-import { compareRanks } from '../policy/names.ts'
-import type { DirectionPolicy, Entry, Grant, Rank } from '../policy/snapshot.ts'
+import { compareRanks, needsProxy } from '../policy/names.ts'
+import type { DirectionPolicy, Entry, Rank } from '../policy/snapshot.ts'
 import { singlesMax } from './element.ts'
 
 /** `lease`: denied, unless a lease opens it. */
@@ -32,11 +32,6 @@ export interface Cell {
   readonly ports: readonly PortSpan[]
   /** ICMP types that differ from their protocol. */
   readonly icmp: readonly { readonly family: Family; readonly type: number; readonly verdict: CellVerdict }[]
-}
-
-/** Whether a statement allows only what a proxy has looked into: the kernel alone must not. */
-export function needsProxy({ l7, rule }: Pick<Entry | Grant, 'l7' | 'rule'>): boolean {
-  return l7 !== undefined || rule.serverNames !== undefined || rule.listener !== undefined
 }
 
 /**

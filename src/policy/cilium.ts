@@ -207,7 +207,8 @@ function parseRule(context: Context, field: Field): Rule[] {
   // `- {}` is the idiom for "default deny and nothing else": without peers and ports a rule says nothing.
   if (toPorts.length + icmps.length === 0 && peers !== 'everyone') statements.push({ ports: [{ kind: 'all' }] })
   const { direction, kind } = section
-  const rule = { direction, kind, tier: Tier.Normal, priority: 0, path: field.path, line: field.line } as const
+  const { path, line, column } = field
+  const rule = { direction, kind, tier: Tier.Normal, priority: 0, path, line, column } as const
   const demand = authentication === undefined ? {} : { authentication }
   return [
     ...statements.map((statement): Rule => ({ ...rule, peers, ...demand, ...statement })),

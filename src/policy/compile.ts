@@ -7,10 +7,11 @@ import { hostId, unknownId, worldId } from '../identity/reserved.ts'
 import { selects } from '../identity/selector.ts'
 import type { Address } from '../net/address.ts'
 import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers } from './names.ts'
+import { makeMerger, type Closed, type Merged, type Merger } from './merge.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
 import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
 import { changedIdentities, isTouched } from './touch.ts'
-import { Tier, type Direction, type NamedPort, type Policy, type Semantics, type World } from './rules.ts'
+import { Tier, type Direction, type NamedPort, type Policy, type Rule, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
 export interface CompileOptions {
@@ -35,14 +36,17 @@ export interface CompileOptions {
   readonly identities?: IdentityTable
 }
 
-type Settings = Required<Omit<CompileOptions, 'localNode' | 'identities'>>
+interface Settings extends Required<Omit<CompileOptions, 'localNode' | 'identities'>> {
+  readonly merge: Merger
+}
 
 /**
  * Compiles worlds one after the other; identity and endpoint numbers stay with their labels and pods. Objects of a world that are the same as
  * in the world before are taken for unchanged. `hostAddresses` are this host's when they are not those of the options any more.
  */
 export function makeCompiler(options: CompileOptions): (world: World, hostAddresses?: readonly Address[]) => Snapshot {
-  const settings: Settings = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } // prettier-ignore
+  const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } as const // prettier-ignore
+  const settings: Settings = { ...given, merge: makeMerger(given) }
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
   let before: Compiled | undefined
@@ -218,6 +222,8 @@ type Made = Map<string, readonly Entry[]>
 /** Entries of policies, each made once as long as those whom rules can be about stay the same. */
 interface RuleCompiler {
   readonly entriesOf: (policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]) => readonly Entry[]
+  /** Entries of a rule that is not as it stands in its policy. */
+  readonly compileRule: (policy: Policy, rule: Rule, subjectPorts: readonly NamedPort[]) => readonly Entry[]
   /** What was made of a policy, by direction (and named ports). */
   readonly madeOf: (policy: Policy) => Made | undefined
   /** A number for each policy. */
@@ -241,7 +247,7 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, take
   }
 
   /** One entry for each of the rule's ports; none when its peers are nobody. */
-  function compileRule(policy: Policy, rule: Policy['rules'][number], subjectPorts: readonly NamedPort[]): readonly Entry[] {
+  function compileRule(policy: Policy, rule: Rule, subjectPorts: readonly NamedPort[]): readonly Entry[] {
     const resolved = resolvePeers(rule, around)
     if (isNobody(resolved)) return []
     const { kind, tier, priority, l7 } = rule
@@ -277,7 +283,7 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, take
       sameUpstreams(places, otherPlaces, settings)
     )
   }
-  return { entriesOf, madeOf: (policy) => made.get(policy), numberOf, stillHolds, shared: new Map() }
+  return { entriesOf, compileRule, madeOf: (policy) => made.get(policy), numberOf, stillHolds, shared: new Map() }
 } // prettier-ignore
 
 function usesSubjectPorts(policy: Policy): boolean {
@@ -291,16 +297,18 @@ const sharedMax = 100_000
 
 function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers): SubjectCompiler {
   function compute(identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings): Omit<SubjectPolicy, 'identity'> {
-    const direction = (of: Direction): DirectionPolicy => compileDirection(of, identity, selecting, ports, rules, settings)
+    const rulesOn = (of: Direction): readonly PolicyRule[] => settings.enforcement === 'never' ? [] : rulesOf(selecting, of, settings)
+    const [ingress, egress] = [rulesOn('ingress'), rulesOn('egress')]
+    const merged = { ingress: settings.merge(ingress), egress: settings.merge(egress) }
+    const direction = (of: Direction): DirectionPolicy => compileDirection(of, identity, selecting, merged[of], ports, rules, settings)
     const directions = { ingress: direction('ingress'), egress: direction('egress') }
-    const egress = settings.enforcement === 'never' ? [] : rulesOf(selecting, 'egress', settings)
     return {
       directions,
       denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
         ? 'nxdomain'
         : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
       refusesDoh: selecting.some((policy) => policy.dns?.refusesDoh === true),
-      ...compileNames(egress, directions.egress, resolvers),
+      ...compileNames(egress.flatMap((one) => insteadOf(one, merged.egress)), directions.egress, resolvers, merged.egress?.closed),
     }
   }
   return (identity, selecting, ports, settings) => {
@@ -333,6 +341,7 @@ function compileDirection(
   direction: Direction,
   identity: IdentityId,
   selecting: readonly Policy[],
+  merged: Merged | undefined,
   ports: readonly NamedPort[],
   rules: RuleCompiler,
   settings: Settings,
@@ -342,7 +351,10 @@ function compileDirection(
   const here = selecting.filter((policy) => policy.directions.includes(direction))
   const defaultDeny = enforcement === 'always' || here.some((policy) => policy.defaultDeny[direction])
   const passesLocalhost = direction === 'ingress' && allowLocalhost && here.length > 0 && identity !== hostId
-  const all = here.flatMap((policy) => rules.entriesOf(policy, direction, ports))
+  const all = [
+    ...here.flatMap((policy) => entriesOf(policy, direction, merged, ports, rules)),
+    ...(merged?.closed ?? []).flatMap((closed) => closedEntries(closed, ports, rules)),
+  ]
   const entries = isIsolated(here, direction, settings) ? all.filter(({ tier }) => tier !== Tier.Baseline) : all
   return {
     selected: here.length > 0,
@@ -353,6 +365,28 @@ function compileDirection(
     fallbackFromHost: defaultDeny && !passesLocalhost ? 'deny' : 'allow',
     audit,
   }
+}
+
+function insteadOf({ policy, rule }: PolicyRule, merged: Merged | undefined): readonly PolicyRule[] {
+  return (merged?.instead.get(rule) ?? [rule]).map((each) => ({ policy, rule: each }))
+}
+
+/** What a policy says among the others that select the subject. */
+function entriesOf(
+  policy: Policy,
+  direction: Direction,
+  merged: Merged | undefined,
+  ports: readonly NamedPort[],
+  rules: RuleCompiler,
+): readonly Entry[] {
+  const own = policy.rules.filter((rule) => rule.direction === direction)
+  if (merged === undefined || !own.some((rule) => merged.instead.has(rule)))
+    return rules.entriesOf(policy, direction, ports)
+  return own.flatMap((rule) => insteadOf({ policy, rule }, merged)).flatMap((one) => rules.compileRule(policy, one.rule, ports)) // prettier-ignore
+}
+
+function closedEntries({ policy, rule, text }: Closed, ports: readonly NamedPort[], rules: RuleCompiler): Entry[] {
+  return rules.compileRule(policy, rule, ports).map((entry) => ({ ...entry, kind: 'deny', why: { ...entry.why, text } })) // prettier-ignore
 }
 
 function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {

@@ -1,10 +1,12 @@
 // What an identity may ask and what names open to it: toFQDNs rules, DNS rules, and rules that open the resolver's port 53.
 import type { IdentityId } from '../identity/endpoints.ts'
+import type { Pattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Address } from '../net/address.ts'
 import { portsCover, portsOverlap, portsToText, Protocol, type Ports } from '../net/ports.ts'
 import { rangeCovers } from '../net/prefix.ts'
-import type { NameMatch, Policy, Rule } from './rules.ts'
+import type { Closed } from './merge.ts'
+import type { NameMatch, Peer, Policy, Rule } from './rules.ts'
 import type { DirectionPolicy, Entry, Grant, NameVerdict, Peers, Rank, SubjectPolicy, Why } from './snapshot.ts'
 
 /** Who the resolvers behind the proxy are. */
@@ -37,19 +39,29 @@ export function compareStatements(a: Rank & Pick<Entry, 'kind'>, b: Rank & Pick<
   return compareRanks(a, b) || kindOrder[a.kind] - kindOrder[b.kind]
 }
 
+interface Granting {
+  readonly name: NameMatch & Peer
+  readonly pattern: Pattern
+  readonly value: readonly Grant[]
+}
+
 export type NamePolicy = Pick<
   SubjectPolicy,
   'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantRanks' | 'grantsText'
 >
 
-/** @param rules the egress rules that hold for the identity; `egress` what they are compiled to. */
-export function compileNames(rules: readonly PolicyRule[], egress: DirectionPolicy, resolvers: Resolvers): NamePolicy {
-  const granting = rules.flatMap(({ policy, rule }) => {
+/**
+ * @param rules the egress rules that hold for the identity; `egress` what they are compiled to.
+ * @param closed rules about one peer that open nothing, since another cannot stand beside them.
+ */
+export function compileNames(rules: readonly PolicyRule[], egress: DirectionPolicy, resolvers: Resolvers, closed: readonly Closed[] = []): NamePolicy {
+  const opening = rules.flatMap(({ policy, rule }) => {
     if (rule.peers === 'everyone' || rule.kind === 'pass' || rule.l7?.kind === 'dns') return []
     return rule.peers.flatMap((peer) =>
       peer.kind === 'name' ? [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer) }] : [],
     )
   })
+  const granting = [...opening, ...closed.flatMap(closedGrants)]
   const trie = makeTrie(granting)
   const grantsFor = (labels: readonly string[]): readonly Grant[] => {
     const found = trie.lookup(labels).flat()
@@ -62,7 +74,7 @@ export function compileNames(rules: readonly PolicyRule[], egress: DirectionPoli
     followsAliases: allowing.some((grant) => grant.followsAliases === true),
     grantPorts: [...new Map(allowing.map(({ ports }) => [portsToText(ports), ports])).values()],
     grantRanks: [...new Map(allowing.map(({ tier, priority }) => [`${tier} ${priority}`, { tier, priority }])).values()].sort(compareRanks),
-    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map(({ kind, tier, priority, ports, l7, privateAnswers }) => [kind, tier, priority, portsToText(ports), l7 !== undefined, privateAnswers === true])])),
+    grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map((grant) => [grant.kind, grant.tier, grant.priority, portsToText(grant.ports), needsProxy(grant), grant.privateAnswers === true])])),
   }
 } // prettier-ignore
 
@@ -81,6 +93,19 @@ function grantsOf(policy: Policy, rule: Rule, name: NameMatch & { readonly path:
   )
 }
 
+/** Denials of connections, not of names: other ports may be open. */
+function closedGrants({ policy, rule, text }: Closed): readonly Granting[] {
+  if (rule.peers === 'everyone') return []
+  return rule.peers.flatMap((peer) =>
+    peer.kind !== 'name'
+      ? []
+      : [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer).map((grant): Grant => ({ ...grant, kind: 'deny', why: { ...grant.why, text } })) }],
+  )
+} // prettier-ignore
+
+/** Whether it denies since its rule, which allows, cannot stand beside another. */
+const isClosed = ({ kind, rule }: Grant): boolean => kind === 'deny' && rule.kind === 'allow'
+
 /**
  * What the kernel may open at the addresses of a name: what is allowed on ports alone, and not behind a denial of such ports. What a proxy must
  * judge, above L4, is not opened. `grants` in their order.
@@ -88,16 +113,15 @@ function grantsOf(policy: Policy, rule: Rule, name: NameMatch & { readonly path:
 export function openedPorts(grants: readonly Grant[]): readonly Ports[] {
   const opened: Ports[] = []
   const denied: Ports[] = []
-  for (const { kind, ports, l7, rule } of grants)
-    if (kind === 'deny') denied.push(ports)
-    else if (
-      l7 === undefined &&
-      rule.serverNames === undefined &&
-      rule.listener === undefined &&
-      !denied.some((other) => portsOverlap(other, ports))
-    )
-      opened.push(ports)
+  for (const grant of grants)
+    if (grant.kind === 'deny') denied.push(grant.ports)
+    else if (!needsProxy(grant) && !denied.some((other) => portsOverlap(other, grant.ports))) opened.push(grant.ports)
   return opened
+}
+
+/** Whether a statement allows only what a proxy has looked into: the kernel alone must not. */
+export function needsProxy({ l7, rule }: Pick<Entry | Grant, 'l7' | 'rule'>): boolean {
+  return l7 !== undefined || rule.serverNames !== undefined || rule.listener !== undefined
 }
 
 const isDns = (ports: Ports): boolean => questionFlows.some((flow) => portsCover(ports, flow))
@@ -188,7 +212,8 @@ function compileQuestions(
         : { ...denied.why, text: 'DNS to the resolver is denied by rule' },
   }
   return (labels) => {
-    const grants = grantsFor(labels)
+    const all = grantsFor(labels)
+    const grants = all.filter((grant) => !isClosed(grant))
     const granted = grants.find((grant) => isOpen(grant) || grant.kind === 'deny')
     const asked = trie.lookup(labels).find(isOpen)
     const permissions = [everyName, granted?.kind === 'allow' ? granted : undefined, asked].filter((p) => p !== undefined)
@@ -197,6 +222,8 @@ function compileQuestions(
     const open = permissions.find((permission) => refused === undefined || compareRanks(permission, refused) < 0)
     if (open !== undefined) return { kind: 'allow', why: open.why }
     if (refused !== undefined) return { kind: 'deny', why: { ...refused.why, text: `${refused.why.text} in a deny rule` } }
+    const closed = free === undefined ? all.find(isClosed) : undefined
+    if (closed !== undefined) return { kind: 'deny', why: closed.why }
     return free === undefined || (denied !== undefined && !audit) ? refusal : { kind: 'allow', why: free }
   }
 } // prettier-ignore

@@ -109,6 +109,8 @@ export type Tier = (typeof Tier)[keyof typeof Tier]
 
 /** One statement: in a direction, about peers and ports; one toPorts item each. */
 export interface Rule extends Spot {
+  /** Of Cilium's kinds, whose rules may be in each other's way. */
+  readonly column?: number
   readonly direction: Direction
   /** `pass`: skips the rest of its tier. */
   readonly kind: 'allow' | 'deny' | 'pass'

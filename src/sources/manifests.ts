@@ -2,6 +2,7 @@
 // anywhere and there is no world.
 import { isAbsent, makeReport, nearest, readList, readMap, readString, type Field, type Issue, type Place, type Report } from '../policy/field.ts' // prettier-ignore
 import { parseCidrGroup } from '../policy/cidr.ts'
+import { makeConflictFinder, subjectsMeetIn, type Conflict } from '../policy/conflicts.ts'
 import { policyKinds, type CidrGroup, type EndpointSlice, type Node, type ParseOptions, type Pod, type Policy, type PolicyKind, type Service, type World } from '../policy/rules.ts' // prettier-ignore
 import { readDocuments, type ManifestFile } from './documents.ts'
 import { readNode } from './nodes.ts'
@@ -31,6 +32,7 @@ export function loadWorld(files: readonly ManifestFile[], options: Partial<Parse
  */
 export function makeLoader(options: Partial<ParseOptions> = {}): (files: readonly ManifestFile[]) => Loaded {
   const all = { ...defaultParseOptions, ...options }
+  const find = makeConflictFinder(all.clusterName)
   let known = new Map<string, Content>()
 
   return (files) => {
@@ -39,9 +41,24 @@ export function makeLoader(options: Partial<ParseOptions> = {}): (files: readonl
       return old?.text === file.text ? old : readFile(file, all)
     })
     known = new Map(contents.map((content) => [content.path, content]))
-    return join(contents)
+    const loaded = join(contents)
+    if (!loaded.ok) return loaded
+    const conflicts = find(loaded.world.policies, subjectsMeetIn(loaded.world, all.clusterName))
+    return conflicts.length === 0 ? loaded : { ...loaded, warnings: [...loaded.warnings, ...conflicts.map(issueOf)] }
   }
 }
+
+function issueOf({ rule: { policy, rule }, other, words }: Conflict): Issue {
+  const where = other.policy === policy ? `line ${other.rule.line}` : `${other.policy.name}, ${other.policy.file}:${other.rule.line}`
+  return {
+    file: policy.file,
+    line: rule.line,
+    column: rule.column ?? 1,
+    path: rule.path,
+    message: `${words} with the rule at ${where}: where both hold nothing is opened; in Cilium the endpoints that both select keep their old policy`,
+    severity: 'warning',
+  }
+} // prettier-ignore
 
 /** What one file holds. */
 interface Content extends ManifestFile {

@@ -219,7 +219,7 @@ function isPeer(at: Case, peer: Peer, rule: Rule, who: Who): boolean {
     case 'unresolved':
       return rule.kind === 'deny' && switches.semantics === 'spec'
     case 'name':
-      return isOutside(who) && isNamed(at, peer.text, rule)
+      return isOutside(who) && isNamed(at, peer.text)
   }
 }
 
@@ -255,28 +255,15 @@ function globMatches(glob: string, label: string): boolean {
   return globMatches(glob.slice(1), label) || (label !== '' && globMatches(glob, label.slice(1)))
 }
 
-function isNamed(at: Case, text: string, rule: Rule): boolean {
-  const { names } = at.question
-  const named = names.some((name) => nameMatches(text, name))
-  if (rule.kind !== 'deny' || !named) return named
-  // An address is denied by its names only if all of them are denied.
-  const subject = whoIs(at, at.question.from)
-  const denying = at.world.policies.filter((policy) => isSubject(at, policy, subject)).flatMap((policy) => policy.rules.filter((other) => other.direction === 'egress' && other.kind === 'deny' && isReached(at, other) && other.peers !== 'everyone' && coversL4(at, other, subject, whoIs(at, at.question.to)))) // prettier-ignore
-  return names.every((name) => denying.some(({ peers }) => peers !== 'everyone' && peers.some((peer) => peer.kind === 'name' && nameMatches(peer.text, name)))) // prettier-ignore
+function isNamed({ question }: Case, text: string): boolean {
+  return question.names.some((name) => nameMatches(text, name))
 }
 
-function coversPeer(at: Case, rule: Rule, who: Who): boolean {
-  if (rule.peers === 'everyone') return true
-  if (rule.peers.some((peer) => isPeer(at, peer, rule, who))) return true
-  // Cilium takes a rule whose services come to nothing, and that has ports, for one about everyone.
-  if (at.switches.semantics !== 'cilium' || rule.peers.length === 0) return false
-  if (rule.ports.some((ports) => ports.kind === 'all')) return false
-  return rule.peers.every((peer) => peer.kind === 'service' && (rule.kind === 'deny' || servicesOf(at, peer).every((service) => service.selector === undefined && slicesOf(at, service).length === 0))) // prettier-ignore
-}
-
-function coversL4(at: Case, rule: Rule, subject: Who, peer: Who): boolean {
-  return rule.ports.some((ports) => coversPorts(at, ports, rule, subject, peer))
-}
+/** Whether services are those of a rule that Cilium takes for one about everyone: it has ports, and they come to nothing. */
+function opensToAll(at: Case, rule: Rule): boolean {
+  if (at.switches.semantics !== 'cilium' || rule.peers === 'everyone' || rule.ports.some((ports) => ports.kind === 'all')) return false
+  return rule.peers.every((peer) => peer.kind === 'service' && (rule.kind === 'deny' || servicesOf(at, peer).every((service) => service.selector === undefined && slicesOf(at, service).length === 0)))
+} // prettier-ignore
 
 function coversPorts({ question }: Case, ports: RulePorts, rule: Rule, subject: Who, peer: Who): boolean {
   const { protocol, port, icmpType } = question
@@ -329,31 +316,124 @@ function decide(at: Case, direction: 'ingress' | 'egress', subject: Who, peer: W
   if (switches.enforcement === 'never') return 'allowed'
   const here = world.policies.filter((policy) => policy.directions.includes(direction) && isSubject(at, policy, subject)) // prettier-ignore
   const defaultDeny = switches.enforcement === 'always' || here.some((policy) => policy.defaultDeny[direction])
-  const rules = here
-    .flatMap((policy) => policy.rules.filter((rule) => rule.direction === direction && isReached(at, rule)))
-    .filter((rule) => coversPeer(at, rule, peer) && coversL4(at, rule, subject, peer))
+  const rules = mergedAtoms(at, direction, subject, peer).filter((atom) => isReached(at, atom.rule))
   const order = { deny: 0, allow: 1, pass: 2 }
-  rules.sort((a, b) => a.tier - b.tier || a.priority - b.priority || order[a.kind] - order[b.kind])
+  rules.sort((a, b) => a.rule.tier - b.rule.tier || a.rule.priority - b.rule.priority || order[a.kind] - order[b.kind]) // prettier-ignore
   let skip = 0
-  for (const rule of rules) {
+  for (const { kind, rule } of rules) {
     if (rule.tier < skip) continue
-    if (rule.kind === 'pass') skip = rule.tier + 1
-    else if (rule.kind === 'deny') return denied
-    else return above(at, rules.filter((other) => other.kind === 'allow' && other.tier === rule.tier && other.priority === rule.priority)) // prettier-ignore
+    if (kind === 'pass') skip = rule.tier + 1
+    else if (kind === 'deny') return denied
+    else return above(at, rules.filter((other) => other.kind === 'allow' && other.rule.tier === rule.tier && other.rule.priority === rule.priority)) // prettier-ignore
   }
   if (!defaultDeny) return 'allowed'
   const isProbe = direction === 'ingress' && peer.kind === 'host' && subject.kind !== 'host'
   return isProbe && switches.allowLocalhost && here.length > 0 ? 'allowed' : denied
 }
 
+// Rules as their atoms: one peer on one port. Allow rules of one rank say one thing about an atom together (pkg/policy mergePortProto).
+
+interface Atom {
+  readonly kind: Rule['kind']
+  readonly rule: Rule
+  /** Equal for what is one selector and one port to Cilium, at one rank. */
+  readonly key: string
+  /** Whether it is about the flow; about names: whether any of the flow's is meant. */
+  readonly covers: boolean
+  /** The pattern of a toFQDNs peer. */
+  readonly name?: string
+  readonly serverNames?: readonly string[] | undefined
+}
+
+/** What the rules say about the flow, merged. */
+function mergedAtoms(at: Case, direction: 'ingress' | 'egress', subject: Who, peer: Who): Atom[] {
+  const policies = at.world.policies.filter((policy) => policy.directions.includes(direction) && isSubject(at, policy, subject)) // prettier-ignore
+  const atoms: Atom[] = []
+  const merging = new Map<string, Atom[]>()
+  for (const policy of policies)
+    for (const rule of policy.rules.filter((one) => one.direction === direction && isReached(at, one))) {
+      const isMerged = rule.kind === 'allow' && (at.switches.semantics === 'cilium' || policy.kind.startsWith('Cilium'))
+      for (const atom of atomsOf(at, rule, subject, peer))
+        if (isMerged) merging.set(atom.key, [...(merging.get(atom.key) ?? []), atom])
+        else atoms.push(atom)
+    }
+  for (const group of merging.values()) {
+    const [first] = group
+    if (first === undefined) continue
+    const all = group.map(({ rule }) => rule)
+    // Nothing is opened where rules cannot be one.
+    if (all.some((a) => all.some((b) => cannotMerge(a, b)))) atoms.push({ ...first, kind: 'deny' })
+    else {
+      const names = all.flatMap((rule) => rule.serverNames ?? [])
+      atoms.push(...group.map((atom) => ({ ...atom, serverNames: atom.rule.serverNames ?? (names.length > 0 ? names : undefined) }))) // prettier-ignore
+    }
+  }
+  // An address is denied by its names only if all of them are denied.
+  const deniedNames = atoms.flatMap(({ kind, name }) => (kind === 'deny' && name !== undefined ? [name] : []))
+  const everyDenied = at.question.names.every((name) => deniedNames.some((text) => nameMatches(text, name)))
+  return atoms.filter(({ kind, name, covers }) => covers && (kind !== 'deny' || name === undefined || everyDenied))
+}
+
+/** Those on ports that cover the flow. */
+function atomsOf(at: Case, rule: Rule, subject: Who, who: Who): Atom[] {
+  const ports = rule.ports.filter((one) => coversPorts(at, one, rule, subject, who))
+  return partsOf(at, rule, who).flatMap(
+    ({ text, ...part }) =>
+    ports.map((one) => ({ kind: rule.kind, rule, serverNames: rule.serverNames, ...part, key: JSON.stringify([rule.tier, rule.priority, one, text]) })), // prettier-ignore
+  )
+}
+
+type PartOf = Pick<Atom, 'covers' | 'name'> & { readonly text: string }
+const bare = (value: unknown): string => JSON.stringify(value, (key, one: unknown) => (key === 'path' || key === 'line' ? undefined : typeof one === 'bigint' ? `${one}` : one)) // prettier-ignore
+
+function partsOf(at: Case, rule: Rule, who: Who): PartOf[] {
+  const { peers } = rule
+  if (peers === 'everyone') return [{ text: 'all', covers: true }]
+  if (peers.some(({ kind }) => kind === 'service'))
+    return [{ text: bare(peers), covers: peers.some((peer) => isPeer(at, peer, rule, who)) || opensToAll(at, rule) }]
+  return peers.flatMap((peer): PartOf[] => {
+    const covers = isPeer(at, peer, rule, who)
+    // Nobody knows who this is; to a deny rule it is everybody.
+    if (peer.kind === 'unresolved') return [{ text: peer.kind, covers }]
+    if (peer.kind === 'name') return [{ text: bare([peer.field, peer.text.toLowerCase()]), covers, ...(isOutside(who) ? { name: peer.text } : {}) }] // prettier-ignore
+    if (peer.kind === 'endpoints') return [{ text: selectorText(peer.selector), covers }]
+    if (peer.kind !== 'entity') return [{ text: bare(peer), covers }]
+    if (peer.entity === 'all') return [{ text: 'all', covers }]
+    if (peer.entity === 'none') return []
+    const reserved = peer.entity === 'world' ? ['world', 'world-ipv4', 'world-ipv6'] : peer.entity.startsWith('cluster') ? ['host', 'remote-node', 'init', 'ingress', 'health', 'unmanaged', 'kube-apiserver'] : [peer.entity] // prettier-ignore
+    const parts = reserved.map((word): PartOf => ({ text: selectorText([{ key: `reserved:${word}`, operator: 'In', values: [''] }]), covers: who.labels.has(`reserved:${word}`) })) // prettier-ignore
+    const cluster = 'k8s:io.cilium.k8s.policy.cluster'
+    const pods: Selector = peer.entity === 'cluster' ? [{ key: cluster, operator: 'In', values: [at.switches.clusterName] }] : [{ key: cluster, operator: 'Exists' }] // prettier-ignore
+    return peer.entity.startsWith('cluster') ? [...parts, { text: selectorText(pods), covers: matches(pods, who.labels) }] : parts // prettier-ignore
+  })
+}
+
+const selectorText = (selector: Selector): string => JSON.stringify(selector.map((one) => JSON.stringify([one.key, one.operator, 'values' in one ? [...one.values].sort() : []])).sort()) // prettier-ignore
+
+function cannotMerge(a: Rule, b: Rule): boolean {
+  const parserOf = ({ listener, l7, serverNames, terminatingTLS, originatingTLS }: Rule): string => (listener !== undefined ? 'crd' : l7 !== undefined ? l7.kind : serverNames !== undefined || terminatingTLS !== undefined || originatingTLS !== undefined ? 'tls' : '') // prettier-ignore
+  const parsers = [parserOf(a), parserOf(b)].filter((parser) => parser !== '')
+  if (new Set(parsers).size === 2 && !(parsers.includes('tls') && (parsers.includes('http') || parsers.includes('kafka')))) return true // prettier-ignore
+  const differ = <T>(x: T | undefined, y: T | undefined): boolean => x !== undefined && y !== undefined && JSON.stringify(x) !== JSON.stringify(y) // prettier-ignore
+  if (a.listener?.priority === b.listener?.priority && differ(a.listener, b.listener)) return true
+  if (differ(a.authentication, b.authentication)) return true
+  if (differ(a.terminatingTLS, b.terminatingTLS) || differ(a.originatingTLS, b.originatingTLS)) return true
+  const asksName = a.serverNames !== undefined || b.serverNames !== undefined
+  return asksName && (a.l7 ?? b.l7) !== undefined && (a.terminatingTLS ?? b.terminatingTLS) === undefined
+}
+
 /** Rules that allow on one level: one without demands lets all pass, else one must find its demands met. */
-function above({ question }: Case, level: readonly Rule[]): Said {
+function above({ question }: Case, level: readonly Atom[]): Said {
   let best: Said = 'denied'
-  for (const { l7, serverNames } of level) {
+  for (const {
+    rule: { l7 },
+    serverNames,
+  } of level) {
     const sni = serverNames === undefined ? true : question.sni === undefined ? undefined : serverNames.includes(question.sni) // prettier-ignore
-    const http = l7?.kind !== 'http' ? true : question.method === undefined ? undefined : l7.rules.some(({ methodRegex }) => methodRegex === undefined || methodRegex === question.method) // prettier-ignore
-    if (sni === true && http === true) return 'allowed'
-    if (sni !== false && http !== false) best = 'redirect'
+    // Nobody here speaks Kafka.
+    const request = l7?.kind === 'kafka' ? undefined : l7?.kind !== 'http' ? true : question.method === undefined ? undefined : l7.rules.some(({ methodRegex }) => methodRegex === undefined || methodRegex === question.method) // prettier-ignore
+    if (sni === true && request === true) return 'allowed'
+    if (sni !== false && request !== false) best = 'redirect'
   }
   return best
 }

@@ -4,7 +4,7 @@ import type { Selector } from '../../src/identity/selector.ts'
 import { readPattern } from '../../src/match/pattern.ts'
 import type { Ports } from '../../src/net/ports.ts'
 import { prefixFromText, subtractRanges, type AddressRange } from '../../src/net/prefix.ts'
-import { entities, policyKinds, Tier, type CidrGroup, type EndpointSlice, type L7, type NamedPort, type Node, type Peer, type Pod, type Policy, type Rule, type RulePorts, type Service, type World } from '../../src/policy/rules.ts' // prettier-ignore
+import { entities, policyKinds, Tier, type CidrGroup, type EndpointSlice, type NamedPort, type Node, type Peer, type Pod, type Policy, type Rule, type RulePorts, type Service, type World } from '../../src/policy/rules.ts' // prettier-ignore
 import type { End, Question, Switches } from './evaluate.ts'
 
 const spot = { path: 'spec', line: 1 }
@@ -88,17 +88,30 @@ const cell: Arbitrary<Ports> = fc.oneof(
 )
 const named: Arbitrary<RulePorts> = fc.record({ kind: fc.constant('named' as const), name: pick('http', 'dns'), protocol: pick(6 as const, 17 as const), endPort: maybe(pick(70, 90, 500)) }) // prettier-ignore
 const ports: Arbitrary<RulePorts[]> = fc.oneof(fc.constant<RulePorts[]>([{ kind: 'all' }]), few(fc.oneof({ arbitrary: cell, weight: 3 }, { arbitrary: named, weight: 2 }), 3, 1)) // prettier-ignore
-const above: Arbitrary<Pick<Rule, 'l7' | 'serverNames'>> = fc.oneof(
-  { arbitrary: fc.constant({}), weight: 5 },
-  { arbitrary: pick('GET', 'POST', undefined).map((method) => ({ l7: { kind: 'http', rules: [{ ...spot, ...(method === undefined ? {} : { methodRegex: method }), headers: [], headerMatches: [] }] } satisfies L7 })), weight: 1 }, // prettier-ignore
-  { arbitrary: some(['a.com', 'b.org']).filter((list) => list.length > 0).map((serverNames) => ({ serverNames })), weight: 1 }, // prettier-ignore
+const http = pick('GET', 'POST', undefined).map((method): Partial<Rule> => ({ l7: { kind: 'http', rules: [{ ...spot, ...(method === undefined ? {} : { methodRegex: method }), headers: [], headerMatches: [] }] } })) // prettier-ignore
+const serverNames = some(['a.com', 'b.org']).filter((list) => list.length > 0).map((list): Partial<Rule> => ({ serverNames: list })) // prettier-ignore
+const tls = pick('s1', 's2').map((secret): Partial<Rule> => ({ terminatingTLS: { secret } }))
+/** What Cilium's parser lets stand together in one rule; what two rules say may not. */
+const above: Arbitrary<Partial<Rule>> = fc.oneof(
+  { arbitrary: fc.constant({}), weight: 8 },
+  { arbitrary: http, weight: 2 },
+  { arbitrary: serverNames, weight: 2 },
+  { arbitrary: fc.tuple(tls, maybe(http), maybe(serverNames)).map(([one, two, three]) => ({ ...one, ...two, ...three })), weight: 1 }, // prettier-ignore
+  { arbitrary: fc.constant<Partial<Rule>>({ l7: { kind: 'kafka', rules: [] } }), weight: 1 },
+  { arbitrary: fc.tuple(pick('one', 'two'), maybe(pick(1, 2))).map(([named, priority]): Partial<Rule> => ({ listener: { name: named, envoyConfig: 'CiliumEnvoyConfig/c', priority } })), weight: 1 }, // prettier-ignore
+  { arbitrary: pick('required', 'disabled').map((authentication): Partial<Rule> => ({ authentication: authentication === 'required' ? authentication : 'disabled' })), weight: 1 }, // prettier-ignore
 )
 const standing = fc.oneof(
   { arbitrary: fc.record({ tier: fc.constant(Tier.Normal), priority: fc.constant(0), kind: pick('allow' as const, 'allow' as const, 'allow' as const, 'deny' as const) }), weight: 3 }, // prettier-ignore
   { arbitrary: fc.record({ tier: pick(Tier.Admin, Tier.Baseline), priority: pick(1, 1.01, 2), kind: pick('allow' as const, 'deny' as const, 'pass' as const) }), weight: 2 }, // prettier-ignore
 )
 const rule: Arbitrary<Rule> = fc.tuple(standing, pick('ingress' as const, 'egress' as const)).chain(([{ tier, priority, kind }, direction]) => fc.tuple(peers(direction, kind), ports, kind === 'allow' ? above : fc.constant({})).map(([of, at, asked]) => ({ ...spot, direction, tier, priority, kind, peers: of, ports: at, ...asked }))) // prettier-ignore
-export const policy: Arbitrary<Policy> = fc.record({ kind: pick(...policyKinds), subject: fc.oneof({ arbitrary: podSelector.map((of) => ({ kind: 'endpoints' as const, selector: of })), weight: 6 }, { arbitrary: few(keyed('node:zone', ['east', 'west']), 1).map((list) => ({ kind: 'node' as const, selector: list.flat() })), weight: 1 }), rules: few(rule, 4), selects: some(['ingress', 'egress'] as const), ingress: fc.boolean(), egress: fc.boolean() }).map(({ kind, subject, rules, selects, ingress, egress }) => {
+/** Two allow rules that have much in common, which Cilium then merges. */
+const twins: Arbitrary<Rule[]> = fc.tuple(pick('ingress' as const, 'egress' as const).chain((direction) => fc.tuple(peers(direction, 'allow'), ports).map(([of, at]): Rule => ({ ...spot, direction, tier: Tier.Normal, priority: 0, kind: 'allow', peers: of, ports: at }))), above, above, fc.nat(3), fc.nat(3)).map(([one, here, there, peer, port]) => {
+  const more = one.peers === 'everyone' || one.peers.length < 2 || peer > 1 ? one.peers : one.peers.filter((_, i) => i !== peer)
+  return [{ ...one, ...here }, { ...one, ...there, peers: more, ports: one.ports.length < 2 || port > 1 ? one.ports : one.ports.filter((_, i) => i !== port) }]
+}) // prettier-ignore
+export const policy: Arbitrary<Policy> = fc.record({ kind: pick(...policyKinds), subject: fc.oneof({ arbitrary: podSelector.map((of) => ({ kind: 'endpoints' as const, selector: of })), weight: 6 }, { arbitrary: few(keyed('node:zone', ['east', 'west']), 1).map((list) => ({ kind: 'node' as const, selector: list.flat() })), weight: 1 }), rules: few(fc.oneof({ arbitrary: rule.map((one) => [one]), weight: 4 }, { arbitrary: twins, weight: 1 }), 4).map((list) => list.flat()), selects: some(['ingress', 'egress'] as const), ingress: fc.boolean(), egress: fc.boolean() }).map(({ kind, subject, rules, selects, ingress, egress }) => {
   const directions = (['ingress', 'egress'] as const).filter((each) => selects.includes(each) || rules.some((other) => other.direction === each))
   return { kind, name: 'a/p', namespace: 'a', file: 'p.yaml', line: 1, subject, rules, directions, defaultDeny: { ingress: ingress && directions.includes('ingress'), egress: egress && directions.includes('egress') } }
 }) // prettier-ignore

@@ -419,6 +419,19 @@ describe('what an earlier agent learned', () => {
     expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s'])
   })
 
+  const asks: [title: string, more: string][] = [
+    ['server names', ', serverNames: [a.example.com]'],
+    ['a listener', ', listener: {envoyConfig: {kind: CiliumEnvoyConfig, name: c}, name: l}'],
+    ['HTTP rules', ', rules: {http: [{}]}'],
+  ]
+  for (const [title, more] of asks)
+    test(`goes where its grant comes to ask for ${title}, which only a proxy can see`, async () => {
+      await standing('256 198.18.0.1 tcp/443')
+      await keeper.adopt(snapshot)
+      await change(web + policy('web', anyName.replace(']}]', `]${more}}]`)))
+      expect(stands()).toEqual([])
+    })
+
   test('is taken out later where the kernel refuses, and troubles say so', async () => {
     await standing('257 198.18.0.1 any')
     refuses = () => true

@@ -1,6 +1,8 @@
 // Checks about rules above L4: shadowed by an allow without them (NG006), HTTP patterns (NG013), what releases removed (NG019).
 import type { Field } from '../field.ts'
-import type { L7, Rule } from '../rules.ts'
+import { makeConflictFinder } from '../conflicts.ts'
+import { makeMeeting } from '../merge.ts'
+import type { Rule } from '../rules.ts'
 import {
   at,
   entriesOf,
@@ -20,7 +22,7 @@ import { peersMeet, portsMeet, subjectsMeet } from './coverage.ts'
 const hasL7 = (rule: Rule): boolean => rule.l7 !== undefined || (rule.serverNames?.length ?? 0) > 0
 
 /** Whether the allow without L7 rules takes the effect of those of the other: DNS by exactly its port, all others by any overlap. */
-function shadows(context: Context, plain: Rule, rule: Rule): boolean {
+function shadows(context: Context, plain: Rule, rule: Rule, keysOf: ReturnType<typeof makeMeeting>): boolean {
   if (
     plain.kind !== 'allow' ||
     hasL7(plain) ||
@@ -30,12 +32,15 @@ function shadows(context: Context, plain: Rule, rule: Rule): boolean {
   )
     return false
   if (!peersMeet(context, plain.peers, rule.peers)) return false
+  // About exactly one peer and port server names hold for the other rule too.
+  if (rule.serverNames !== undefined && keysOf(plain).some((key) => keysOf(rule).includes(key))) return false
   if (rule.l7?.kind !== 'dns') return portsMeet(context, plain.ports, rule.ports)
   return plain.ports.some((port) => rule.ports.some((other) => JSON.stringify(port) === JSON.stringify(other)))
 }
 
 /** NG006. */
 const shadowed: Check = (context, say) => {
+  const keysOf = makeMeeting(context.options.clusterName)
   for (const spec of context.specs) {
     const { policy } = spec
     const restricted = policy?.rules.filter((rule) => rule.kind === 'allow' && hasL7(rule)) ?? []
@@ -51,7 +56,8 @@ const shadowed: Check = (context, say) => {
     const plain = others.flatMap((other) => (other.policy?.rules ?? []).map((rule) => ({ spec: other, rule })))
     for (const rule of restricted) {
       const other = plain.find(
-        (each) => each.rule !== rule && each.rule.direction === rule.direction && shadows(context, each.rule, rule),
+        (each) =>
+          each.rule !== rule && each.rule.direction === rule.direction && shadows(context, each.rule, rule, keysOf),
       )
       if (other === undefined) continue
       const first = rule.l7 === undefined || rule.l7.kind === 'l7' ? undefined : rule.l7.rules[0]
@@ -68,88 +74,21 @@ const shadowed: Check = (context, say) => {
   }
 }
 
-/** What two allows of the same peers and port must not say differently, in Cilium's words; undefined when they merge. */
-function conflictOf(a: Rule, b: Rule): string | undefined {
-  if (a.l7 !== undefined && b.l7 !== undefined && parserOf(a.l7) !== parserOf(b.l7))
-    return `cannot merge conflicting L7 parsers (${parserOf(a.l7)}/${parserOf(b.l7)})`
-  const [one, other] = [a.listener, b.listener]
-  if (
-    one !== undefined &&
-    other !== undefined &&
-    one.priority === other.priority &&
-    JSON.stringify(one) !== JSON.stringify(other)
-  )
-    return `cannot merge conflicting CiliumEnvoyConfig Listeners (${one.name}/${other.name}) with the same priority${one.priority === undefined ? '' : ` (${one.priority})`}`
-  if (a.authentication !== undefined && b.authentication !== undefined && a.authentication !== b.authentication)
-    return `cannot merge conflicting authentication types (${a.authentication}/${b.authentication})`
-  for (const side of ['terminating', 'originating'] as const) {
-    const [x, y] = [a[`${side}TLS`], b[`${side}TLS`]]
-    if (x !== undefined && y !== undefined && JSON.stringify(x) !== JSON.stringify(y))
-      return `cannot merge conflicting ${side} TLS contexts: (${x.secret}/${y.secret})`
-  }
-  return undefined
-}
-
-const parserOf = (l7: L7): string => (l7.kind === 'l7' ? l7.protocol : l7.kind)
-
-/** The peers as text without their places: Cilium merges rules of equal selectors. */
-const peersText = ({ peers }: Rule): string =>
-  JSON.stringify(peers === 'everyone' ? [] : peers, (key, value: unknown) =>
-    key === 'path' || key === 'line' ? undefined : typeof value === 'bigint' ? String(value) : value,
-  )
-
 /** NG024. */
 const conflicts: Check = (context, say) => {
-  const canConflict = (rule: Rule): boolean =>
-    rule.kind === 'allow' &&
-    (hasL7(rule) ||
-      rule.listener !== undefined ||
-      rule.authentication !== undefined ||
-      rule.terminatingTLS !== undefined ||
-      rule.originatingTLS !== undefined)
-  const specs = context.specs.filter((spec) => spec.policy?.rules.some(canConflict) === true)
-  const index = new Map(specs.map((spec, i) => [spec, i]))
-  for (const [i, spec] of specs.entries()) {
-    const { policy } = spec
-    if (policy === undefined) continue
-    const others = context
-      .near(spec)
-      .filter(
-        (other) =>
-          (index.get(other) ?? i + 1) <= i &&
-          other.policy !== undefined &&
-          (other === spec || subjectsMeet(context, other.policy, policy)),
-      )
-    const earlier = others.flatMap((other) =>
-      (other.policy?.rules ?? []).filter(canConflict).map((rule) => ({ spec: other, rule })),
-    )
-    for (const rule of policy.rules.filter(canConflict))
-      for (const other of earlier) {
-        if (
-          other.rule === rule ||
-          other.rule.direction !== rule.direction ||
-          (other.spec === spec && policy.rules.indexOf(other.rule) > policy.rules.indexOf(rule))
-        )
-          continue
-        const words =
-          rule.ports.some((port) => other.rule.ports.some((each) => JSON.stringify(each) === JSON.stringify(port))) &&
-          peersText(rule) === peersText(other.rule)
-            ? conflictOf(other.rule, rule)
-            : undefined
-        if (words === undefined) continue
-        const where =
-          other.spec === spec
-            ? `line ${other.rule.line}`
-            : `${other.spec.name} (${other.spec.field.file}:${other.rule.line})`
-        say('NG024', spec, context.fieldAt(spec, rule.path), {
-          severity: 'error',
-          message: `${words}: with the rule at ${where}, for the same peers and port; in Cilium the endpoints that both select keep their old policy`,
-          hint: 'one port has one protocol: take one of the two out',
-        })
-        break
-      }
+  const specs = new Map(context.specs.flatMap((spec) => (spec.policy === undefined ? [] : [[spec.policy, spec] as const])))
+  const find = makeConflictFinder(context.options.clusterName)
+  for (const { rule, other, words } of find([...specs.keys()], (a, b) => subjectsMeet(context, a, b))) {
+    const [spec, otherSpec] = [specs.get(rule.policy), specs.get(other.policy)]
+    if (spec === undefined || otherSpec === undefined) continue
+    const where = otherSpec === spec ? `line ${other.rule.line}` : `${otherSpec.name} (${otherSpec.field.file}:${other.rule.line})`
+    say('NG024', spec, context.fieldAt(spec, rule.rule.path), {
+      severity: 'error',
+      message: `${words}: with the rule at ${where}, for the same peers and port; in Cilium the endpoints that both select keep their old policy, here nothing is opened there`,
+      hint: 'one port has one protocol: take one of the two out',
+    })
   }
-}
+} // prettier-ignore
 
 const metacharacters = '.*+?()[]{}|^$\\'
 const isLiteral = (text: string): boolean => ![...text].some((c) => metacharacters.includes(c))
