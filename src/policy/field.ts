@@ -162,16 +162,16 @@ function toValue(field: Field): unknown {
   }
 }
 
-/** The known word nearest to a misspelt one, where it is near enough to be meant. */
-export function nearest(word: string, known: readonly string[]): string | undefined {
+/** The known word nearest to a misspelt one, where it is near enough to be meant. @param most letters that may differ */
+export function nearest(word: string, known: readonly string[], most: number = Math.max(2, Math.floor(word.length / 3))): string | undefined {
   let best: string | undefined
-  let least = Math.max(2, Math.floor(word.length / 3)) + 1
+  let least = most + 1
   for (const candidate of known) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
     if (distance < least) [best, least] = [candidate, distance]
   }
   return best
-}
+} // prettier-ignore
 
 /** Levenshtein distance; long words are cut, since only near ones matter. */
 function editDistance(a: string, b: string): number {
