@@ -25,7 +25,8 @@ export type Field = Place &
   (
     | { readonly kind: 'map'; readonly entries: ReadonlyMap<string, Field> }
     | { readonly kind: 'list'; readonly items: readonly Field[] }
-    | { readonly kind: 'scalar'; readonly value: Scalar }
+    /** `source`: how a number or boolean is written, which its value does not tell (`1.10`). */
+    | { readonly kind: 'scalar'; readonly value: Scalar; readonly source?: string }
   )
 
 /** Issues of one load, in the order they were found. */
@@ -104,7 +105,7 @@ export function readString(report: Report, field: Field | undefined): string | u
   if (isAbsent(field)) return undefined
   if (field.kind === 'scalar' && typeof field.value === 'string') return field.value
   if (field.kind === 'scalar' && (typeof field.value === 'number' || typeof field.value === 'boolean'))
-    return wrongType(report, field, `a string (in quotes: "${field.value}")`)
+    return wrongType(report, field, `a string (in quotes: "${field.source ?? String(field.value)}")`)
   return wrongType(report, field, 'a string')
 }
 
