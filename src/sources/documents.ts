@@ -140,7 +140,10 @@ function toField(conversion: Conversion, node: unknown, position: Position): Fie
     return { ...place, kind: 'list', items }
   }
   if (isMap(node)) return { ...place, kind: 'map', entries: entriesOf(conversion, node, position) }
-  return { ...place, kind: 'scalar', value: isScalar(node) ? scalarOf(node.value) : null }
+  if (!isScalar(node)) return nothing
+  const value = scalarOf(node.value)
+  const isTold = typeof value === 'string' || value === null || node.source === undefined
+  return { ...place, kind: 'scalar', value, ...(isTold ? {} : { source: node.source }) }
 }
 
 /** An issue about a field points at its key, where people look for it; one about a list item points at the item. */

@@ -125,7 +125,7 @@ const probes: Check = (context, say) => {
       .selected(policy.subject.selector)
       .filter((workload) => probed.has(`${workload.pod.kind} ${nameOf(workload)}`))
     if (subjects.length === 0) continue
-    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'ingress'))
+    const all = context.around(policy).flatMap((other) => rulesOf(other, 'ingress'))
     if (all.some((rule) => rule.kind === 'allow' && meansHost(rule))) continue
     say('NG023', spec, at(spec.field, 'ingress') ?? spec.field, {
       severity: 'note',
@@ -175,7 +175,7 @@ const hostPolicies: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind !== 'node') continue
     for (const direction of ['ingress', 'egress'] as const) {
       if (!policy.defaultDeny[direction]) continue
-      const all = context.covering(policy).flatMap((other) => rulesOf(other, direction))
+      const all = context.around(policy).flatMap((other) => rulesOf(other, direction))
       const missing = needs.filter(
         (need) =>
           need.direction === direction &&

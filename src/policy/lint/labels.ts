@@ -23,6 +23,16 @@ import {
   type Spec,
 } from './context.ts'
 
+/** `k8s.io.kubernetes.pod.namespace` and its like as they are meant: the source of a label ends with a colon. Undefined for other keys. */
+function undotted(key: string): string | undefined {
+  const dot = key.indexOf('.')
+  const [source, rest] = [key.slice(0, dot), key.slice(dot + 1)]
+  if (dot < 0 || key.includes(':') || !['k8s', 'any'].includes(source)) return undefined
+  // `k8s.io/role` is a key as any other.
+  const isCiliums = rest.startsWith('io.kubernetes.') || rest.startsWith('io.cilium.')
+  return isCiliums || !rest.includes('/') ? `${source}:${rest}` : undefined
+}
+
 const isOnNamespace = (key: string): boolean => key === namespaceKey || key === 'any:io.kubernetes.pod.namespace'
 
 /** NG009. */
@@ -39,7 +49,10 @@ const implied: Check = (context, say) => {
         const field = context.fieldAt(spec, peer.path)
         // A selector that a service stands for has no field of its own.
         if (field.path !== peer.path || isEmptyMap(field)) continue
-        const wrote = keysOfSelector(field).map(({ key }) => keyWithSource(key))
+        const written = keysOfSelector(field).map(({ key }) => key)
+        const wrote = written.map((key) => keyWithSource(key))
+        // What is no pod has no namespace.
+        if (wrote.some((key) => key.startsWith('reserved:'))) continue
         if (
           speaksOfClusters &&
           context.isCilium(1, 19) &&
@@ -54,6 +67,7 @@ const implied: Check = (context, say) => {
         if (
           spec.namespace === undefined ||
           wrote.some(isOnNamespace) ||
+          written.some((key) => undotted(key)?.startsWith('k8s:io.') === true) ||
           wrote.some((key) => key.includes('io.cilium.k8s.namespace.labels.'))
         )
           continue
@@ -117,22 +131,52 @@ const filtered: Check = (context, say) => {
         if (
           !isPodLabel ||
           isIdentityRelevant(bareOf(full)) ||
+          undotted(key) !== undefined ||
           place.path.includes('amespaceSelector') ||
           place.path.includes('.namespaces') ||
+          place.path.includes('.nodes') ||
           place.path.includes('odeSelector') ||
           /\.(from|to)Nodes\[/.test(place.path) ||
           place.path.includes('k8sServiceSelector')
         )
           continue
-        say('NG011', spec, place, {
-          severity: 'warning',
-          message: `Cilium leaves label "${bareOf(full)}" out of identities: no pod has it there, so a selector on it selects nothing (and NotIn or DoesNotExist everything)`,
-          hint: 'select by a label of your own, or add this one to "labels" in the Cilium configuration',
-        })
+        if (bareOf(full) === namespaceName) sayNamespaceName(context, spec, place, key, say)
+        else
+          say('NG011', spec, place, {
+            severity: 'warning',
+            message: `Cilium leaves label "${bareOf(full)}" out of identities: no pod has it there, so a selector on it selects nothing (and NotIn or DoesNotExist everything)`,
+            hint: 'select by a label of your own, or add this one to "labels" in the Cilium configuration',
+          })
       }
 }
 
-const reserved = ['host', 'world', 'health', 'init', 'unmanaged', 'remote-node', 'kube-apiserver', 'ingress']
+/** The label that every namespace has, and no pod. */
+const namespaceName = 'kubernetes.io/metadata.name'
+
+function sayNamespaceName(context: Context, spec: Spec, place: Field, key: string, say: Parameters<Check>[1]): void {
+  const own = 'k8s:io.kubernetes.pod.namespace'
+  say('NG011', spec, place, {
+    severity: 'warning',
+    message: `"${key}" is a label of namespaces: no pod has it, so this selects nothing`,
+    hint: isCilium(spec) ? `pods of a namespace have the label ${own}` : 'it belongs below namespaceSelector',
+    ...(isCilium(spec) && !place.path.includes('matchExpressions')
+      ? { fix: fixOf(`pods of the namespace`, context.sources.renameKey(place, own)) }
+      : {}),
+  })
+}
+
+const reserved = [
+  'host',
+  'world',
+  'world-ipv4',
+  'world-ipv6',
+  'health',
+  'init',
+  'unmanaged',
+  'remote-node',
+  'kube-apiserver',
+  'ingress',
+]
 
 /** NG020: `reserved: health` is a label of that name; the reserved label is `reserved:health`, without a value. */
 const reservedLabels: Check = (context, say) => {
@@ -166,7 +210,16 @@ const reservedLabels: Check = (context, say) => {
                 ? undefined
                 : fixOf(`reserved:${near}`, context.sources.renameKey(place, `"reserved:${near}"`)),
           })
-        } else if (key.includes(':') && !labelSources.includes(key.slice(0, key.indexOf(':'))))
+        } else if (undotted(key) !== undefined && !context.workloads.some(({ labels }) => labels.has(`k8s:${key}`)))
+          say('NG020', spec, place, {
+            severity: 'warning',
+            message: `"${key}" is a label of that name, which nothing has: the source of a label ends with a colon`,
+            hint: `write "${undotted(key) ?? ''}"`,
+            fix: place.path.includes('matchExpressions')
+              ? fixOf(undotted(key) ?? '', context.sources.replaceScalar(place, undotted(key) ?? ''))
+              : fixOf(undotted(key) ?? '', context.sources.renameKey(place, `"${undotted(key) ?? ''}"`)),
+          })
+        else if (key.includes(':') && !labelSources.includes(key.slice(0, key.indexOf(':'))))
           say('NG020', spec, place, {
             severity: 'warning',
             message: `"${key.slice(0, key.indexOf(':'))}" is no source of labels: nothing has this key`,

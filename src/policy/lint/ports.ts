@@ -172,7 +172,7 @@ const icmp: Check = (context, say) => {
       const rules = rulesOf(policy, direction).filter(({ kind }) => kind === 'allow')
       const ported = rules.find((rule) => !letsIcmp(rule))
       if (ported === undefined) continue
-      const others = context.covering(policy)
+      const others = context.around(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
       const any = itemsOfSpec(spec).some((item) =>
         itemsOf(at(item.field, 'toPorts')).some((entry) =>

@@ -95,6 +95,9 @@ const rows: readonly Row[] = [
   row('NG001', 'a DNS rule for other pods', 'warning',
     all(fqdn(''), object('CiliumNetworkPolicy', `  endpointSelector: {matchLabels: {app: other}}\n  egress:${kubeDns} [{matchPattern: "*"}]`, 'q')),
     all(fqdn(''), object('CiliumNetworkPolicy', `  endpointSelector: {}\n  egress:${kubeDns} [{matchPattern: "*"}]`, 'q')), '{matchName: api', /api/, { fixed: true }),
+  row('NG001', 'a DNS rule for pods other than these', 'warning',
+    all(fqdn(''), object('CiliumClusterwideNetworkPolicy', `  endpointSelector: {matchExpressions: [{key: app, operator: NotIn, values: [web]}]}\n  enableDefaultDeny: {egress: false}\n  egress:${kubeDns} [{matchPattern: "*"}]`, 'q')),
+    all(fqdn(''), object('CiliumClusterwideNetworkPolicy', `  endpointSelector: {matchExpressions: [{key: k8s-app, operator: NotIn, values: [kube-dns]}, {key: io.kubernetes.pod.namespace, operator: NotIn, values: [kube-system]}]}\n  enableDefaultDeny: {egress: false}\n  egress:${kubeDns} [{matchPattern: "*"}]`, 'q')), '{matchName: api', /no DNS rule lets/, { fixed: true }),
   row('NG002', 'a CIDR over a pod', 'warning', all(web, cnp('  ingress:\n  - fromCIDR: [10.1.0.0/16]')), all(web, cnp('  ingress:\n  - fromCIDR: [10.2.0.0/16]')), '10.1.0.0/16', /10\.1\.0\.0\/16 covers pod shop\/web/),
   row('NG002', 'a Service address', 'warning', all(webService, cnp(`  egress:\n  - toCIDR: [10.96.0.5/32]`)), all(webService, cnp('  egress:\n  - toCIDR: [0.0.0.0/0]')), '10.96.0.5/32', /cluster address of Service shop\/web/),
   row('NG002', 'the node of the API server', 'warning', all(node, apiServer, cnp('  egress:\n  - toCIDR: [192.168.0.1/32]')), all(node, apiServer, cnp('  egress:\n  - toEntities: [kube-apiserver]')), '192.168.0.1/32', /node n1, where the API server is/, { fixed: true }),
@@ -126,6 +129,8 @@ const rows: readonly Row[] = [
   row('NG010', 'a star that is part of a label', 'warning', fqdnPattern('*example.com'), fqdnPattern('*.example.com'), 'matchPattern: "*example', /matches evil-example\.com/, { fixed: true }),
   row('NG010', 'the domain itself', 'note', fqdnPattern('*.example.com'), fqdnPattern('a.example.com'), 'matchPattern: "*.example', /exactly one label: a\.example\.com, not a\.b\.example\.com, nor example\.com itself/),
   row('NG011', 'a label of the kubelet', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {pod-template-hash: abc}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {version: abc}}]`), 'pod-template-hash', /leaves label "pod-template-hash" out of identities/),
+ row('NG011', 'the name of a namespace as a label of pods', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {kubernetes.io/metadata.name: ops}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name: ops}}]`), 'kubernetes.io/metadata.name', /is a label of namespaces: no pod has it/, { fixed: true }),
+  row('NG011', 'nodes have labels of the kubelet', 'warning', knp('  podSelector: {matchLabels: {kubernetes.io/hostname: a}}\n  ingress: [{}]'), object('ClusterNetworkPolicy', '  tier: Admin\n  priority: 1\n  subject: {namespaces: {}}\n  egress:\n  - action: Deny\n    to: [{nodes: {matchLabels: {kubernetes.io/hostname: a}}}]'), 'kubernetes.io/hostname', /leaves label "kubernetes.io\/hostname" out/),
   row('NG012', 'L7 without default deny', 'warning', cnp(`  enableDefaultDeny: {ingress: false}\n  ingress:\n  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: "/a/.*"}]}}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: "/a/.*"}]}}]`), 'rules', /before Cilium 1\.18/, { options: { ciliumVersion: [1, 17] } }),
   row('NG013', 'dots in host', 'warning', http('host: api.example.com'), http('host: api\\.example\\.com'), 'host', /apixexamplexcom passes too/, { fixed: true }),
   row('NG013', 'dots in host, in quotes', 'warning', http('host: "api.example.com"'), http('host: "api\\\\.example\\\\.com"'), 'host', /apixexamplexcom/, { fixed: true }),
@@ -142,6 +147,10 @@ const rows: readonly Row[] = [
   row('NG015', 'clients behind a node', 'warning', all(web, service('lb', 'type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]'), cnp(`  ingress:\n  - fromCIDR: [198.51.100.0/24]`)), all(web, service('lb', 'type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]'), cnp(`  ingress:\n  - fromCIDR: [198.51.100.0/24]`)), '198.51.100.0/24', /arrive with that node's address/),
   row('NG016', 'refused names', 'note', cnp(`  egress:${kubeDns} [{matchName: api.example.com}]`), cnp(`  egress:${kubeDns} [{matchName: api.example.com}]`, 'p', '  annotations:\n    namegate.io/dns-deny-reply: nxdomain\n'), '{matchName', /answered REFUSED/, { fixed: true }),
   row('NG017', 'a port without quotes', 'error', cnp(`  ingress:\n  - toPorts: [{ports: [{port: 80, protocol: TCP}]}]`), cnp(`  ingress:\n  - ${port(80)}`), 'port: 80', /must be a string/, { fixed: true }),
+  row('NG017', 'a label that is a number, as it is written', 'error', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {version: 1.10}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {version: "1.10"}}]`), 'version', /must be a string \(in quotes: "1\.10"\)/, { fixed: true }),
+  row('NG017', 'a label that is a boolean', 'error', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {on: True}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {on: "True"}}]`), 'on: True', /must be a string \(in quotes: "True"\)/, { fixed: true }),
+  row('NG017', 'a label that is a boolean to kubectl', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {old: yes}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {old: "yes"}}]`), 'old: yes', /to kubectl yes without quotes is a boolean/, { fixed: true }),
+  row('NG017', 'a word where a list is wanted', 'error', cnp(`  ingress:\n  - fromEntities: cluster`), cnp(`  ingress:\n  - fromEntities: [cluster]`), 'fromEntities', /must be a list, not a string/, { fixed: true }),
   row('NG017', 'a key that is there twice', 'error', cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80"}]}]\n    toPorts: [{ports: [{port: "90"}]}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80"}]}, {ports: [{port: "90"}]}]`), 'toPorts: [{ports: [{port: "90"', /unique/),
   row('NG017', 'ports beside toPorts', 'error', cnp(`  ingress:\n  - toPorts: []\n    ports: [{port: "80"}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80"}]}]`), 'ports: [{', /unknown field "ports"/),
   row('NG017', 'a range the wrong way round', 'warning', cnp(`  ingress:\n  - toPorts: [{ports: [{port: "443", endPort: 80, protocol: TCP}]}]`), cnp(`  ingress:\n  - toPorts: [{ports: [{port: "80", endPort: 443, protocol: TCP}]}]`), 'endPort', /endPort 80 is not above port 443/),
@@ -153,9 +162,13 @@ const rows: readonly Row[] = [
   row('NG020', 'an entity in capitals', 'error', cnp(`  ingress:\n  - fromEntities: [Host]`), cnp(`  ingress:\n  - fromEntities: [host]`), 'Host]', /unsupported entity: Host/, { fixed: true }),
   row('NG020', 'a reserved label written as one of yours', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {reserved: health}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:health": ""}}]`), 'reserved: health', /"reserved:health"/, { fixed: true }),
   row('NG020', 'a reserved label that does not exist', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:Health": ""}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:health": ""}}]`), '"reserved:Health"', /no reserved label "Health"/, { fixed: true }),
+  row('NG020', 'a source with a dot', 'warning', cnp(`  ingress:\n  - fromEndpoints:\n    - matchLabels:\n        k8s.io.kubernetes.pod.namespace: ops\n        app: mon`), cnp(`  ingress:\n  - fromEndpoints:\n    - matchLabels:\n        k8s:io.kubernetes.pod.namespace: ops\n        k8s.io/role: mon`), 'k8s.io', /the source of a label ends with a colon/, { fixed: true }),
+  row('NG020', 'a source with a dot, in an expression', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchExpressions: [{key: k8s.app, operator: Exists}]}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchExpressions: [{key: "k8s:app", operator: Exists}]}]`), 'key: k8s.app', /ends with a colon/, { fixed: true }),
+  row('NG020', 'a family of the world', 'warning', cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:world-ipv5": ""}}]`), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:world-ipv4": ""}}]`), '"reserved:world-ipv5"', /no reserved label/, { fixed: true }),
   row('NG021', 'an exception in a denial', 'warning', cnp(`  ingress:\n  - fromEntities: [world]\n  ingressDeny:\n  - fromCIDRSet: [{cidr: 203.0.113.0/24, except: [203.0.113.9/32]}]`), cnp(`  ingress:\n  - fromEntities: [world]\n  ingressDeny:\n  - fromCIDRSet: [{cidr: 203.0.113.0/24}]`), 'except', /still need a rule that allows them/),
   row('NG021', 'equal priorities', 'warning', all(admin('a', 10), admin('b', 10)), all(admin('a', 10), admin('b', 11)), 'priority: 10', /has the same priority in the same tier/, { line: 20 }),
   row('NG021', 'an allow that a denial covers', 'warning', cnp(`  ingress:\n  - fromEntities: [cluster]\n  - fromCIDR: [203.0.113.9/32]\n  ingressDeny:\n  - fromCIDR: [203.0.113.0/24]`), cnp(`  ingress:\n  - fromEntities: [cluster]\n  - fromCIDR: [203.0.114.9/32]\n  ingressDeny:\n  - fromCIDR: [203.0.113.0/24]`), 'fromCIDR: [203.0.113.9/32]', /never decides: .* denies all/, { fixed: true }),
+  row('NG021', 'a name under a denied world', 'warning', cnp(`  egress:\n  - toFQDNs: [{matchName: a.example.com}]\n  - toEntities: [cluster]${kubeDns} [{matchName: a.example.com}]\n  egressDeny:\n  - toEntities: [world]`), cnp(`  egress:\n  - toFQDNs: [{matchName: a.example.com}]\n  - toEntities: [cluster]${kubeDns} [{matchName: a.example.com}]\n  egressDeny:\n  - toCIDR: [198.51.100.0/24]`), 'toFQDNs', /never decides: .* denies all/, { fixed: true }),
   row('NG021', 'behind an earlier rule of the same policy', 'warning', admin('a', 10, ['    from: [{namespaces: {}}]', '    from: [{namespaces: {matchLabels: {team: x}}}]']), admin('a', 10, ['    from: [{namespaces: {matchLabels: {team: x}}}]', '    from: [{namespaces: {}}]']), 'name: r1', /never decides: .* accepts all/, { fixed: true }),
   row('NG022', 'ports alone', 'note', cnp(`  ingress:\n  - fromEntities: [host]\n    ${port(80)}`), cnp(`  ingress:\n  - fromEntities: [host]\n    ${port(80)}\n  - icmps: [{fields: [{type: 8}]}]`), 'fromEntities', /ping and other ICMP are denied/),
   row('NG023', 'probes', 'note', all(pod('web', { ports: '{name: http, containerPort: 8080}', spec: ', livenessProbe: {httpGet: {port: http}}' }), cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {app: web}}]`)), all(pod('web', { ports: '{name: http, containerPort: 8080}', spec: ', livenessProbe: {httpGet: {port: http}}' }), cnp(`  ingress:\n  - fromEntities: [host]`)), 'ingress:', /probes of shop\/web come from the node/),
@@ -203,6 +216,23 @@ for (const code of new Set(rows.map((each) => each.code)))
       })
     }
   }) // prettier-ignore
+
+describe('what is no mistake', () => {
+  const rows = [
+    { title: 'reserved labels have no namespace', text: cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:host": ""}}]\n  - fromEndpoints: [{matchExpressions: [{key: "reserved:remote-node", operator: Exists}]}]`), code: 'NG009' },
+    { title: 'quoted words, and words within others', text: cnp(`  description: yes and no\n  ingress:\n  - fromEndpoints: [{matchLabels: {a: "no", b: 'on', c: none, d: yEs}}]`), code: 'NG017' },
+    { title: 'a pod that has the label k8s.app', text: all(pod('web', { labels: 'app: web, k8s.app: web' }), cnp('  ingress:\n  - fromEndpoints: [{matchLabels: {k8s.app: web}}]')), code: 'NG020' },
+    { title: 'a world of one family does not cover names', text: cnp('  egress:\n  - toFQDNs: [{matchName: a.example.com}]\n  egressDeny:\n  - toCIDR: [0.0.0.0/0]'), code: 'NG021' },
+  ] as const // prettier-ignore
+  for (const { title, text, code } of rows) test(title, () => expect(of(lintText(text), code)).toEqual([]))
+})
+
+test('what is put in ends its lines as the file does', () => {
+  const text = cnp('  egressDeny:\n  - toCIDR: [203.0.113.0/24]\n').replaceAll('\n', '\r\n')
+  const mended = applyEdits(text, editsOf(lintText(text).flatMap(({ fix }) => fix ?? [])))
+  expect(mended).toContain('enableDefaultDeny:\r\n    egress: false\r\n')
+  expect(mended.replaceAll('\r\n', '')).not.toContain('\n')
+})
 
 test('every code has a row', () => {
   const tested = new Set(rows.map(({ code }) => code))
