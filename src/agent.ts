@@ -18,7 +18,7 @@ import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
-import { makeCompiler } from './policy/compile.ts'
+import { makeStepwiseCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
@@ -28,8 +28,10 @@ import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
-import { makeLoader, type ManifestFile } from './sources/manifests.ts'
+import { makeLoader } from './sources/loader.ts'
+import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
+import { inTurns } from './turns.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -140,20 +142,21 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const readWorld = makeLoader(settings.policy)
-  const first = readWorld(files)
+  const ending = new AbortController()
+  const readWorld = makeLoader(settings.policy, ending.signal)
+  const first = await readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
   const { table } = settings.datapath
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
   const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
-  const compile = makeCompiler({
+  const compile = makeStepwiseCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: parts.upstreams.map((server) => server.address),
     denyReply: settings.dns.denyReply,
     identities: makeIdentities(known, digest, taken),
   })
-  let snapshot = compile(first.world)
+  let snapshot = await inTurns(compile(first.world))
   let inForce: PoliciesInForce = {
     revision: snapshot.revision,
     policies: first.world.policies,
@@ -264,27 +267,55 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
   let wanted = { snapshot, policies: inForce }
   /** What it was compiled from: the manifests, and this host's addresses as they are. */
-  let world = first.world
+  let { world, warnings } = first
   let hostAddresses = parts.hostAddresses
   let retry: NodeJS.Timeout | undefined
   const changeInTurn = (): void => void (changing = changing.then(change))
-  function load(newFiles: readonly ManifestFile[]): void {
-    const loaded = readWorld(newFiles)
-    metrics.load(loaded.ok)
-    refused = loaded.ok ? [] : loaded.issues
-    if (!loaded.ok) {
-      log.error({ issues: loaded.issues.map(issueToText) }, 'the new manifests are refused; the policy in force stays')
-      return
-    }
-    world = loaded.world
-    const next = compile(world, hostAddresses)
-    want(next, { revision: next.revision, policies: world.policies, warnings: loaded.warnings })
+  /** What has come and is not compiled yet. */
+  let arrived: { readonly files?: readonly ManifestFile[]; readonly hostAddresses?: readonly Address[] } = {}
+  let preparing: Promise<void> = Promise.resolve()
+  function arrive(news: typeof arrived): void {
+    arrived = { ...arrived, ...news }
+    preparing = preparing.then(prepare)
   }
-  function moveHost(addresses: readonly Address[]): void {
-    hostAddresses = addresses
-    const next = compile(world, hostAddresses)
-    log.info({ addresses: addresses.length }, "this host's addresses have changed")
-    want(next, { ...wanted.policies, revision: next.revision })
+  async function prepare(): Promise<void> {
+    const news = arrived
+    arrived = {}
+    if (closing || (news.files === undefined && news.hostAddresses === undefined)) return
+    const isRead = news.files !== undefined && (await load(news.files))
+    hostAddresses = news.hostAddresses ?? hostAddresses
+    if (news.hostAddresses !== undefined)
+      log.info({ addresses: hostAddresses.length }, "this host's addresses have changed")
+    if (!isRead && news.hostAddresses === undefined) return
+    const next = await inTurns(compile(world, hostAddresses))
+    want(next, { revision: next.revision, policies: world.policies, warnings })
+  }
+  /** Whether the files can be used. */
+  async function load(files: readonly ManifestFile[]): Promise<boolean> {
+    try {
+      const loaded = await readWorld(files)
+      metrics.load(loaded.ok)
+      refused = loaded.ok ? [] : loaded.issues
+      if (loaded.ok) ({ world, warnings } = loaded)
+      else
+        log.error(
+          { issues: loaded.issues.map(issueToText) },
+          'the new manifests are refused; the policy in force stays',
+        )
+      return loaded.ok
+    } catch (error) {
+      if (closing) return false
+      refuseFiles(error as Error)
+      // Nothing is wrong with them: unless newer ones come, they are read again.
+      reread = setTimeout(() => arrive({ files, ...arrived }), retryMillis)
+      return false
+    }
+  }
+  let reread: NodeJS.Timeout | undefined
+  function refuseFiles(error: Error): void {
+    const file = manifests.kind === 'path' ? manifests.path : ''
+    refused = [{ file, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
+    log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
   }
   function want(next: Snapshot, policies: PoliciesInForce): void {
     wanted = { snapshot: next, policies }
@@ -323,13 +354,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const watching: FolderWatch | undefined =
     manifests.kind === 'path'
-      ? watchManifests(manifests.path, files, load, (error) => {
-          refused = [{ file: manifests.path, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
-          log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
-        })
+      ? watchManifests(manifests.path, files, (changed) => arrive({ files: changed }), refuseFiles)
       : undefined
-
-  const unfollowHost = parts.followHost?.(moveHost)
+  const unfollowHost = parts.followHost?.((addresses) => arrive({ hostAddresses: addresses }))
 
   // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
   let seenEpoch = datapath?.epoch()
@@ -388,8 +415,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   async function close(): Promise<void> {
     closing = true
+    ending.abort()
     clearInterval(repairing)
     clearTimeout(retry)
+    clearTimeout(reread)
     watching?.close()
     unfollowHost?.()
     keeper.stop()

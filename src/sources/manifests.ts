@@ -22,32 +22,69 @@ export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVers
 
 /** Reads all files together. */
 export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
-  return makeLoader(options)(files)
-}
-
-/**
- * Loads again and again. A file whose text is the same as last time is not read again: its policies, pods and the others are the same objects,
- * by which whoever compiles sees what changed.
- */
-export function makeLoader(options: Partial<ParseOptions> = {}): (files: readonly ManifestFile[]) => Loaded {
   const all = { ...defaultParseOptions, ...options }
-  let known = new Map<string, Content>()
-
-  return (files) => {
-    const contents = files.map((file) => {
-      const old = known.get(file.path)
-      return old?.text === file.text ? old : readFile(file, all)
-    })
-    known = new Map(contents.map((content) => [content.path, content]))
-    return join(contents)
-  }
+  return joinContents(files.map((file) => readFile(file, all)))
 }
 
 /** What one file holds. */
-interface Content extends ManifestFile {
-  readonly report: Report
-  readonly world: Building
+export interface Content extends ManifestFile {
+  readonly issues: readonly Issue[]
+  readonly world: World
   readonly objects: readonly { readonly id: string; readonly place: Place }[]
+}
+
+/** A part of what one file holds: values that may cross from one thread to another. */
+export type Part = Omit<Content, keyof ManifestFile>
+
+/** Reads one file. */
+export function readFile(file: ManifestFile, options: ParseOptions): Content {
+  return joinParts(file, [...readParts(file, options)])
+}
+
+/** Objects in a part, about: a millisecond's worth. */
+const objectsPerPart = 100
+
+/** Reads one file, in parts. */
+export function* readParts(file: ManifestFile, options: ParseOptions): Generator<Part, void> {
+  const load: Load = { report: makeReport(), options, objects: [], world: emptyWorld(), count: 0 }
+  let told = 0
+  const cut = (): Part => {
+    const { report, objects, world } = load
+    const issues = report.issues.slice(told)
+    told = report.issues.length
+    Object.assign(load, { objects: [], world: emptyWorld(), count: 0 } satisfies Partial<Load>)
+    return { issues, objects, world }
+  }
+  for (const root of readDocuments(load.report, file))
+    for (const read of readObject(load, root)) {
+      load.count += read
+      if (load.count >= objectsPerPart) yield cut()
+    }
+  yield cut()
+}
+
+/** The parts of one file as its content. */
+export function joinParts(file: ManifestFile, parts: readonly Part[]): Content {
+  return {
+    ...file,
+    issues: parts.flatMap(({ issues }) => issues),
+    objects: parts.flatMap(({ objects }) => objects),
+    world: joinWorlds(parts.map(({ world }) => world)),
+  }
+}
+
+const emptyWorld = (): Building => ({ namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }) // prettier-ignore
+
+function joinWorlds(worlds: readonly World[]): World {
+  return {
+    namespaces: new Map(worlds.flatMap(({ namespaces }) => [...namespaces])),
+    pods: worlds.flatMap(({ pods }) => pods),
+    nodes: worlds.flatMap(({ nodes }) => nodes),
+    services: worlds.flatMap(({ services }) => services),
+    endpointSlices: worlds.flatMap(({ endpointSlices }) => endpointSlices),
+    cidrGroups: worlds.flatMap(({ cidrGroups }) => cidrGroups),
+    policies: worlds.flatMap(({ policies }) => policies),
+  }
 }
 
 interface Building extends World {
@@ -60,23 +97,12 @@ interface Building extends World {
   readonly policies: Policy[]
 }
 
-function readFile(file: ManifestFile, options: ParseOptions): Content {
-  const load: Load = {
-    report: makeReport(),
-    options,
-    objects: [],
-    world: { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }, // prettier-ignore
-  }
-  for (const root of readDocuments(load.report, file)) readObject(load, root)
-  return { ...file, ...load }
-}
-
 /** The contents of all files as one world; objects that are there twice are found here. */
-function join(contents: readonly Content[]): Loaded {
+export function joinContents(contents: readonly Content[]): Loaded {
   const report = makeReport()
   const seen = new Map<string, Place>()
   for (const content of contents) {
-    for (const issue of content.report.issues) report.add(issue)
+    for (const issue of content.issues) report.add(issue)
     for (const { id, place } of content.objects) {
       const twin = seen.get(id)
       if (twin !== undefined) report.error(place, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
@@ -84,25 +110,17 @@ function join(contents: readonly Content[]): Loaded {
     }
   }
   if (report.errorCount() > 0) return { ok: false, issues: report.issues }
-  const worlds = contents.map(({ world }) => world)
-  const world: World = {
-    namespaces: new Map(worlds.flatMap(({ namespaces }) => [...namespaces])),
-    pods: worlds.flatMap(({ pods }) => pods),
-    nodes: worlds.flatMap(({ nodes }) => nodes),
-    services: worlds.flatMap(({ services }) => services),
-    endpointSlices: worlds.flatMap(({ endpointSlices }) => endpointSlices),
-    cidrGroups: worlds.flatMap(({ cidrGroups }) => cidrGroups),
-    policies: worlds.flatMap(({ policies }) => policies),
-  }
-  return { ok: true, world, warnings: report.issues }
+  return { ok: true, world: joinWorlds(contents.map(({ world }) => world)), warnings: report.issues }
 }
 
-/** One file while it is read. */
+/** One file while it is read: the part that is being filled. */
 interface Load {
   readonly report: Report
   readonly options: ParseOptions
-  readonly objects: { readonly id: string; readonly place: Place }[]
-  readonly world: Building
+  objects: { readonly id: string; readonly place: Place }[]
+  world: Building
+  /** Objects in the part. */
+  count: number
 }
 
 interface Kind {
@@ -165,8 +183,15 @@ function readCidrGroup({ report, root, fields, name, labels }: ManifestObject, {
   if (typeof group === 'object') world.cidrGroups.push(group)
 }
 
-/** @param of what a typed list says about its items, which then need not say it themselves */
-function readObject(load: Load, root: Field, of?: { readonly apiVersion: string; readonly kind: string }): void {
+/**
+ * Reads an object, or the items of a list of them; gives 1 after each.
+ * @param of what a typed list says about its items, which then need not say it themselves
+ */
+function* readObject(
+  load: Load,
+  root: Field,
+  of?: { readonly apiVersion: string; readonly kind: string },
+): Generator<1, void> {
   const { report } = load
   const fields = readMap(report, root)
   if (root.kind !== 'map') return
@@ -179,7 +204,7 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
   const listed = kind.endsWith('List') ? kind.slice(0, -'List'.length) : undefined
   if (listed !== undefined && ((listed === '' && apiVersion === 'v1') || isRead(apiVersion, listed))) {
     for (const item of readList(report, fields.get('items')))
-      readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
+      yield* readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
     return
   }
   const known = kinds.get(kind)
@@ -188,6 +213,7 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
     return
   }
   readKnown(load, root, fields, kind, known)
+  yield 1
 }
 
 function readKnown(load: Load, root: Field, fields: ReadonlyMap<string, Field>, kind: string, known: Kind): void {
