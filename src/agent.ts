@@ -2,7 +2,9 @@
 // become leases that the kernel acknowledges before they are answered.
 import { createHash } from 'node:crypto'
 import { monotonic, type Clock } from './clock.ts'
+import { makeConnections } from './datapath/conntrack.ts'
 import {
+  readEndpointAddresses,
   readIdentities,
   readLearnedIdentities,
   startDatapath,
@@ -12,6 +14,7 @@ import {
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
+import type { IdentityId } from './identity/endpoints.ts'
 import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
@@ -31,6 +34,7 @@ import { readManifests, watchManifests, type FolderWatch } from './sources/folde
 import { makeLoader } from './sources/loader.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
+import { makeTakeovers } from './takeovers.ts'
 import { inTurns } from './turns.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
@@ -80,9 +84,17 @@ export interface AgentParts {
   /** Calls back with all of them when they have changed; gives what ends that. Absent: they stay. */
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
-  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number } | undefined
+  readonly kernel: KernelParts | undefined
   readonly onOutcome?: (outcome: Outcome) => void
   readonly clock?: Clock
+}
+
+/** Ways into the kernel, all of one network namespace. */
+export interface KernelParts {
+  readonly nft: Nft
+  /** Netfilter netlink sockets: for learned addresses, and for connections. Without the latter connections go on at an address that passes to another workload. */
+  readonly netlinkFd: number
+  readonly connectionsFd?: number
 }
 
 /** The manifests cannot be used; `issues` says all that is wrong with them. */
@@ -129,6 +141,8 @@ export interface Agent {
   readonly close: () => Promise<void>
 }
 
+type Refusal = 'lease' | 'policy' | 'table' | 'connections'
+
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
 /** A policy change that the kernel refused is tried again after this. */
@@ -149,6 +163,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { table } = settings.datapath
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
   const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
+  const found = kernel?.connectionsFd === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
   const compile = makeStepwiseCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
@@ -165,10 +180,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   /** What is wrong with the newest manifests. */
   let refused: readonly Issue[] = []
   /** What the kernel refused last, until it takes the like. */
-  const refusals = new Map<'lease' | 'policy' | 'table', string>()
+  const refusals = new Map<Refusal, string>()
   sayWarnings(log, [inForce, snapshot])
 
-  const sayRefusal = (of: 'lease' | 'policy' | 'table', what: string, error: unknown): void => {
+  const sayRefusal = (of: Refusal, what: string, error: unknown): void => {
     refusals.set(of, String(error))
     log.error({ err: error }, what)
   }
@@ -213,6 +228,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
     throw error
   })
+
+  const connections = kernel?.connectionsFd === undefined ? undefined : makeConnections(kernel.connectionsFd)
+  const takeovers = connections === undefined ? undefined : makeTakeovers(connections, leases.namesOf, listening.port)
+  takeovers?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
 
   // The proxy.
   const upstreams = makeUpstreams({ servers: parts.upstreams, ...settings.dns }, clock)
@@ -344,7 +363,28 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     sayWarnings(log, [change.policies, next], [inForce, before])
     inForce = change.policies
     await followed
+    takeovers?.note(before, next)
+    cutInTurn()
   }
+  // Whoever has many connections must not hold up a policy.
+  let cutting: Promise<void> = Promise.resolve()
+  const cutInTurn = (): void => void (cutting = cutting.then(cut))
+  async function cut(): Promise<void> {
+    if (takeovers === undefined || takeovers.isSettled()) return
+    try {
+      const ended = await takeovers.settle(snapshot)
+      refusals.delete('connections')
+      if (ended > 0)
+        log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
+    } catch (error) {
+      sayRefusal(
+        'connections',
+        'connections at addresses that passed to other workloads could not be ended; it is tried again',
+        error,
+      )
+    }
+  }
+  cutInTurn()
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
       await keeper.follow(before, next)
@@ -363,6 +403,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
     else if (!keeper.isSettled()) changing = changing.then(settle)
+    if (takeovers?.isSettled() === false) cutInTurn()
   }, repairMillis)
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
@@ -425,6 +466,8 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     await changing
     upstreams.close()
     await stopListening()
+    await cutting
+    connections?.close()
     datapath?.close()
   }
   log.info(

@@ -198,6 +198,23 @@ export async function readIdentities(nft: Nft, table: string): Promise<Map<strin
   return new Map([...(await standingIdentities(nft, table))].map(([id, digests]) => [digests.split('.')[0] ?? '', id]))
 }
 
+/** Whose addresses were which, by the table that stands: those of this machine's endpoints. */
+export async function readEndpointAddresses(nft: Nft, table: string): Promise<Map<Address, IdentityId>> {
+  const list = (map: string): Promise<string> => nft(['-j', '-n', 'list', 'map', 'inet', table, map])
+  const lists = await Promise.all(['identity4', 'identity6'].map((map) => list(map).catch(() => '{"nftables":[]}')))
+  const found = new Map<Address, IdentityId>()
+  for (const json of lists) {
+    const { nftables } = JSON.parse(json) as { nftables: { map?: { elem?: unknown[] } }[] }
+    for (const { map } of nftables)
+      for (const entry of map?.elem ?? []) {
+        const [text, identity] = Array.isArray(entry) ? (entry as unknown[]) : []
+        const address = typeof text === 'string' ? addressFromText(text) : undefined
+        if (address !== undefined) found.set(address, identityFromJson(identity))
+      }
+  }
+  return found
+}
+
 /** Numbers under which something stands that an earlier agent learned: whoever got one of them anew would get that too. */
 export async function readLearnedIdentities(nft: Nft, table: string): Promise<Set<IdentityId>> {
   const list = (set: string): Promise<string> => nft(['-j', '-n', 'list', 'set', 'inet', table, set])
