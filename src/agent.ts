@@ -230,7 +230,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   })
 
   const connections = kernel?.connectionsFd === undefined ? undefined : makeConnections(kernel.connectionsFd)
-  const takeovers = connections === undefined ? undefined : makeTakeovers(connections, leases.namesOf, listening.port)
+  const takeovers =
+    connections === undefined
+      ? undefined
+      : makeTakeovers(connections, async (over) => datapath?.cut(over), leases.namesOf, listening.port)
   takeovers?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
 
   // The proxy.

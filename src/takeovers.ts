@@ -24,11 +24,13 @@ export interface Takeovers {
 const foundMax = 1 << 16
 
 /**
+ * @param cut has the kernel refuse what goes on of connections.
  * @param namesOf the names that are leased to an identity at an address.
  * @param proxyPort the workloads' DNS, whatever server they address, is led there.
  */
 export function makeTakeovers(
-  connections: Connections,
+  connections: Pick<Connections, 'list' | 'remove'>,
+  cut: (connections: readonly Connection[]) => Promise<void>,
   namesOf: (identity: IdentityId, address: Address) => readonly string[],
   proxyPort: number,
 ): Takeovers {
@@ -57,6 +59,7 @@ export function makeTakeovers(
           if (over.length < foundMax && isOver(connection)) over.push(connection)
         })
         found = over.length
+        await cut(over)
         ended += await connections.remove(over)
       }
       return ended

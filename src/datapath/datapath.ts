@@ -8,6 +8,8 @@ import type { Protocol } from '../net/ports.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
 import { inTurns } from '../turns.ts'
+import type { Connection } from './ctnetlink.ts'
+import { renderCut } from './cut.ts'
 import { desiredSteps, diffSteps, renderFlush, renderLearned, renderSteps, type Elements } from './desired.ts'
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
@@ -45,6 +47,8 @@ export interface Datapath {
   /** Writes the policy in force into the table anew, whatever somebody did to it; the table itself, and all learned with it, only when its structure is not ours. */
   readonly repair: () => Promise<Repaired>
   readonly denied: () => Promise<DeniedFlow[]>
+  /** From now on what goes on of these connections is refused, once they are forgotten. */
+  readonly cut: (connections: readonly Connection[]) => Promise<void>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
   readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
@@ -159,6 +163,12 @@ export async function startDatapath(
     return lists.flat()
   }
 
+  async function cut(connections: readonly Connection[]): Promise<void> {
+    const text = renderCut(table, connections)
+    if (text === '') return
+    await inTurn(() => learned.ours(async () => void (await nft(['-f', '-'], text))))
+  }
+
   async function standingLearned(): Promise<LeaseElement[]> {
     const lists = await Promise.all(learnedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
     return lists.flatMap(readLearned)
@@ -171,6 +181,7 @@ export async function startDatapath(
     epoch: learned.epoch,
     repair,
     denied,
+    cut,
     learned: standingLearned,
     close: learned.close,
     async abandon() {

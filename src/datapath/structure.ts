@@ -4,6 +4,7 @@
 //   that number and port;  if a lease could open it, the learned sets;  and then the same for its destination, with the source as peer.
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
+import { cutEndsMax, cutSets } from './cut.ts'
 import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
@@ -107,6 +108,7 @@ function sets(options: StructureOptions): string[] {
     ...both('learned', flow, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
     ...both('learned_range', flow, ['flags interval,timeout']),
+    ...Object.values(cutSets).flatMap((set) => both(set, (address) => `inet_proto . ${address} . inet_service . ${address} . inet_service`, [`size ${cutEndsMax}`, 'flags timeout'])),
   ]
 } // prettier-ignore
 
@@ -124,6 +126,10 @@ const NEIGHBOURS = [
 /** Silently: a refusal would go to whomever the forger named, with what it wrote. */
 const FORGED = 'fib saddr . iif oif missing counter drop'
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
+
+/** Octet 13 of TCP's header holds its flags. Written in words, each nft lists it otherwise. */
+const NOT_SYN = '@th,104,8 & 0x2 == 0x0'
+const ends = (f: F): string => `meta l4proto . ${ip(f)} saddr . th sport . ${ip(f)} daddr . th dport`
 
 /** The subject's address and the peer's, of a packet in a direction. */
 const sides = (direction: 'egress' | 'ingress', f: F): { subject: string; peer: string } => {
@@ -166,11 +172,16 @@ function chains(options: StructureOptions): string[] {
     ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, FORGED, dns, 'counter drop'])] : []),
     // This machine's own address does not come from outside.
     block('chain arriving', [...NEIGHBOURS, 'fib saddr type local counter drop', 'goto passed']),
+    block('chain cut', [
+      ...families.map((f) => `${NOT_SYN} ${ends(f)} @${cutSets.tcp}${f} goto refuse`),
+      ...families.map((f) => `${ends(f)} @${cutSets.udp}${f} goto refuse`),
+    ]),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       // Before all else: who forges another's address would ride on the other's established connections.
       ...families.map((f) => `${ip(f)} saddr @identity${f} ${FORGED}`),
       'ct state established,related accept',
+      'meta l4proto { tcp, udp } jump cut',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       // Whose policy would hold for an address that two claim is not to be guessed.
       ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),

@@ -39,6 +39,7 @@ const pureFiles = [
   'src/datapath/nfnetlink.ts',
   'src/datapath/ctnetlink.ts',
   'src/datapath/rtnetlink.ts',
+  'src/datapath/cut.ts',
 ]
 
 for (const file of files) {

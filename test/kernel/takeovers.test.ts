@@ -11,13 +11,13 @@ import { addressToText } from '../../src/net/address.ts'
 import { startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
 import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from '../support/lab.ts'
-import { pod, policy, ports } from '../support/manifests.ts'
+import { pod, policy } from '../support/manifests.ts'
 
 const reason = whyNoKernel()
-/** Says 'up', and gives back what it gets. */
+/** Says 'up'. On port 7000 it gives back what it gets; on 7001 it speaks by itself, by UDP to whoever said something once. */
 const echoing =
-  "require('net').createServer((c) => c.on('error', () => 0).pipe(c)).listen(7000, '::', () => console.log('up'))"
-const to = (prefix: string): string => `{toCIDR: [${prefix}], ${ports(7000)}}`
+  "require('net').createServer((c) => c.on('error', () => 0).pipe(c)).listen(7000, '::'); require('net').createServer((c) => { const speaking = setInterval(() => c.write('x'), 20); c.on('error', () => 0).on('close', () => clearInterval(speaking)) }).listen(7001, '::'); const u = require('dgram').createSocket('udp4').on('message', (m, f) => setInterval(() => u.send('x', f.port, f.address, () => 0), 20)); u.bind(7001, () => console.log('up'))"
+const to = (prefix: string): string => `{toCIDR: [${prefix}], toPorts: [{ports: [{port: "7000", endPort: 7001}]}]}`
 const ingress = (name: string, from: string): string => `---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -53,6 +53,13 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
     const lines = await run(host, `const s = require('net').connect(7000, '${address}', () => setInterval(() => s.write('x'), 20)); s.on('data', () => console.log('echo')).on('close', () => console.log('over')).on('error', () => 0)`, 'echo') // prettier-ignore
     return { echoes: () => lines.filter((line) => line === 'echo').length, isOver: () => lines.includes('over') }
   }
+  /** A connection, or UDP, on which only the other end speaks. */
+  async function listenTo(from: string, address: string, by: 'tcp' | 'udp'): Promise<Talk> {
+    const host = hosts[from] ?? expect.fail(from)
+    const open = by === 'tcp' ? `require('net').connect(7001, '${address}').on('data', () => console.log('echo')).on('close', () => console.log('over')).on('error', () => 0)` : `const s = require('dgram').createSocket('udp4').on('message', () => console.log('echo')); s.send('x', 7001, '${address}')` // prettier-ignore
+    const lines = await run(host, open, 'echo')
+    return { echoes: () => lines.filter((line) => line === 'echo').length, isOver: () => lines.includes('over') }
+  }
   /** As long as ten echoes of a talk that goes on take: long enough for what is over to say something, if it could. */
   async function goesOn(one: Talk): Promise<void> {
     const before = one.echoes()
@@ -60,7 +67,7 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
   }
   async function tracked(): Promise<string[]> {
     const found: string[] = []
-    await connections.list(({ protocol, source, peer, peerPort }) => void (protocol === 6 && found.push(`${addressToText(source)} ${addressToText(peer)} ${peerPort}`))) // prettier-ignore
+    await connections.list(({ protocol, source, peer, peerPort }) => void (protocol !== 1 && found.push(`${addressToText(source)} ${addressToText(peer)} ${peerPort}`))) // prettier-ignore
     return found
   }
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
@@ -119,6 +126,18 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
     await change(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
     await expect.poll(old.isOver, { timeout: 5000 }).toBe(true)
     await goesOn(other)
+  })
+
+  test('nor may the other end go on with it, though it may come in by itself', async () => {
+    await start(web + both + db)
+    const [tcp, udp, other] = [await listenTo('web', '10.3.0.2', 'tcp'), await listenTo('web', '10.3.0.2', 'udp'), await talk('db', '10.3.0.2')] // prettier-ignore
+    await change(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
+    await expect.poll(async () => (await tracked()).join(), { timeout: 5000 }).toBe('10.2.0.2 10.3.0.2 7000')
+    const before = [tcp, udp].map((one) => one.echoes())
+    await goesOn(other)
+    await goesOn(other)
+    expect([tcp, udp].map((one, i) => one.echoes() - (before[i] ?? 0)).every((more) => more <= 1)).toBe(true)
+    expect(await tracked()).toEqual(['10.2.0.2 10.3.0.2 7000'])
   })
 
   test('a successor that may have it, by its own policy: it goes on', async () => {
