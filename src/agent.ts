@@ -141,6 +141,9 @@ export interface Agent {
   readonly close: () => Promise<void>
 }
 
+/** Of what is wrong with manifests, that many are in the log; the inspection endpoint has all. */
+const issuesSaidMax = 100
+
 type Refusal = 'lease' | 'policy' | 'table' | 'connections'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
@@ -321,7 +324,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       if (loaded.ok) ({ world, warnings } = loaded)
       else
         log.error(
-          { issues: loaded.issues.map(issueToText) },
+          { count: loaded.issues.length, issues: loaded.issues.slice(0, issuesSaidMax).map(issueToText) },
           'the new manifests are refused; the policy in force stays',
         )
       return loaded.ok
@@ -365,6 +368,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const followed = keepersFollow(before, next)
     sayWarnings(log, [change.policies, next], [inForce, before])
     inForce = change.policies
+    log.info(
+      { revision: next.revision, endpoints: next.endpoints.length, policies: inForce.policies.length },
+      'in force',
+    )
     await followed
     takeovers?.note(before, next)
     cutInTurn()
