@@ -3,7 +3,9 @@
 import { createHash } from 'node:crypto'
 import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
+import { makeConnections } from './datapath/conntrack.ts'
 import {
+  readEndpointAddresses,
   readIdentities,
   readLearnedIdentities,
   startDatapath,
@@ -13,14 +15,14 @@ import {
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
-import { makeKeeper } from './keeper.ts'
 import type { IdentityId } from './identity/endpoints.ts'
+import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
-import { makeCompiler } from './policy/compile.ts'
+import { makeStepwiseCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
@@ -35,8 +37,11 @@ import { makeRoutes } from './proxy/routes.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { wireFromText, type WireName } from './wire/name.ts'
 import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
-import { makeLoader, type ManifestFile } from './sources/manifests.ts'
+import { makeLoader } from './sources/loader.ts'
+import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
+import { makeTakeovers } from './takeovers.ts'
+import { inTurns } from './turns.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
 const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
@@ -96,9 +101,17 @@ export interface AgentParts {
   /** Calls back with all of them when they have changed; gives what ends that. Absent: they stay. */
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
-  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number } | undefined
+  readonly kernel: KernelParts | undefined
   readonly onOutcome?: (outcome: Outcome) => void
   readonly clock?: Clock
+}
+
+/** Ways into the kernel, all of one network namespace. */
+export interface KernelParts {
+  readonly nft: Nft
+  /** Netfilter netlink sockets: for learned addresses, and for connections. Without the latter connections go on at an address that passes to another workload. */
+  readonly netlinkFd: number
+  readonly connectionsFd?: number
 }
 
 /** The manifests cannot be used; `issues` says all that is wrong with them. */
@@ -147,6 +160,11 @@ export interface Agent {
   readonly close: () => Promise<void>
 }
 
+/** Of what is wrong with manifests, that many are in the log; the inspection endpoint has all. */
+const issuesSaidMax = 100
+
+type Refusal = 'lease' | 'policy' | 'table' | 'connections'
+
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
 /** A policy change that the kernel refused is tried again after this. */
@@ -163,20 +181,22 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const servers = [...parts.upstreams, ...settings.dns.routes.flatMap((route) => route.upstreams)]
   const clock = parts.clock ?? monotonic
   const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const readWorld = makeLoader(settings.policy)
-  const first = readWorld(files)
+  const ending = new AbortController()
+  const readWorld = makeLoader(settings.policy, ending.signal)
+  const first = await readWorld(files)
   if (!first.ok) throw new ManifestError(first.issues)
   const { table } = settings.datapath
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
   const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
-  const compile = makeCompiler({
+  const found = kernel?.connectionsFd === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
+  const compile = makeStepwiseCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: servers.map((server) => server.address),
     denyReply: settings.dns.denyReply,
     identities: makeIdentities(known, digest, taken),
   })
-  let snapshot = compile(first.world)
+  let snapshot = await inTurns(compile(first.world))
   let inForce: PoliciesInForce = {
     revision: snapshot.revision,
     policies: first.world.policies,
@@ -185,10 +205,10 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   /** What is wrong with the newest manifests. */
   let refused: readonly Issue[] = []
   /** What the kernel refused last, until it takes the like. */
-  const refusals = new Map<'lease' | 'policy' | 'table', string>()
+  const refusals = new Map<Refusal, string>()
   sayWarnings(log, [inForce, snapshot])
 
-  const sayRefusal = (of: 'lease' | 'policy' | 'table', what: string, error: unknown): void => {
+  const sayRefusal = (of: Refusal, what: string, error: unknown): void => {
     refusals.set(of, String(error))
     log.error({ err: error }, what)
   }
@@ -236,6 +256,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
     throw error
   })
+
+  const connections = kernel?.connectionsFd === undefined ? undefined : makeConnections(kernel.connectionsFd)
+  const takeovers =
+    connections === undefined
+      ? undefined
+      : makeTakeovers(connections, async (over) => datapath?.cut(over), leases.namesOf, listening.port)
+  takeovers?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
 
   // The proxy.
   const upstreams = makeRoutes(
@@ -321,27 +348,55 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
   let wanted = { snapshot, policies: inForce }
   /** What it was compiled from: the manifests, and this host's addresses as they are. */
-  let world = first.world
+  let { world, warnings } = first
   let hostAddresses = parts.hostAddresses
   let retry: NodeJS.Timeout | undefined
   const changeInTurn = (): void => void (changing = changing.then(change))
-  function load(newFiles: readonly ManifestFile[]): void {
-    const loaded = readWorld(newFiles)
-    metrics.load(loaded.ok)
-    refused = loaded.ok ? [] : loaded.issues
-    if (!loaded.ok) {
-      log.error({ issues: loaded.issues.map(issueToText) }, 'the new manifests are refused; the policy in force stays')
-      return
-    }
-    world = loaded.world
-    const next = compile(world, hostAddresses)
-    want(next, { revision: next.revision, policies: world.policies, warnings: loaded.warnings })
+  /** What has come and is not compiled yet. */
+  let arrived: { readonly files?: readonly ManifestFile[]; readonly hostAddresses?: readonly Address[] } = {}
+  let preparing: Promise<void> = Promise.resolve()
+  function arrive(news: typeof arrived): void {
+    arrived = { ...arrived, ...news }
+    preparing = preparing.then(prepare)
   }
-  function moveHost(addresses: readonly Address[]): void {
-    hostAddresses = addresses
-    const next = compile(world, hostAddresses)
-    log.info({ addresses: addresses.length }, "this host's addresses have changed")
-    want(next, { ...wanted.policies, revision: next.revision })
+  async function prepare(): Promise<void> {
+    const news = arrived
+    arrived = {}
+    if (closing || (news.files === undefined && news.hostAddresses === undefined)) return
+    const isRead = news.files !== undefined && (await load(news.files))
+    hostAddresses = news.hostAddresses ?? hostAddresses
+    if (news.hostAddresses !== undefined)
+      log.info({ addresses: hostAddresses.length }, "this host's addresses have changed")
+    if (!isRead && news.hostAddresses === undefined) return
+    const next = await inTurns(compile(world, hostAddresses))
+    want(next, { revision: next.revision, policies: world.policies, warnings })
+  }
+  /** Whether the files can be used. */
+  async function load(files: readonly ManifestFile[]): Promise<boolean> {
+    try {
+      const loaded = await readWorld(files)
+      metrics.load(loaded.ok)
+      refused = loaded.ok ? [] : loaded.issues
+      if (loaded.ok) ({ world, warnings } = loaded)
+      else
+        log.error(
+          { count: loaded.issues.length, issues: loaded.issues.slice(0, issuesSaidMax).map(issueToText) },
+          'the new manifests are refused; the policy in force stays',
+        )
+      return loaded.ok
+    } catch (error) {
+      if (closing) return false
+      refuseFiles(error as Error)
+      // Nothing is wrong with them: unless newer ones come, they are read again.
+      reread = setTimeout(() => arrive({ files, ...arrived }), retryMillis)
+      return false
+    }
+  }
+  let reread: NodeJS.Timeout | undefined
+  function refuseFiles(error: Error): void {
+    const file = manifests.kind === 'path' ? manifests.path : ''
+    refused = [{ file, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
+    log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
   }
   function want(next: Snapshot, policies: PoliciesInForce): void {
     wanted = { snapshot: next, policies }
@@ -369,8 +424,33 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const followed = keepersFollow(before, next)
     sayWarnings(log, [change.policies, next], [inForce, before])
     inForce = change.policies
+    log.info(
+      { revision: next.revision, endpoints: next.endpoints.length, policies: inForce.policies.length },
+      'in force',
+    )
     await followed
+    takeovers?.note(before, next)
+    cutInTurn()
   }
+  // Whoever has many connections must not hold up a policy.
+  let cutting: Promise<void> = Promise.resolve()
+  const cutInTurn = (): void => void (cutting = cutting.then(cut))
+  async function cut(): Promise<void> {
+    if (takeovers === undefined || takeovers.isSettled()) return
+    try {
+      const ended = await takeovers.settle(snapshot)
+      refusals.delete('connections')
+      if (ended > 0)
+        log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
+    } catch (error) {
+      sayRefusal(
+        'connections',
+        'connections at addresses that passed to other workloads could not be ended; it is tried again',
+        error,
+      )
+    }
+  }
+  cutInTurn()
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
       await keeper.follow(before, next)
@@ -380,19 +460,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const watching: FolderWatch | undefined =
     manifests.kind === 'path'
-      ? watchManifests(manifests.path, files, load, (error) => {
-          refused = [{ file: manifests.path, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
-          log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
-        })
+      ? watchManifests(manifests.path, files, (changed) => arrive({ files: changed }), refuseFiles)
       : undefined
-
-  const unfollowHost = parts.followHost?.(moveHost)
+  const unfollowHost = parts.followHost?.((addresses) => arrive({ hostAddresses: addresses }))
 
   // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
   let seenEpoch = datapath?.epoch()
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
     else if (!keeper.isSettled()) changing = changing.then(settle)
+    if (takeovers?.isSettled() === false) cutInTurn()
   }, repairMillis)
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
@@ -445,15 +522,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   async function close(): Promise<void> {
     closing = true
+    ending.abort()
     clearInterval(repairing)
     clearInterval(looking)
     clearTimeout(retry)
+    clearTimeout(reread)
     watching?.close()
     unfollowHost?.()
     keeper.stop()
     await changing
     upstreams.close()
     await stopListening()
+    await cutting
+    connections?.close()
     datapath?.close()
   }
   log.info(

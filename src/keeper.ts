@@ -261,9 +261,14 @@ export function makeKeeper(
         (endpoint, identity) => identities.get(endpoint) === identity,
       ),
     )
-    const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
-    const regranted = new Set([...next.identities.keys()].filter(isRegranted))
-    disown((element) => isNobodys(element, next) || regranted.has(element.identity))
+    const known = new Map<IdentityId, boolean>()
+    // Only of those that something was learned for: of all identities it would be the work of a whole change.
+    function isRegranted(id: IdentityId): boolean {
+      let regranted = known.get(id)
+      if (regranted === undefined) known.set(id, (regranted = next.policyOf(id).grantsText !== before.policyOf(id).grantsText)) // prettier-ignore
+      return regranted
+    }
+    disown((element) => isNobodys(element, next) || isRegranted(element.identity))
     await settle()
   }
 

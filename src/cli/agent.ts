@@ -50,7 +50,7 @@ export async function agentCommand(configFile: string): Promise<number> {
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink() } : undefined,
     })
     claims.push(agent.close)
     reload = agent.reload

@@ -160,10 +160,22 @@ function addInspection(program: Command): void {
   asking(program.command('status').description('whether the agent does its job; exit status 1 when not')).action(async ({ api, output }: Asking) => {
     const view = (await callApi(api, 'GET', '/v1/status')) as StatusView
     const rows = Object.entries(view).map(([key, value]) => [key, Array.isArray(value) ? value.join('; ') || 'none' : String(value)])
-    await print(render(output, view, () => table(['Status', view.ready ? 'ready' : 'not ready'], rows.slice(1))))
+    const refused = view.refused === 0 || output !== 'table' ? [] : ((await callApi(api, 'GET', '/v1/policy')) as { refused: string[] }).refused
+    await print(render(output, view, () => table(['Status', view.ready ? 'ready' : 'not ready'], rows.slice(1)) + refusedText(refused)))
     if (!view.ready) process.exitCode = 1
   })
 } // prettier-ignore
+
+/** Of what is wrong with manifests, that many are shown; the rest is only counted. */
+const refusedMax = 20
+
+/** What is wrong with manifests that are not in force because of it. */
+function refusedText(refused: readonly string[]): string {
+  if (refused.length === 0) return ''
+  const more = refused.length > refusedMax ? [`... and ${refused.length - refusedMax} more: namegate policy get -o json`] : [] // prettier-ignore
+  const lines = [...refused.slice(0, refusedMax), ...more].map((line) => `  ${line}\n`)
+  return `\nThe newest manifests are refused, and the policy before them stays in force:\n${lines.join('')}`
+}
 
 /** `?a=b&c=d` of what is given. */
 function query(filters: Readonly<Record<string, string | undefined>>): string {

@@ -21,17 +21,21 @@ export function openConntrack(): ConntrackSockets {
   return { events: openNetlink(Object.values(conntrackGroups)), requests: openNetlink() }
 }
 
-export interface Conntrack {
-  /**
-   * Reads what has begun and ended since the last call, in its order. `all`: that was all. `more`: there may be more (a turn's worth was read).
-   * `lost`: the kernel dropped events: only a list can tell what is.
-   */
-  readonly events: (each: (kind: 'begun' | 'over', connection: Connection) => void) => 'all' | 'more' | 'lost'
+/** The connections that are tracked in a network namespace. */
+export interface Connections {
   /** Every connection that is tracked now, in parts between which the event loop turns. Rejects with `KernelError`. */
   readonly list: (each: (connection: Connection) => void) => Promise<void>
   /** Ends the tracking of connections that are still as they were seen; gives how many were. Rejects with `KernelError`. */
   readonly remove: (connections: readonly Connection[]) => Promise<number>
   readonly close: () => void
+}
+
+export interface Conntrack extends Connections {
+  /**
+   * Reads what has begun and ended since the last call, in its order. `all`: that was all. `more`: there may be more (a turn's worth was read).
+   * `lost`: the kernel dropped events: only a list can tell what is.
+   */
+  readonly events: (each: (kind: 'begun' | 'over', connection: Connection) => void) => 'all' | 'more' | 'lost'
 }
 
 /** The kernel fills up to 32 kB of an answer when it is asked with that much room: about 120 connections. */
@@ -46,22 +50,9 @@ const ENOENT = 2
 
 /** Takes over the sockets, from `openConntrack` or made in another namespace. */
 export function makeConntrack(sockets: ConntrackSockets): Conntrack {
-  const [hearing, asking] = [makeNetlink(sockets.events, eventBufferOctets), makeNetlink(sockets.requests)]
-  const answer = new Uint8Array(answerOctets)
+  const hearing = makeNetlink(sockets.events, eventBufferOctets)
+  const connections = makeConnections(sockets.requests)
   const heard = new Uint8Array(answerOctets)
-  const request = new Uint8Array(removalsPerRequest * deletionOctetsMax)
-  let sequence = 0
-  let turn: Promise<unknown> = Promise.resolve()
-  /** Answers to two questions on one socket would be mixed. */
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const result = turn.then(work)
-    turn = result.catch(() => undefined)
-    return result
-  }
-  const close = (): void => {
-    hearing.close()
-    asking.close()
-  }
 
   const events: Conntrack['events'] = (each) => {
     try {
@@ -77,6 +68,26 @@ export function makeConntrack(sockets: ConntrackSockets): Conntrack {
       if (error instanceof KernelError && error.code === 'ENOBUFS') return 'lost'
       throw error
     }
+  }
+  const close = (): void => {
+    hearing.close()
+    connections.close()
+  }
+  return { ...connections, events, close }
+}
+
+/** Takes over a netfilter netlink socket, for lists and removals alone. */
+export function makeConnections(fd: number): Connections {
+  const asking = makeNetlink(fd)
+  const answer = new Uint8Array(answerOctets)
+  const request = new Uint8Array(removalsPerRequest * deletionOctetsMax)
+  let sequence = 0
+  let turn: Promise<unknown> = Promise.resolve()
+  /** Answers to two questions on one socket would be mixed. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const result = turn.then(work)
+    turn = result.catch(() => undefined)
+    return result
   }
 
   async function list(each: (connection: Connection) => void): Promise<void> {
@@ -129,5 +140,5 @@ export function makeConntrack(sockets: ConntrackSockets): Conntrack {
     return removed
   }
 
-  return { events, list: (each) => inTurn(() => list(each)), remove: (all) => inTurn(() => remove(all)), close }
+  return { list: (each) => inTurn(() => list(each)), remove: (all) => inTurn(() => remove(all)), close: asking.close }
 }

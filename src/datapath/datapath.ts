@@ -7,7 +7,10 @@ import type { Digest } from '../identity/identities.ts'
 import type { Protocol } from '../net/ports.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
-import { desiredElements, diff, renderChange, renderFlush, renderLearned, type Elements } from './desired.ts'
+import { inTurns } from '../turns.ts'
+import type { Connection } from './ctnetlink.ts'
+import { renderCut } from './cut.ts'
+import { desiredSteps, diffSteps, renderFlush, renderLearned, renderSteps, type Elements } from './desired.ts'
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
@@ -53,6 +56,9 @@ export interface Datapath {
   readonly denied: () => Promise<DeniedFlow[]>
   /** Attempts within the last hour at resolvers that would not be seen, let through or not. */
   readonly tried: () => Promise<ResolverAttempt[]>
+
+  /** From now on what goes on of these connections is refused, once they are forgotten. */
+  readonly cut: (connections: readonly Connection[]) => Promise<void>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
   readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
@@ -85,7 +91,7 @@ export async function startDatapath(
   /** What the policy maps hold; undefined when that is not known: nft may have done it and then died. */
   let realised: Elements | undefined
   /** What is in force: the last that the kernel took. */
-  let inForce = desiredElements(snapshot, options)
+  let inForce = await inTurns(desiredSteps(snapshot, options))
   // nft runs one after the other: two transactions in flight could land in the wrong order.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -99,7 +105,12 @@ export async function startDatapath(
 
   async function load(elements: Elements, replace: boolean, learned = ''): Promise<void> {
     const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : renderFlush(table)
-    await write(before + renderChange(table, diff(elements, nothing)) + learned, elements)
+    await write(before + (await changeText(elements, nothing)) + learned, elements)
+  }
+
+  /** What turns one into the other as text; '' when that is nothing. Of thousands of policies it takes hundreds of milliseconds. */
+  async function changeText(desired: Elements, from: Elements): Promise<string> {
+    return inTurns(renderSteps(table, await inTurns(diffSteps(desired, from))))
   }
 
   async function write(text: string, elements: Elements): Promise<void> {
@@ -122,9 +133,9 @@ export async function startDatapath(
   const learned = makeLearnedSets(netlink, table, clock, dialect)
 
   async function apply(snapshot: Snapshot): Promise<void> {
-    const desired = desiredElements(snapshot, options)
     await inTurn(async () => {
-      const change = realised === undefined ? undefined : renderChange(table, diff(desired, realised))
+      const desired = await inTurns(desiredSteps(snapshot, options))
+      const change = realised === undefined ? undefined : await changeText(desired, realised)
       if (change !== '') await bring(desired, change)
       inForce = desired
     })
@@ -169,6 +180,12 @@ export async function startDatapath(
     return lists.flatMap(readTried)
   }
 
+  async function cut(connections: readonly Connection[]): Promise<void> {
+    const text = renderCut(table, connections)
+    if (text === '') return
+    await inTurn(() => learned.ours(async () => void (await nft(['-f', '-'], text))))
+  }
+
   async function standingLearned(): Promise<LeaseElement[]> {
     const lists = await Promise.all(learnedSets.map((set) => nft(['-j', '-n', 'list', 'set', 'inet', table, set])))
     return lists.flatMap(readLearned)
@@ -182,6 +199,8 @@ export async function startDatapath(
     repair,
     denied,
     tried,
+
+    cut,
     learned: standingLearned,
     close: learned.close,
     async abandon() {
@@ -207,6 +226,23 @@ async function standingIdentities(nft: Nft, table: string): Promise<Map<Identity
 /** Numbers that an earlier agent gave to label sets, by digest of the set's text. */
 export async function readIdentities(nft: Nft, table: string): Promise<Map<string, IdentityId>> {
   return new Map([...(await standingIdentities(nft, table))].map(([id, digests]) => [digests.split('.')[0] ?? '', id]))
+}
+
+/** Whose addresses were which, by the table that stands: those of this machine's endpoints. */
+export async function readEndpointAddresses(nft: Nft, table: string): Promise<Map<Address, IdentityId>> {
+  const list = (map: string): Promise<string> => nft(['-j', '-n', 'list', 'map', 'inet', table, map])
+  const lists = await Promise.all(['identity4', 'identity6'].map((map) => list(map).catch(() => '{"nftables":[]}')))
+  const found = new Map<Address, IdentityId>()
+  for (const json of lists) {
+    const { nftables } = JSON.parse(json) as { nftables: { map?: { elem?: unknown[] } }[] }
+    for (const { map } of nftables)
+      for (const entry of map?.elem ?? []) {
+        const [text, identity] = Array.isArray(entry) ? (entry as unknown[]) : []
+        const address = typeof text === 'string' ? addressFromText(text) : undefined
+        if (address !== undefined) found.set(address, identityFromJson(identity))
+      }
+  }
+  return found
 }
 
 /** Numbers under which something stands that an earlier agent learned: whoever got one of them anew would get that too. */

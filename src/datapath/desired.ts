@@ -7,6 +7,7 @@ import { labelSetText, type Digest } from '../identity/identities.ts'
 import { unknownId } from '../identity/reserved.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from '../policy/snapshot.ts'
+import { atOnce, type Steps } from '../steps.ts'
 import {
   addEntries,
   cellOf as cellOfLayer,
@@ -70,7 +71,12 @@ interface Subject {
  * The elements that this snapshot asks for. Subjects are this machine's endpoints, each by its addresses; peers go by number (`peersOf`). Each
  * identity's number goes with the digests of its labels and of what its policy grants to names (`readIdentities`).
  */
-export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolicies }: Wanted): Elements {
+export function desiredElements(snapshot: Snapshot, wanted: Wanted): Elements {
+  return atOnce(desiredSteps(snapshot, wanted))
+}
+
+/** The same in steps. */
+export function* desiredSteps(snapshot: Snapshot, { digest, numbers, hostPolicies }: Wanted): Steps<Elements> {
   const sets = new Map<PolicySet, Map<string, string>>(policySets.map((name) => [name, new Map()]))
   const put = (set: PolicySet, key: string, value: string): void => void sets.get(set)?.set(key, value)
   const subjects: Subject[] = []
@@ -87,6 +93,7 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
       put(`self${family}`, `${text} . ${text}`, '')
       subjects.push({ address, policy })
     }
+    yield
   }
   if (hostPolicies)
     for (const [address, identity] of snapshot.addresses) {
@@ -95,20 +102,26 @@ export function desiredElements(snapshot: Snapshot, { digest, numbers, hostPolic
       subjects.push({ address, policy: { ...snapshot.policyOf(identity), grantRanks: [] } })
     }
 
-  const peers = peersOf(entriesOf(subjects), snapshot, numbers)
+  const peers = yield* peersOf(entriesOf(subjects), snapshot, numbers)
   for (const [address, number] of peers.single) {
     put(`peer${familyOf(address)}`, addressToText(address), identityToText(number))
     put(`cluster${familyOf(address)}`, addressToText(address), '')
+    yield
   }
   for (const [address, identity] of snapshot.addresses)
     if (identity === unknownId) put(`nobody${familyOf(address)}`, addressToText(address), '')
-  for (const { range, number } of peers.ranges) put(`range${range.family}`, rangeText(range), identityToText(number))
+  for (const { range, number } of peers.ranges) {
+    put(`range${range.family}`, rangeText(range), identityToText(number))
+    yield
+  }
 
   const tables = makeTables(peers, snapshot)
   for (const { address, policy } of subjects)
     for (const direction of ['egress', 'ingress'] as const) {
-      for (const { number, cell } of tables(policy, direction, familyOf(address)))
+      for (const { number, cell } of yield* tables(policy, direction, familyOf(address))) {
         putCell(put, direction, address, number, cell)
+        yield
+      }
       if (policy.directions[direction].audit)
         put(`${direction}_audited${familyOf(address)}`, addressToText(address), '')
     }
@@ -134,7 +147,7 @@ interface Row {
 function makeTables(
   peers: Peers,
   snapshot: Snapshot,
-): (policy: SubjectPolicy, direction: Direction, family: Family) => readonly Row[] {
+): (policy: SubjectPolicy, direction: Direction, family: Family) => Steps<readonly Row[]> {
   const worlds = { 4: worldIdentity(snapshot, 4), 6: worldIdentity(snapshot, 6) }
   const byIdentity = new Map<IdentityId, PeerKind[]>()
   const byRange = new Map<string, PeerKind[]>()
@@ -148,13 +161,13 @@ function makeTables(
   const made = new Map<string, readonly Row[]>()
   const ids = new Map<DirectionPolicy, number>()
 
-  function rowsOf(
+  function* rowsOf(
     policy: DirectionPolicy,
     fromHost: DirectionPolicy['fallback'],
     names: SubjectPolicy['grantRanks'],
     family: Family,
-  ): Row[] {
-    const { cellOf, identities, kinds } = makeCells(policy, fromHost, names, byRange)
+  ): Steps<Row[]> {
+    const { cellOf, identities, kinds } = yield* makeCells(policy, fromHost, names, byRange)
     const world = cellOf({ identity: worlds[family], isOutside: true })
     const others = cellOf({ identity: nobody, isOutside: false })
     const spokenOf = new Set<PeerKind>([...(byIdentity.get(hostNumber) ?? []), ...kinds])
@@ -163,30 +176,36 @@ function makeTables(
       if (identity !== worlds[4] && identity !== worlds[6])
         for (const kind of byIdentity.get(identity) ?? []) spokenOf.add(kind)
     const ours = [...spokenOf].filter((kind) => kind.families.has(family))
-    const cluster = mostCommon(ours.map((kind) => ({ kind, cell: cellOf(kind) })), others, known[family]) // prettier-ignore
-    return [
+    const cells = new Map<PeerKind, Cell>()
+    for (const kind of ours) {
+      cells.set(kind, cellOf(kind))
+      yield
+    }
+    const cluster = mostCommon(cells, others, known[family])
+    const rows: Row[] = [
       { number: worldNumber, cell: world },
       { number: clusterNumber, cell: cluster },
-      // There is nothing to say about whom no entry is about, unless most of the cluster is somebody.
-      ...(cluster === others ? ours : peers.kinds.filter((kind) => kind.families.has(family))).flatMap(
-        (kind): Row[] => {
-          const [cell, under] = [cellOf(kind), kind.place === 'world' ? world : cluster]
-          // What comes from this host is judged by its number alone, be its address known or not.
-          if (kind.identity === hostNumber) return [{ number: kind.number, cell }]
-          return cell === under ? [] : [{ number: kind.number, cell: differenceTo(cell, under) }]
-        },
-      ),
     ]
+    // There is nothing to say about whom no entry is about, unless most of the cluster is somebody.
+    const told = cluster === others ? ours : peers.kinds.filter((kind) => kind.families.has(family))
+    for (const kind of told) {
+      yield
+      const [cell, under] = [cellOf(kind), kind.place === 'world' ? world : cluster]
+      // What comes from this host is judged by its number alone, be its address known or not.
+      if (kind.identity === hostNumber) rows.push({ number: kind.number, cell })
+      else if (cell !== under) rows.push({ number: kind.number, cell: differenceTo(cell, under) })
+    }
+    return rows
   }
 
-  return (policy, direction, family) => {
+  return function* (policy, direction, family) {
     const ofDirection = policy.directions[direction]
     const names = direction === 'egress' ? policy.grantRanks : []
     const fromHost = direction === 'ingress' ? ofDirection.fallbackFromHost : ofDirection.fallback
     if (!ids.has(ofDirection)) ids.set(ofDirection, ids.size)
     const key = `${direction} ${ids.get(ofDirection)} ${family} ${names.map(({ tier, priority }) => `${tier}/${priority}`).join()}`
     let rows = made.get(key)
-    if (rows === undefined) made.set(key, (rows = rowsOf(ofDirection, fromHost, names, family)))
+    if (rows === undefined) made.set(key, (rows = yield* rowsOf(ofDirection, fromHost, names, family)))
     return rows
   }
 }
@@ -201,17 +220,17 @@ function pushTo<K, V>(index: Map<K, V[]>, key: K, value: V): void {
 const nobody: IdentityId = -1
 
 /** The cell that most of the addresses with an identity have: `others` is that of all that are not among the kinds. */
-function mostCommon(kinds: readonly { readonly kind: PeerKind; readonly cell: Cell }[], others: Cell, known: number): Cell {
+function mostCommon(cells: ReadonlyMap<PeerKind, Cell>, others: Cell, known: number): Cell {
   const counts = new Map<Cell, number>()
   let left = known
-  for (const { kind, cell } of kinds) {
+  for (const [kind, cell] of cells) {
     if (kind.place === 'world') continue
     counts.set(cell, (counts.get(cell) ?? 0) + kind.count)
     left -= kind.count
   }
   counts.set(others, (counts.get(others) ?? 0) + left)
   return [...counts].reduce((most, one) => (one[1] > most[1] ? one : most))[0]
-} // prettier-ignore
+}
 
 interface Cells {
   /** The cell of a kind of peer, or of all of an identity that lie in no range; those that the same entries are about share it. */
@@ -221,12 +240,12 @@ interface Cells {
   readonly kinds: Iterable<PeerKind>
 }
 
-function makeCells(
+function* makeCells(
   { entries, fallback }: DirectionPolicy,
   fromHost: DirectionPolicy['fallback'],
   names: SubjectPolicy['grantRanks'],
   kindsByRange: ReadonlyMap<string, readonly PeerKind[]>,
-): Cells {
+): Steps<Cells> {
   const everyone: number[] = []
   const byIdentity = new Map<IdentityId, number[]>()
   const byKind = new Map<PeerKind, number[]>()
@@ -236,10 +255,14 @@ function makeCells(
       continue
     }
     for (const identity of peers.identities) pushTo(byIdentity, identity, at)
-    for (const range of peers.everywhere)
+    for (const range of peers.everywhere) {
       for (const kind of kindsByRange.get(rangeKey(range)) ?? []) pushTo(byKind, kind, at)
-    for (const range of peers.outside)
+      yield
+    }
+    for (const range of peers.outside) {
       for (const kind of kindsByRange.get(rangeKey(range)) ?? []) if (kind.isOutside) pushTo(byKind, kind, at)
+      yield
+    }
   }
   const placed = (ats: Iterable<number>): Placed[] => [...ats].flatMap((at) => { const entry = entries[at]; return entry === undefined ? [] : [{ at, entry }] }) // prettier-ignore
   const ofEveryone = addEntries(nothing, placed(everyone))
@@ -300,17 +323,32 @@ function rangeText({ family, first, last }: AddressRange): string {
 
 /** What turns `realised` into `desired`. */
 export function diff(desired: Elements, realised: Elements): Change {
+  return atOnce(diffSteps(desired, realised))
+}
+
+/** The same in steps. */
+export function* diffSteps(desired: Elements, realised: Elements): Steps<Change> {
   const remove = new Map<PolicySet, Map<string, string>>()
   const add = new Map<PolicySet, Map<string, string>>()
   for (const set of policySets) {
     const want = desired.get(set) ?? new Map<string, string>()
     const have = realised.get(set) ?? new Map<string, string>()
-    const gone = [...have].filter(([key, value]) => want.get(key) !== value)
-    const fresh = [...want].filter(([key, value]) => have.get(key) !== value)
-    if (gone.length > 0) remove.set(set, new Map(gone))
-    if (fresh.length > 0) add.set(set, new Map(fresh))
+    const [gone, fresh] = [yield* without(have, want), yield* without(want, have)]
+    if (gone.size > 0) remove.set(set, gone)
+    if (fresh.size > 0) add.set(set, fresh)
   }
   return { remove, add }
+}
+
+/** What one has, and the other has not or has otherwise. */
+function* without(of: ReadonlyMap<string, string>, others: ReadonlyMap<string, string>): Steps<Map<string, string>> {
+  const left = new Map<string, string>()
+  let seen = 0
+  for (const [key, value] of of) {
+    if (others.get(key) !== value) left.set(key, value)
+    if (++seen % 64 === 0) yield
+  }
+  return left
 }
 
 /** Elements on one line of nft text: long lines make its parser slow. */
@@ -318,7 +356,12 @@ const elementsPerLine = 500
 
 /** The change as commands for `nft -f`; '' when there is nothing to do. */
 export function renderChange(table: string, change: Change): string {
-  return renderElements('delete', table, change.remove) + renderElements('add', table, change.add)
+  return atOnce(renderSteps(table, change))
+}
+
+/** The same in steps. */
+export function* renderSteps(table: string, { remove, add }: Change): Steps<string> {
+  return (yield* renderElements('delete', table, remove)) + (yield* renderElements('add', table, add))
 }
 
 /** Commands that empty every policy set, for a fresh start on a table that is there. */
@@ -333,16 +376,21 @@ function isMap(set: PolicySet): boolean {
   return set !== 'identities' && !plainSets.includes(set)
 }
 
-function renderElements(verb: 'add' | 'delete', table: string, elements: Elements): string {
+function elementText(verb: 'add' | 'delete', key: string, value: string): string {
+  // A comment is not part of what an element is deleted by.
+  const [bare = ''] = verb === 'delete' ? key.split(' comment ') : [key]
+  return value === '' ? bare : `${bare} : ${value}`
+}
+
+function* renderElements(verb: 'add' | 'delete', table: string, elements: Elements): Steps<string> {
   let text = ''
   for (const [set, entries] of elements) {
-    const list = [...entries].map(([key, value]) => {
-      // A comment is not part of what an element is deleted by.
-      const [bare = ''] = verb === 'delete' ? key.split(' comment ') : [key]
-      return value === '' ? bare : `${bare} : ${value}`
-    })
-    for (let i = 0; i < list.length; i += elementsPerLine)
-      text += `${verb} element inet ${table} ${set} { ${list.slice(i, i + elementsPerLine).join(', ')} }\n`
+    const all = [...entries]
+    for (let i = 0; i < all.length; i += elementsPerLine) {
+      const list = all.slice(i, i + elementsPerLine).map(([key, value]) => elementText(verb, key, value))
+      text += `${verb} element inet ${table} ${set} { ${list.join(', ')} }\n`
+      yield
+    }
   }
   return text
 }

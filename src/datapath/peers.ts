@@ -5,6 +5,7 @@ import { everyAddress, type AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import { hostId, unknownId } from '../identity/reserved.ts'
 import type { Entry, Snapshot } from '../policy/snapshot.ts'
+import type { Steps } from '../steps.ts'
 
 /** Peers that no policy of this machine tells apart. */
 export interface PeerKind {
@@ -68,13 +69,14 @@ interface Draft {
 }
 
 /** The kinds of peers that these entries, all that this machine enforces, tell apart. */
-export function peersOf(entries: Iterable<Entry>, snapshot: Snapshot, numbers: CellNumbers): Peers {
+export function* peersOf(entries: Iterable<Entry>, snapshot: Snapshot, numbers: CellNumbers): Steps<Peers> {
   const everywhere = new Map<string, AddressRange>()
   const all = new Map<string, AddressRange>()
   for (const { peers } of entries) {
     if (peers === 'everyone') continue
     for (const range of peers.everywhere) everywhere.set(rangeKey(range), range)
     for (const range of peers.outside) all.set(rangeKey(range), range)
+    yield
   }
   for (const [key, range] of everywhere) all.set(key, range)
 
@@ -93,16 +95,19 @@ export function peersOf(entries: Iterable<Entry>, snapshot: Snapshot, numbers: C
   const single: [Address, string][] = []
   const ranges: { range: AddressRange; key: string }[] = []
   for (const family of [4, 6] as const) {
-    const [anywhere, outside] = [cut([...everywhere.values()], family), cut([...all.values()], family)]
+    const [anywhere, outside] = [yield* cut([...everywhere.values()], family), yield* cut([...all.values()], family)]
     for (const [address, identity] of snapshot.addresses) {
       if (familyOf(address) !== family) continue
       const isOutside = !snapshot.isInCluster(address)
       const keys = keysAt(isOutside ? outside : anywhere, address)
       single.push([address, put(family, { place: 'cluster', identity, isOutside, ranges: keys }, 1)])
+      yield
     }
     const world = worldIdentity(snapshot, family)
-    for (const { range, keys } of outside)
+    for (const { range, keys } of outside) {
       ranges.push({ range, key: put(family, { place: 'world', identity: world, isOutside: true, ranges: keys }, 0) })
+      yield
+    }
     // Whether or not its addresses are known, this host is somebody.
     put(family, { place: 'cluster', identity: hostNumber, isOutside: false, ranges: [] }, 0)
   }
@@ -122,12 +127,13 @@ export function worldIdentity(snapshot: Snapshot, family: Family): IdentityId {
 }
 
 /** Cuts the family's address space at every range's edges; gives the pieces in some range, with the keys of those ranges. Sorted. */
-function cut(ranges: readonly AddressRange[], family: Family): Piece[] {
+function* cut(ranges: readonly AddressRange[], family: Family): Steps<Piece[]> {
   const edges: { at: bigint; key: string; opens: boolean }[] = []
   for (const range of ranges) {
     if (range.family !== family) continue
     edges.push({ at: range.first, key: rangeKey(range), opens: true })
     if (range.last < everyAddress[family].last) edges.push({ at: range.last + 1n, key: rangeKey(range), opens: false })
+    yield
   }
   edges.sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0))
   const pieces: Piece[] = []
@@ -139,6 +145,7 @@ function cut(ranges: readonly AddressRange[], family: Family): Piece[] {
       else open.delete(edge.key)
     const last = (edges[i]?.at ?? everyAddress[family].last + 1n) - 1n
     if (open.size > 0) pieces.push({ range: { family, first, last }, keys: [...open].sort() })
+    yield
   }
   return pieces
 }

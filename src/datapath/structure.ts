@@ -4,6 +4,7 @@
 //   that number and port;  if a lease could open it, the learned sets;  and then the same for its destination, with the source as peer.
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
+import { cutEndsMax, cutSets } from './cut.ts'
 import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
@@ -112,6 +113,7 @@ function sets(options: StructureOptions): string[] {
     ...both('learned', flow, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
     ...both('learned_range', flow, ['flags interval,timeout']),
+    ...Object.values(cutSets).flatMap((set) => both(set, (address) => `inet_proto . ${address} . inet_service . ${address} . inet_service`, [`size ${cutEndsMax}`, 'flags timeout'])),
   ]
 } // prettier-ignore
 
@@ -133,6 +135,10 @@ const PART = 'exthdr frag exists counter drop'
 /** A route of the sender's own, around what is judged here (RFC 791, RFC 8200 §4.4); or this host's inside, which is on no link (RFC 1122 §3.2.1.3). */
 const DETOURS = ['ip option lsrr exists', 'ip option ssrr exists', 'exthdr rt exists', 'ip daddr 127.0.0.0/8', 'ip6 daddr ::1'].map((match) => `${match} counter drop`) // prettier-ignore
 const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
+
+/** Octet 13 of TCP's header holds its flags. Written in words, each nft lists it otherwise. */
+const NOT_SYN = '@th,104,8 & 0x2 == 0x0'
+const ends = (f: F): string => `meta l4proto . ${ip(f)} saddr . th sport . ${ip(f)} daddr . th dport`
 
 /** The subject's address and the peer's, of a packet in a direction. */
 const sides = (direction: 'egress' | 'ingress', f: F): { subject: string; peer: string } => {
@@ -190,10 +196,15 @@ function chains(options: StructureOptions): string[] {
       ...families.map((f) => `${ip(f)} saddr @identity${f} return`),
       'accept',
     ]),
+    block('chain cut', [
+      ...families.map((f) => `${NOT_SYN} ${ends(f)} @${cutSets.tcp}${f} goto refuse`),
+      ...families.map((f) => `${ends(f)} @${cutSets.udp}${f} goto refuse`),
+    ]),
     block('chain forwarded', [
       'type filter hook prerouting priority dstnat + 10; policy accept;',
       'ct state established accept',
       'ct state related meta l4proto { icmp, ipv6-icmp } jump error',
+      'meta l4proto { tcp, udp } jump cut',
       ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
       // Whose policy would hold for an address that two claim is not to be guessed.
       ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),

@@ -10,6 +10,7 @@ import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers
 import { makeMerger, type Closed, type Merged, type Merger } from './merge.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
 import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
+import { atOnce, type Steps } from '../steps.ts'
 import { changedIdentities, isTouched } from './touch.ts'
 import { Tier, type Direction, type NamedPort, type Policy, type Rule, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
@@ -45,6 +46,14 @@ interface Settings extends Required<Omit<CompileOptions, 'localNode' | 'identiti
  * in the world before are taken for unchanged. `hostAddresses` are this host's when they are not those of the options any more.
  */
 export function makeCompiler(options: CompileOptions): (world: World, hostAddresses?: readonly Address[]) => Snapshot {
+  const compile = makeStepwiseCompiler(options)
+  return (world, hostAddresses) => atOnce(compile(world, hostAddresses))
+}
+
+/** The same in steps; one world must be at its end before the next one begins. */
+export function makeStepwiseCompiler(
+  options: CompileOptions,
+): (world: World, hostAddresses?: readonly Address[]) => Steps<Snapshot> {
   const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } as const // prettier-ignore
   const settings: Settings = { ...given, merge: makeMerger(given) }
   const identities = options.identities ?? makeIdentities()
@@ -52,8 +61,8 @@ export function makeCompiler(options: CompileOptions): (world: World, hostAddres
   let before: Compiled | undefined
   let revision = 0
 
-  return (world, hostAddresses = options.hostAddresses) => {
-    const compiled = (before = compileWorld(world, place(world, hostAddresses), settings, before))
+  return function* (world, hostAddresses = options.hostAddresses) {
+    const compiled = (before = yield* compileWorld(world, yield* place(world, hostAddresses), settings, before))
     const { places } = compiled
     return {
       revision: ++revision,
@@ -79,8 +88,8 @@ interface Compiled {
   readonly policyOf: (identity: IdentityId) => SubjectPolicy
 }
 
-function compileWorld(world: World, places: Places, settings: Settings, before: Compiled | undefined): Compiled {
-  const { rules, selecting, changed } = takeOver(world, places, settings, before)
+function* compileWorld(world: World, places: Places, settings: Settings, before: Compiled | undefined): Steps<Compiled> {
+  const { rules, selecting, changed } = yield* takeOver(world, places, settings, before)
   const resolvers: Resolvers = {
     upstreams: settings.upstreams,
     identityOf: (address) => identityOf(places, address),
@@ -114,25 +123,30 @@ interface TakenOver {
 }
 
 /** Policies may have changed while identities are as before, or some identities while policies are; else all is compiled anew. */
-function takeOver(world: World, places: Places, settings: Settings, before: Compiled | undefined): TakenOver {
-  if (before?.rules.stillHolds(world, places) === true) return { rules: before.rules, ...selectAll(world.policies, places, before) }
-  const followed = before === undefined ? undefined : followIdentities(world, places, settings, before)
-  return followed ?? { rules: makeRuleCompiler(world, places, settings), ...selectAll(world.policies, places, undefined) }
+function* takeOver(world: World, places: Places, settings: Settings, before: Compiled | undefined): Steps<TakenOver> {
+  if (before?.rules.stillHolds(world, places) === true) return { rules: before.rules, ...(yield* selectAll(world.policies, places, before)) }
+  const followed = before === undefined ? undefined : yield* followIdentities(world, places, settings, before)
+  return followed ?? { rules: makeRuleCompiler(world, places, settings), ...(yield* selectAll(world.policies, places, undefined)) }
 } // prettier-ignore
 
 /** Some identities came, went or changed: policies that can be about them are compiled anew, and so are the identities that these select. */
-function followIdentities(world: World, places: Places, settings: Settings, before: Compiled): TakenOver | undefined {
+function* followIdentities(world: World, places: Places, settings: Settings, before: Compiled): Steps<TakenOver | undefined> {
   if (!sameItems(before.world.policies, world.policies) || before.places.hostNodeLabels !== places.hostNodeLabels) return undefined
   if (!sameSurroundings(before.world, world) || !sameUpstreams(before.places, places, settings)) return undefined
   const identities = changedIdentities(before.places, places)
   if (identities === undefined) return undefined
-  const touched = new Set(world.policies.filter((policy) => isTouched(policy, identities, settings.clusterName)))
+  const touched = new Set<Policy>()
+  for (const policy of world.policies) {
+    if (isTouched(policy, identities, settings.clusterName)) touched.add(policy)
+    yield
+  }
   const changed = new Set(identities.map(({ id }) => id))
   const selecting = new Map(before.selecting)
   for (const id of changed) {
     const now = places.universe.identities.get(id)
     const list = now === undefined ? [] : world.policies.filter(({ subject: { kind, selector } }) => id === hostId ? kind === 'node' && selects(selector, places.hostNodeLabels) : kind === 'endpoints' && selects(selector, now.labels))
     selecting.set(id, list)
+    yield
   }
   for (const [id, list] of selecting) if (list.some((policy) => touched.has(policy))) changed.add(id)
   const untouched = (policy: Policy): boolean => !touched.has(policy)
@@ -165,22 +179,24 @@ type Selecting = ReadonlyMap<IdentityId, readonly Policy[]>
 const changesMax = 256
 
 /** `changed`: identities whose policies are not those of before; undefined when that is not known. */
-function selectAll(
+function* selectAll(
   policies: readonly Policy[],
   places: Places,
   before: Compiled | undefined,
-): { readonly selecting: Selecting; readonly changed: ReadonlySet<IdentityId> | undefined } {
+): Steps<{ readonly selecting: Selecting; readonly changed: ReadonlySet<IdentityId> | undefined }> {
   const selectedBy = (policy: Policy): Iterable<IdentityId> => selectedIdentities(policy, places)
   const isSameHost = before?.places.hostNodeLabels === places.hostNodeLabels
   const change = before === undefined || !isSameHost ? undefined : differenceOf(before.world.policies, policies)
   if (before === undefined || change === undefined || change.removed.length + change.added.length > changesMax) {
     const all = new Map<IdentityId, Policy[]>()
-    for (const policy of policies)
+    for (const policy of policies) {
       for (const identity of selectedBy(policy)) {
         const list = all.get(identity)
         if (list === undefined) all.set(identity, [policy])
         else list.push(policy)
       }
+      yield
+    }
     return { selecting: all, changed: undefined }
   }
   const selecting = new Map(before.selecting)

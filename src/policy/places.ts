@@ -7,6 +7,8 @@ import { clusterKey, namedPortsKey, podSource, type Selector } from '../identity
 import { makeUniverse, type Universe } from '../identity/universe.ts'
 import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
 import { labelsOfPod } from './podLabels.ts'
+
+import type { Steps } from '../steps.ts'
 import type { NamedPort, Node, Pod, Policy, Semantics, World } from './rules.ts'
 
 export interface PlacesOptions {
@@ -48,7 +50,7 @@ interface Drawn {
 }
 
 /** Reads worlds one after the other, each with the addresses that this host has then; what did not change is not computed again. */
-export function makePlaces(options: PlacesOptions): (world: World, hostAddresses: readonly Address[]) => Places {
+export function makePlaces(options: PlacesOptions): (world: World, hostAddresses: readonly Address[]) => Steps<Places> {
   const endpointIds = new Map<string, number>()
   const drawn = new WeakMap<Pod, Drawn>()
   const made = new WeakMap<Pod, Endpoint>()
@@ -76,14 +78,18 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
     return endpoint
   }
 
-  function compute(world: World, hostAddresses: readonly Address[]): Places {
+  function* compute(world: World, hostAddresses: readonly Address[]): Steps<Places> {
     const notes: string[] = []
     const identities = new Map<IdentityId, Identity>([worldOf[4], worldOf[6]].map((each) => [each.id, each]))
     const namedPorts = new Map<IdentityId, readonly NamedPort[]>()
     const ofNodes = placeNodes(world, hostAddresses, options)
     for (const identity of ofNodes.identities) identities.set(identity.id, identity)
 
-    const draws = world.pods.map((pod) => draw(pod, world))
+    const draws: Drawn[] = []
+    for (const pod of world.pods) {
+      draws.push(draw(pod, world))
+      yield
+    }
     const portsByLabels = new Map<string, Set<string>>()
     for (const [i, { text, portsText }] of draws.entries()) {
       if (world.pods[i]?.hostNetwork === true) continue
@@ -92,7 +98,7 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
       else there.add(portsText)
     }
     const sets = new Map<string, { readonly id: IdentityId; readonly labels: Labels }>()
-    const endpoints = world.pods.map((pod, i) => {
+    const endpointAt = (pod: Pod, i: number): Endpoint => {
       const { labels, text, portsText, addresses, faults } = draws[i] ?? draw(pod, world)
       notes.push(...faults)
       if (pod.hostNetwork) return endpointFor(pod, labels, ofNodes.identityOfNode(pod.node), addresses)
@@ -108,17 +114,24 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
         if (pod.ports.length > 0) namedPorts.set(id, pod.ports)
       }
       return endpointFor(pod, set.labels, set.id, addresses)
-    })
+    }
+    const endpoints: Endpoint[] = []
+    for (const [i, pod] of world.pods.entries()) {
+      endpoints.push(endpointAt(pod, i))
+      yield
+    }
     // Pods on their node's network have its addresses, and are not endpoints there.
     const own = endpoints.filter((_, i) => world.pods[i]?.hostNetwork !== true)
     const endpointsByAddress = new Map<Address, Endpoint>()
     const claimed = claimAddresses(own, endpointsByAddress, notes)
+    yield
     const addresses = new Map<Address, IdentityId>(ofNodes.addresses)
     for (const [i, { identity, addresses: shared }] of endpoints.entries())
       for (const address of shared)
         if (world.pods[i]?.hostNetwork === true && !addresses.has(address)) addresses.set(address, identity)
     for (const [address, { identity }] of endpointsByAddress) addresses.set(address, identity)
     for (const address of claimed) addresses.set(address, unknownId)
+    yield
     const outside = new Set(
       ofNodes.apiServersOutside.filter((address) => addresses.get(address) === ofNodes.addresses.get(address)),
     )
@@ -137,12 +150,12 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
     }
   }
 
-  return (world, hostAddresses) => {
+  return function* (world, hostAddresses) {
     const mentioned = options.semantics === 'spec' ? keysOf(world.policies) : new Set<string>()
     if (!sameSet(kept, mentioned)) kept = mentioned
     const isSameHost = before !== undefined && sameItems(before.hostAddresses, hostAddresses)
     if (isSameHost && before?.kept === kept && isSamePlace(before.world, world)) return before.places
-    const places = compute(world, hostAddresses)
+    const places = yield* compute(world, hostAddresses)
     before = { world, hostAddresses, kept, places }
     return places
   }

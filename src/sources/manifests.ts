@@ -23,32 +23,20 @@ export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVers
 
 /** Reads all files together. */
 export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
-  return makeLoader(options)(files)
-}
-
-/**
- * Loads again and again. A file whose text is the same as last time is not read again: its policies, pods and the others are the same objects,
- * by which whoever compiles sees what changed.
- */
-export function makeLoader(options: Partial<ParseOptions> = {}): (files: readonly ManifestFile[]) => Loaded {
   const all = { ...defaultParseOptions, ...options }
-  const find = makeConflictFinder(all.clusterName)
-  let known = new Map<string, Content>()
-
-  return (files) => {
-    const contents = files.map((file) => {
-      const old = known.get(file.path)
-      return old?.text === file.text ? old : readFile(file, all)
-    })
-    known = new Map(contents.map((content) => [content.path, content]))
-    const loaded = join(contents)
-    if (!loaded.ok) return loaded
-    const conflicts = find(loaded.world.policies, subjectsMeetIn(loaded.world, all.clusterName))
-    return conflicts.length === 0 ? loaded : { ...loaded, warnings: [...loaded.warnings, ...conflicts.map(issueOf)] }
-  }
+  return joinContents(files.map((file) => readFile(file, all)), makeConflictWarner(all.clusterName))
 }
 
-function issueOf({ rule: { policy, rule }, other, words }: Conflict): Issue {
+/** Of a world, a warning for each rule that cannot be merged with an earlier one. */
+export type ConflictWarner = (world: World) => readonly Issue[]
+
+/** What rules are about is worked out once for each, as long as it lives: one is made for all loads of a folder. */
+export function makeConflictWarner(clusterName: string): ConflictWarner {
+  const find = makeConflictFinder(clusterName)
+  return (world) => find(world.policies, subjectsMeetIn(world, clusterName)).map(warningOf)
+}
+
+function warningOf({ rule: { policy, rule }, other, words }: Conflict): Issue {
   const where = other.policy === policy ? `line ${other.rule.line}` : `${other.policy.name}, ${other.policy.file}:${other.rule.line}`
   return {
     file: policy.file,
@@ -61,10 +49,64 @@ function issueOf({ rule: { policy, rule }, other, words }: Conflict): Issue {
 } // prettier-ignore
 
 /** What one file holds. */
-interface Content extends ManifestFile {
-  readonly report: Report
-  readonly world: Building
+export interface Content extends ManifestFile {
+  readonly issues: readonly Issue[]
+  readonly world: World
   readonly objects: readonly { readonly id: string; readonly place: Place }[]
+}
+
+/** A part of what one file holds: values that may cross from one thread to another. */
+export type Part = Omit<Content, keyof ManifestFile>
+
+/** Reads one file. */
+export function readFile(file: ManifestFile, options: ParseOptions): Content {
+  return joinParts(file, [...readParts(file, options)])
+}
+
+/** Objects in a part, about: a millisecond's worth. */
+const objectsPerPart = 100
+
+/** Reads one file, in parts. */
+export function* readParts(file: ManifestFile, options: ParseOptions): Generator<Part, void> {
+  const load: Load = { report: makeReport(), options, objects: [], world: emptyWorld(), count: 0 }
+  let told = 0
+  const cut = (): Part => {
+    const { report, objects, world } = load
+    const issues = report.issues.slice(told)
+    told = report.issues.length
+    Object.assign(load, { objects: [], world: emptyWorld(), count: 0 } satisfies Partial<Load>)
+    return { issues, objects, world }
+  }
+  for (const root of readDocuments(load.report, file))
+    for (const read of readObject(load, root)) {
+      load.count += read
+      if (load.count >= objectsPerPart) yield cut()
+    }
+  yield cut()
+}
+
+/** The parts of one file as its content. */
+export function joinParts(file: ManifestFile, parts: readonly Part[]): Content {
+  return {
+    ...file,
+    issues: parts.flatMap(({ issues }) => issues),
+    objects: parts.flatMap(({ objects }) => objects),
+    world: joinWorlds(parts.map(({ world }) => world)),
+  }
+}
+
+const emptyWorld = (): Building => ({ namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }) // prettier-ignore
+
+function joinWorlds(worlds: readonly World[]): World {
+  return {
+    namespaces: new Map(worlds.flatMap(({ namespaces }) => [...namespaces])),
+    pods: worlds.flatMap(({ pods }) => pods),
+    nodes: worlds.flatMap(({ nodes }) => nodes),
+    services: worlds.flatMap(({ services }) => services),
+    endpointSlices: worlds.flatMap(({ endpointSlices }) => endpointSlices),
+    cidrGroups: worlds.flatMap(({ cidrGroups }) => cidrGroups),
+    policies: worlds.flatMap(({ policies }) => policies),
+  }
 }
 
 interface Building extends World {
@@ -77,23 +119,12 @@ interface Building extends World {
   readonly policies: Policy[]
 }
 
-function readFile(file: ManifestFile, options: ParseOptions): Content {
-  const load: Load = {
-    report: makeReport(),
-    options,
-    objects: [],
-    world: { namespaces: new Map(), pods: [], nodes: [], services: [], endpointSlices: [], cidrGroups: [], policies: [] }, // prettier-ignore
-  }
-  for (const root of readDocuments(load.report, file)) readObject(load, root)
-  return { ...file, ...load }
-}
-
-/** The contents of all files as one world; objects that are there twice are found here. */
-function join(contents: readonly Content[]): Loaded {
+/** The contents of all files as one world; objects that are there twice, and rules that conflict, are found here. */
+export function joinContents(contents: readonly Content[], warn: ConflictWarner): Loaded {
   const report = makeReport()
   const seen = new Map<string, Place>()
   for (const content of contents) {
-    for (const issue of content.report.issues) report.add(issue)
+    for (const issue of content.issues) report.add(issue)
     for (const { id, place } of content.objects) {
       const twin = seen.get(id)
       if (twin !== undefined) report.error(place, `${id} is there twice; the other is at ${twin.file}:${twin.line}`)
@@ -101,25 +132,18 @@ function join(contents: readonly Content[]): Loaded {
     }
   }
   if (report.errorCount() > 0) return { ok: false, issues: report.issues }
-  const worlds = contents.map(({ world }) => world)
-  const world: World = {
-    namespaces: new Map(worlds.flatMap(({ namespaces }) => [...namespaces])),
-    pods: worlds.flatMap(({ pods }) => pods),
-    nodes: worlds.flatMap(({ nodes }) => nodes),
-    services: worlds.flatMap(({ services }) => services),
-    endpointSlices: worlds.flatMap(({ endpointSlices }) => endpointSlices),
-    cidrGroups: worlds.flatMap(({ cidrGroups }) => cidrGroups),
-    policies: worlds.flatMap(({ policies }) => policies),
-  }
-  return { ok: true, world, warnings: report.issues }
+  const world = joinWorlds(contents.map((content) => content.world))
+  return { ok: true, world, warnings: [...report.issues, ...warn(world)] }
 }
 
-/** One file while it is read. */
+/** One file while it is read: the part that is being filled. */
 interface Load {
   readonly report: Report
   readonly options: ParseOptions
-  readonly objects: { readonly id: string; readonly place: Place }[]
-  readonly world: Building
+  objects: { readonly id: string; readonly place: Place }[]
+  world: Building
+  /** Objects in the part. */
+  count: number
 }
 
 interface Kind {
@@ -182,8 +206,15 @@ function readCidrGroup({ report, root, fields, name, labels }: ManifestObject, {
   if (typeof group === 'object') world.cidrGroups.push(group)
 }
 
-/** @param of what a typed list says about its items, which then need not say it themselves */
-function readObject(load: Load, root: Field, of?: { readonly apiVersion: string; readonly kind: string }): void {
+/**
+ * Reads an object, or the items of a list of them; gives 1 after each.
+ * @param of what a typed list says about its items, which then need not say it themselves
+ */
+function* readObject(
+  load: Load,
+  root: Field,
+  of?: { readonly apiVersion: string; readonly kind: string },
+): Generator<1, void> {
   const { report } = load
   const fields = readMap(report, root)
   if (root.kind !== 'map') return
@@ -196,7 +227,7 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
   const listed = kind.endsWith('List') ? kind.slice(0, -'List'.length) : undefined
   if (listed !== undefined && ((listed === '' && apiVersion === 'v1') || isRead(apiVersion, listed))) {
     for (const item of readList(report, fields.get('items')))
-      readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
+      yield* readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
     return
   }
   const known = kinds.get(kind)
@@ -205,6 +236,7 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
     return
   }
   readKnown(load, root, fields, kind, known)
+  yield 1
 }
 
 function readKnown(load: Load, root: Field, fields: ReadonlyMap<string, Field>, kind: string, known: Kind): void {

@@ -34,6 +34,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
   let upstream: EmbeddedUpstream
   let agent: ChildProcess
   let folder: string
+  let said = ''
   const config = (over: Record<string, unknown> = {}): string => JSON.stringify({ manifests: join(folder, 'manifests'), dns: { upstreams: ['127.0.0.1:5300'] }, datapath: { interfaces: ['web'] }, api: { socket: join(folder, 'api.sock'), port: 9653 }, ...over }) // prettier-ignore
   const namegate = (...args: string[]): Promise<Ended> =>
     new Promise((resolve) => {
@@ -58,6 +59,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
     agent = spawn('bin/namegate', ['agent', '--config', join(folder, 'config.yaml')], {
       stdio: ['ignore', 'ignore', 'pipe'],
     })
+    agent.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text))
     await until(async () => (await namegate('status')).status === 0)
     await web.run(
       'dig +tries=1 api.example.com @9.9.9.9; dig +tries=1 www.example.com @9.9.9.9; dig +tries=1 evil.test @9.9.9.9',
@@ -151,6 +153,27 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
     await writeFile(join(folder, 'second.yaml'), config({ dns: { listen: [{ address: '127.0.0.1', port: 10099 }], upstreams: ['127.0.0.1'] }, datapath: { enforce: 'none' } })) // prettier-ignore
     expect(await namegate('agent', '--config', join(folder, 'second.yaml'))).toMatchObject({ status: 1 })
     expect((await namegate('status')).status).toBe(0)
+  })
+
+  test('wrong manifests: shown with their places, the policy before them stays, and mended they are gone', async () => {
+    const place = join(folder, 'manifests')
+    const healthz = (): Promise<string> => new Promise((done) => execFile('curl', ['-s', 'http://127.0.0.1:9653/healthz'], (_e, out) => done(out))) // prettier-ignore
+    const { revision } = (await json('status')) as { revision: number }
+    await writeFile(place, manifests.replace('matchPattern', 'matchPatern'))
+    await until(async () => ((await json('status')) as { refused: number }).refused > 0)
+    const { out, status } = await namegate('status')
+    expect(out).toContain('refused    2\n')
+    expect(out).toContain(
+      `The newest manifests are refused, and the policy before them stays in force:\n  ${place}:12:24: spec.egress[0].toFQDNs[0].matchPatern: unknown field "matchPatern"; did you mean "matchPattern"?\n  ${place}:12:23: `,
+    )
+    expect(status).toBe(0)
+    expect(await json('status')).toMatchObject({ ready: true, revision })
+    expect(JSON.parse(await healthz())).toEqual({ ok: true, troubles: [] })
+    expect(said).toContain('the new manifests are refused; the policy in force stays')
+    expect((await web.run('dig +tries=1 +short www.example.com @9.9.9.9')).out).toContain('198.18.1.7')
+    await writeFile(place, manifests)
+    await until(async () => ((await json('status')) as { refused: number }).refused === 0)
+    expect((await namegate('status')).out).not.toContain(place)
   })
 
   test('SIGTERM: a question under way is answered, exit status 0, the table stays', async () => {

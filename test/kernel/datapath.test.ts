@@ -207,6 +207,17 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(web.sh('ping -c1 -W1 -e 78 198.18.0.60').status).not.toBe(0)
   })
 
+  test('between the ports of a connection that was cut a new one may begin', async () => {
+    await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.0.0/15'), tcp(443))] }))
+    const of = { protocol: 6, source: at('10.1.0.2'), destination: at('198.18.0.7'), destinationPort: 443, peer: at('198.18.0.7'), peerPort: 443, back: at('10.1.0.2'), icmpType: undefined, id: 1, zone: 0 } // prettier-ignore
+    await datapath.cut([{ ...of, sourcePort: 4000, backPort: 4000 }])
+    await datapath.cut([{ ...of, sourcePort: 4000, backPort: 4000 }, { ...of, protocol: 17, sourcePort: 4001, backPort: 4001 }, { ...of, protocol: 1, sourcePort: 0, backPort: 0 }]) // prettier-ignore
+    expect(sh('nft list set inet namegate cut_tcp4')).toContain('tcp . 198.18.0.7 . 443 . 10.1.0.2 . 4000 timeout 1d')
+    const dial = `require('net').connect({ host: '198.18.0.7', port: 443, localPort: 4000 }).on('end', () => console.log('ended')).on('error', (e) => console.log(e.code))`
+    expect(web.sh(`timeout 5 ${process.execPath} -e "${dial}"`).out).toBe('ended\n')
+    await datapath.apply(snapshotOf({}))
+  })
+
   test('a restart adopts the table: learned addresses stand, no moment is open', async () => {
     await datapath.commit([lease(256, '198.18.0.70', ports(443))])
     datapath.close()

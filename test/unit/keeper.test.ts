@@ -60,6 +60,8 @@ const datapath: Datapath = {
   repair: () => Promise.resolve({ found: 'stands', epoch }),
   denied: () => Promise.resolve([]),
   tried: () => Promise.resolve([]),
+
+  cut: () => Promise.resolve(),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
   abandon: () => Promise.resolve(),

@@ -9,7 +9,7 @@ import { openedPorts } from '../../../src/policy/names.ts'
 import type { ParseOptions } from '../../../src/policy/rules.ts'
 import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import { decide, type Decision, type Flow } from '../../../src/policy/verdict.ts'
-import { loadWorld, makeLoader } from '../../../src/sources/manifests.ts'
+import { loadWorld } from '../../../src/sources/manifests.ts'
 import { labelsOf, wireFromText } from '../../../src/wire/name.ts'
 
 const at = (text: string) => addressFromText(text) ?? expect.fail(text)
@@ -86,7 +86,7 @@ describe('rules that cannot stand together', () => {
         const text = policy('a', one) + policy('b', other)
         const port = one.includes('"53"') ? 53 : 80
         const { egress: said } = decide(compile(text, { semantics }), to('10.0.0.2', port, { ...get, sni: 'a.com' }))
-        const issues = makeLoader({ ...old, semantics })([{ path: 'p.yaml', text: pods + text }])
+        const issues = loadWorld([{ path: 'p.yaml', text: pods + text }], { ...old, semantics })
         const warned = (issues.ok ? issues.warnings : []).filter(({ message }) => message.startsWith('cannot merge'))
         const isPart = one.includes('[cluster]')
         if (words === undefined) {

@@ -5,8 +5,7 @@ import { join } from 'node:path'
 import { expect, test, vi } from 'vitest'
 import { issueToText } from '../../../src/policy/field.ts'
 import { readManifests, watchManifests } from '../../../src/sources/folder.ts'
-import type { Pod } from '../../../src/policy/rules.ts'
-import { loadWorld, makeLoader, type ManifestFile } from '../../../src/sources/manifests.ts'
+import { loadWorld, type ManifestFile } from '../../../src/sources/manifests.ts'
 
 const issuesOf = (text: string): string[] => {
   const loaded = loadWorld([{ path: 'p.yaml', text }])
@@ -43,35 +42,6 @@ test('one error anywhere, and there is no world', () => {
   const good = { path: 'good.yaml', text: 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}' }
   expect(loadWorld([good]).ok).toBe(true)
   expect(loadWorld([good, { path: 'bad.yaml', text: 'kind: [' }]).ok).toBe(false)
-})
-
-test('what stands in a file that did not change is the same object the next time', () => {
-  const load = makeLoader()
-  const pod = (name: string, label: string): ManifestFile => ({ path: `${name}.yaml`, text: `apiVersion: v1\nkind: Pod\nmetadata: {name: ${name}, labels: {l: ${label}}}` }) // prettier-ignore
-  const podsOf = (files: readonly ManifestFile[]): readonly Pod[] => {
-    const loaded = load(files)
-    return loaded.ok ? loaded.world.pods : []
-  }
-  const first = podsOf([pod('a', 'x'), pod('b', 'x')])
-  const second = podsOf([pod('b', 'y'), pod('a', 'x')])
-  expect(second.map(({ name, labels }) => `${name} ${labels.get('l')}`)).toEqual(['b y', 'a x'])
-  expect(second[1]).toBe(first[0])
-  expect(podsOf([pod('b', 'y'), pod('a', 'z')])[0]).toBe(second[0])
-  expect(podsOf([])).toEqual([])
-})
-
-test('what is wrong in a file is said each time, and who is there twice is found across files', () => {
-  const load = makeLoader()
-  const file = (path: string, text: string): ManifestFile => ({ path, text })
-  const issues = (...files: readonly ManifestFile[]): readonly string[] => {
-    const loaded = load(files)
-    return (loaded.ok ? loaded.warnings : loaded.issues).map(issueToText)
-  }
-  const pod = 'apiVersion: v1\nkind: Pod\nmetadata: {name: a}'
-  const [a, b, noise] = [file('a', pod), file('b', pod), file('n', 'apiVersion: v1\nkind: Secret')]
-  for (let i = 0; i < 2; i++)
-    expect(issues(a, noise, b)).toEqual(['n:1:1: note: v1 Secret is not read here', 'b:1:1: Pod default/a is there twice; the other is at a:1']) // prettier-ignore
-  expect(issues(b, noise)).toEqual(['n:1:1: note: v1 Secret is not read here'])
 })
 
 test('pods, namespaces and lists', () => {

@@ -1,0 +1,180 @@
+// An address passes from one workload to another: the connections of the first end, unless its successor may have them; all others go on.
+import { spawn } from 'node:child_process'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { Agent } from '../../src/agent.ts'
+import { makeConnections, type Connections } from '../../src/datapath/conntrack.ts'
+import { makeNft } from '../../src/datapath/nft.ts'
+import { openNetlink } from '../../src/datapath/netlink.ts'
+import { addressToText } from '../../src/net/address.ts'
+import { startTestAgent } from '../support/agent.ts'
+import { temporaryFolder } from '../support/folder.ts'
+import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { pod, policy } from '../support/manifests.ts'
+
+const reason = whyNoKernel()
+/** Says 'up'. On port 7000 it gives back what it gets; on 7001 it speaks by itself, by UDP to whoever said something once. */
+const echoing =
+  "require('net').createServer((c) => c.on('error', () => 0).pipe(c)).listen(7000, '::'); require('net').createServer((c) => { const speaking = setInterval(() => c.write('x'), 20); c.on('error', () => 0).on('close', () => clearInterval(speaking)) }).listen(7001, '::'); const u = require('dgram').createSocket('udp4').on('message', (m, f) => setInterval(() => u.send('x', f.port, f.address, () => 0), 20)); u.bind(7001, () => console.log('up'))"
+const to = (prefix: string): string => `{toCIDR: [${prefix}], toPorts: [{ports: [{port: "7000", endPort: 7001}]}]}`
+const ingress = (name: string, from: string): string => `---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: ${name}-in}
+spec: {endpointSelector: {matchLabels: {app: ${name}}}, ingress: [{fromEndpoints: [{matchLabels: {app: ${from}}}]}]}
+`
+
+interface Talk {
+  readonly echoes: () => number
+  /** Its TCP connection has ended. */
+  readonly isOver: () => boolean
+}
+
+describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
+  const hosts: Record<string, Host> = {}
+  let agent: Agent | undefined
+  let folder: string
+  const talks: (() => void)[] = []
+  let connections: Connections
+
+  /** Runs a Node script in a host until the test has ended; gives its lines. */
+  async function run(host: Host, script: string, until: string): Promise<string[]> {
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+    const lines: string[] = []
+    child.stdout.setEncoding('utf8').on('data', (text: string) => lines.push(...text.split('\n').filter(Boolean)))
+    talks.push(() => child.kill('SIGKILL'))
+    await expect.poll(() => lines, { timeout: 5000 }).toContain(until)
+    return lines
+  }
+  /** A connection on which something is said every 20 ms. */
+  async function talk(from: string, address: string): Promise<Talk> {
+    const host = hosts[from] ?? expect.fail(from)
+    const lines = await run(host, `const s = require('net').connect(7000, '${address}', () => setInterval(() => s.write('x'), 20)); s.on('data', () => console.log('echo')).on('close', () => console.log('over')).on('error', () => 0)`, 'echo') // prettier-ignore
+    return { echoes: () => lines.filter((line) => line === 'echo').length, isOver: () => lines.includes('over') }
+  }
+  /** A connection, or UDP, on which only the other end speaks. */
+  async function listenTo(from: string, address: string, by: 'tcp' | 'udp'): Promise<Talk> {
+    const host = hosts[from] ?? expect.fail(from)
+    const open = by === 'tcp' ? `require('net').connect(7001, '${address}').on('data', () => console.log('echo')).on('close', () => console.log('over')).on('error', () => 0)` : `const s = require('dgram').createSocket('udp4').on('message', () => console.log('echo')); s.send('x', 7001, '${address}')` // prettier-ignore
+    const lines = await run(host, open, 'echo')
+    return { echoes: () => lines.filter((line) => line === 'echo').length, isOver: () => lines.includes('over') }
+  }
+  /** As long as ten echoes of a talk that goes on take: long enough for what is over to say something, if it could. */
+  async function goesOn(one: Talk): Promise<void> {
+    const before = one.echoes()
+    await expect.poll(one.echoes, { timeout: 5000 }).toBeGreaterThan(before + 10)
+  }
+  async function tracked(): Promise<string[]> {
+    const found: string[] = []
+    await connections.list(({ protocol, source, peer, peerPort }) => void (protocol !== 1 && found.push(`${addressToText(source)} ${addressToText(peer)} ${peerPort}`))) // prettier-ignore
+    return found
+  }
+  const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
+  async function start(text: string): Promise<void> {
+    await write(text)
+    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink() } }) // prettier-ignore
+  }
+  async function change(text: string): Promise<void> {
+    const revision = agent?.snapshot().revision ?? 0
+    await write(text)
+    await expect.poll(() => agent?.snapshot().revision, { timeout: 5000 }).toBe(revision + 1)
+  }
+
+  beforeAll(async () => {
+    enterLab()
+    connections = makeConnections(openNetlink())
+    hosts['web'] = await addHost('web', ['10.1.0.2/24', 'fd01::2/64'], ['10.1.0.1/24', 'fd01::1/64'])
+    hosts['db'] = await addHost('db', ['10.2.0.2/24'], ['10.2.0.1/24'])
+    hosts['world'] = await addHost('world', ['10.3.0.2/24', 'fd03::2/64'], ['10.3.0.1/24', 'fd03::1/64'])
+  })
+  beforeEach(async () => {
+    folder = await temporaryFolder()
+    for (const host of Object.values(hosts)) await run(host, echoing, 'up')
+  })
+  afterEach(async () => {
+    await agent?.close()
+    agent = undefined
+    for (const stop of talks.splice(0)) stop()
+    sh('nft delete table inet namegate 2>/dev/null || true')
+    flushConnections()
+  })
+  afterAll(() => {
+    connections?.close()
+    for (const host of Object.values(hosts)) host.stop()
+  })
+
+  const web = pod('web', ['10.1.0.2', 'fd01::2'])
+  const db = pod('db', ['10.2.0.2']) + policy('db', to('10.3.0.0/24'))
+  const both = policy('web', to('10.3.0.0/24'), to('fd03::/64'))
+
+  test('a workload that is gone: its connections of both families end, those of others go on', async () => {
+    await start(web + both + db)
+    const [four, six, other] = [await talk('web', '10.3.0.2'), await talk('web', 'fd03::2'), await talk('db', '10.3.0.2')]
+    await change(db)
+    await expect.poll(tracked, { timeout: 5000 }).toEqual(['10.2.0.2 10.3.0.2 7000'])
+    const before = [four, six].map((one) => one.echoes())
+    await goesOn(other)
+    // What had been answered may still have been on its way to us.
+    expect([four, six].map((one, i) => one.echoes() - (before[i] ?? 0)).every((more) => more <= 1)).toBe(true)
+    expect(agent?.troubles()).toEqual([])
+  })
+
+  test('a successor that may not have it: it ends, at once', async () => {
+    await start(web + both + db)
+    const [old, other] = [await talk('web', '10.3.0.2'), await talk('db', '10.3.0.2')]
+    await change(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
+    await expect.poll(old.isOver, { timeout: 5000 }).toBe(true)
+    await goesOn(other)
+  })
+
+  test('nor may the other end go on with it, though it may come in by itself', async () => {
+    await start(web + both + db)
+    const [tcp, udp, other] = [await listenTo('web', '10.3.0.2', 'tcp'), await listenTo('web', '10.3.0.2', 'udp'), await talk('db', '10.3.0.2')] // prettier-ignore
+    await change(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
+    await expect.poll(async () => (await tracked()).join(), { timeout: 5000 }).toBe('10.2.0.2 10.3.0.2 7000')
+    const before = [tcp, udp].map((one) => one.echoes())
+    await goesOn(other)
+    await goesOn(other)
+    expect([tcp, udp].map((one, i) => one.echoes() - (before[i] ?? 0)).every((more) => more <= 1)).toBe(true)
+    expect(await tracked()).toEqual(['10.2.0.2 10.3.0.2 7000'])
+  })
+
+  test('a successor that may have it, by its own policy: it goes on', async () => {
+    await start(web + both + db)
+    const old = await talk('web', '10.3.0.2')
+    await change(pod('heir', ['10.1.0.2']) + policy('heir', to('10.3.0.2/32')) + db)
+    await goesOn(old)
+    await goesOn(old)
+    expect(old.isOver()).toBe(false)
+  })
+
+  test('new labels: what they deny ends, what they allow goes on', async () => {
+    await start(web + policy('web', to('10.3.0.0/24'), to('10.2.0.0/24'), '{toEndpoints: [{matchLabels: {app: db}}]}') + db)
+    const [world, near] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2')]
+    await change(web.replace('{app: web}', '{app: late}') + policy('late', '{toEndpoints: [{matchLabels: {app: db}}]}') + db)
+    await expect.poll(world.isOver, { timeout: 5000 }).toBe(true)
+    await goesOn(near)
+  })
+
+  test('the other end: what was allowed to come to a workload may not come to its successor', async () => {
+    await start(web + ingress('web', 'db') + db.replace('10.3.0.0/24', '10.1.0.0/24') + policy('x', '{}') + policy('db', '{toEntities: [cluster]}').replace('name: db', 'name: db2'))
+    const old = await talk('db', '10.1.0.2')
+    await change(pod('heir', ['10.1.0.2']) + ingress('heir', 'nobody') + db + policy('db', '{toEntities: [cluster]}').replace('name: db', 'name: db2'))
+    await expect.poll(old.isOver, { timeout: 5000 }).toBe(true)
+  })
+
+  test('while no agent ran: the next one ends what the address does not allow any more', async () => {
+    await start(web + both + db)
+    const [old, other] = [await talk('web', '10.3.0.2'), await talk('db', '10.3.0.2')]
+    await agent?.close()
+    await start(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
+    await expect.poll(old.isOver, { timeout: 5000 }).toBe(true)
+    await goesOn(other)
+    // And nothing else, when the same stands as before.
+    await agent?.close()
+    await start(pod('evil', ['10.1.0.2']) + policy('evil', to('192.0.2.0/24')) + db)
+    await goesOn(other)
+    expect(await tracked()).toContain('10.2.0.2 10.3.0.2 7000')
+  })
+}) // prettier-ignore
