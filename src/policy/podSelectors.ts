@@ -84,6 +84,8 @@ export function readPortName(report: Report, field: Field): string | undefined {
 }
 
 function portNameComplaint(name: string): string | undefined {
+  const range = name.split('-')
+  if (range.length === 2 && range.every((part) => /^[0-9]+$/.test(part))) return `a range is port: ${range[0] ?? ''} with endPort: ${range[1] ?? ''}` // prettier-ignore
   if (name.length > 15) return 'must be no more than 15 characters'
   if (!/^[-a-z0-9]+$/.test(name)) return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
   if (/^[0-9]+$/.test(name)) return 'must contain at least one letter (a-z); a port number stands without quotes here'
