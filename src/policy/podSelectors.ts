@@ -68,7 +68,7 @@ export function ofThisCluster(selector: Selector, options: ParseOptions): Select
 
 /** The `{ namespaceSelector, podSelector }` of ClusterNetworkPolicy and its elders. */
 export function readNamespacedPods(report: Report, field: Field, required: readonly string[], options: ParseOptions): Selector {
-  const fields = readPart(report, field, ['namespaceSelector', 'podSelector'])
+  const fields = readPart(report, field, ['namespaceSelector', 'podSelector'], { namespaces: 'it is namespaceSelector here' })
   for (const key of required) if (isAbsent(fields.get(key))) report.error(field, `${key}: Required value`)
   const namespaces = readNamespaceSelector(report, fields.get('namespaceSelector'))
   return podsOfNamespaces(readPodSelector(report, fields.get('podSelector')), namespaces, options)
