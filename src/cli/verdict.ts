@@ -164,7 +164,7 @@ export async function explainCommand(
   output: Format,
 ): Promise<number> {
   const { flows, notes } = makeFlowReader(world, snapshot)(value)
-  const explanations = flows.map((flow) => explain(snapshot, flow))
+  const explanations = flows.map((flow) => explain(snapshot, flow, world.policies))
   const remarks = [...notes, ...explanations.flatMap(({ decision }) => noteOfQuestion(snapshot, flows[0], decision))]
   const views = explanations.map(({ decision: { verdict }, egress, ingress }) => ({
     verdict: verdict === 'denied' ? 'denied' : 'allowed',

@@ -10,14 +10,14 @@ import type { Snapshot } from '../policy/snapshot.ts'
 import { inTurns } from '../turns.ts'
 import type { Connection } from './ctnetlink.ts'
 import { renderCut } from './cut.ts'
-import { desiredSteps, diffSteps, renderFlush, renderLearned, renderSteps, type Elements } from './desired.ts'
+import { changeSteps, desiredSteps, diffSteps, isNothing, renderFlush, renderLearned, withIdentities, type Elements } from './desired.ts' // prettier-ignore
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
 import type { Dialect } from './nfnetlink.ts'
 import type { Nft } from './nft.ts'
 import { makeCellNumbers } from './peers.ts'
-import { renderStructure, type StructureOptions } from './structure.ts'
+import { nameIn, otherCopy, renderStructure, renderSwitch, type Copy, type StructureOptions } from './structure.ts'
 
 /** A flow that the kernel refused (or would have, where policy is only audited), with how many packets it tried. */
 export interface DeniedFlow {
@@ -46,7 +46,7 @@ export interface ResolverAttempt {
 }
 
 export interface Datapath {
-  /** Makes the kernel hold this snapshot's policy; resolves when it does. One transaction: packets see the old or the new. */
+  /** Makes the kernel hold this snapshot's policy; resolves when it does. Each packet sees the old or the new, never some of both. */
   readonly apply: (snapshot: Snapshot) => Promise<void>
   readonly commit: LearnedSets['commit']
   readonly remove: LearnedSets['remove']
@@ -56,7 +56,6 @@ export interface Datapath {
   readonly denied: () => Promise<DeniedFlow[]>
   /** Attempts within the last hour at resolvers that would not be seen, let through or not. */
   readonly tried: () => Promise<ResolverAttempt[]>
-
   /** From now on what goes on of these connections is refused, once they are forgotten. */
   readonly cut: (connections: readonly Connection[]) => Promise<void>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
@@ -76,7 +75,7 @@ export interface DatapathParts {
 }
 
 /**
- * Adopts the table that stands when its structure is ours to the letter; else replaces it in one transaction. Learned addresses stay in either
+ * Adopts the table that stands when its structure is ours to the letter; else replaces it, closed until all is there. Learned addresses stay in either
  * case, unless an identity's number stands for other labels now, or its policy grants names otherwise. The snapshot's policy comes with it: no
  * moment is open. Rejects with `NftError` or `KernelError`.
  */
@@ -85,11 +84,12 @@ export async function startDatapath(
   snapshot: Snapshot,
 ): Promise<Datapath> {
   const { table } = structure
-  const wanted = renderStructure(structure)
+  const wanted = { a: renderStructure(structure, 'a'), b: renderStructure(structure, 'b') }
   const nothing: Elements = new Map()
   const options = { digest, numbers: makeCellNumbers(), hostPolicies: structure.hostPolicies !== undefined }
-  /** What the policy maps hold; undefined when that is not known: nft may have done it and then died. */
-  let realised: Elements | undefined
+  /** The copy of the policy maps by which packets are judged, and what each holds; undefined where that is not known: nft may have done it and then died. */
+  let judging: Copy | undefined
+  let held: { readonly [copy in Copy]?: Elements | undefined } = {}
   /** What is in force: the last that the kernel took. */
   let inForce = await inTurns(desiredSteps(snapshot, options))
   // nft runs one after the other: two transactions in flight could land in the wrong order.
@@ -100,65 +100,89 @@ export async function startDatapath(
     return result
   }
 
-  const standing = (): Promise<string | undefined> =>
-    nft(['-s', '-t', 'list', 'table', 'inet', table]).catch(() => undefined)
-
-  async function load(elements: Elements, replace: boolean, learned = ''): Promise<void> {
-    const before = replace ? `add table inet ${table}\ndelete table inet ${table}\n${wanted}` : renderFlush(table)
-    await write(before + (await changeText(elements, nothing)) + learned, elements)
+  /** The copy that judges in the table that stands; undefined when there is none. */
+  async function standing(): Promise<Copy | 'other structure' | undefined> {
+    const text = await nft(['-s', '-t', 'list', 'table', 'inet', table]).catch(() => undefined)
+    if (text === undefined) return undefined
+    return text === wanted.a ? 'a' : text === wanted.b ? 'b' : 'other structure'
   }
+
+  /**
+   * Writes all of it, into the copy that does not judge and then does, or with the table itself where that is not ours: then what was acknowledged
+   * is gone. Gives the epoch of the first step: whoever comes between is seen to have come.
+   * @param also commands for the same transaction.
+   */
+  async function load(elements: Elements, found: Awaited<ReturnType<typeof standing>>, also = ''): Promise<number> {
+    const isOurs = found === 'a' || found === 'b'
+    if (!isOurs) held = { b: nothing }
+    const to = isOurs ? otherCopy[found] : 'a'
+    const before = isOurs ? renderFlush(table, to) : `add table inet ${table}\ndelete table inet ${table}\n${renderStructure(structure, 'closed')}`
+    const epoch = await fill(to, before + (await changeText(to, nothing, elements)) + also, elements, !isOurs)
+    await turnTo(to)
+    return epoch
+  } // prettier-ignore
 
   /** What turns one into the other as text; '' when that is nothing. Of thousands of policies it takes hundreds of milliseconds. */
-  async function changeText(desired: Elements, from: Elements): Promise<string> {
-    return inTurns(renderSteps(table, await inTurns(diffSteps(desired, from))))
+  async function changeText(copy: Copy, from: Elements, to: Elements): Promise<string> {
+    return inTurns(changeSteps(table, copy, await inTurns(diffSteps(to, from)), to))
   }
 
-  async function write(text: string, elements: Elements): Promise<void> {
-    realised = undefined
-    await nft(['-f', '-'], text)
-    realised = elements
+  async function fill(to: Copy, text: string, elements: Elements, forgets = false): Promise<number> {
+    held = { ...held, [to]: undefined }
+    const epoch = await learned.ours(async () => void (await nft(['-f', '-'], text)), forgets)
+    held = { ...held, [to]: elements }
+    return epoch
+  }
+  /** By itself: in one transaction with what was written, a packet would see the new rules a moment before the new ranges (Linux 6.18: 1 in 4 changes under load). */
+  async function turnTo(to: Copy): Promise<void> {
+    judging = undefined
+    await learned.ours(async () => void (await nft(['-f', '-'], renderSwitch(structure, to))))
+    judging = to
   }
 
-  const dialect = await probeDialect(nft, netlink, table, clock)
+  const learned = makeLearnedSets(netlink, table, clock, await probeDialect(nft, netlink, table, clock))
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
   const found = await standing()
   const holds = await stillHolds(nft, table, inForce)
   const forget = (): string => learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('')
-  if (found === wanted) await load(inForce, false, holds ? '' : forget())
-  else if (found === undefined || !holds) await load(inForce, true)
+  if (found !== 'other structure') await load(inForce, found, holds || found === undefined ? '' : forget())
+  else if (!holds) await load(inForce, found)
   else
-    await load(inForce, true, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
-      load(inForce, true),
+    await load(inForce, found, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
+      load(inForce, found),
     )
-  const learned = makeLearnedSets(netlink, table, clock, dialect)
 
   async function apply(snapshot: Snapshot): Promise<void> {
     await inTurn(async () => {
       const desired = await inTurns(desiredSteps(snapshot, options))
-      const change = realised === undefined ? undefined : await changeText(desired, realised)
-      if (change !== '') await bring(desired, change)
+      await bring(desired)
       inForce = desired
     })
   }
 
   /** By the difference where it is known and the kernel takes it; else as a whole. The kernel's refusal of that is the caller's to know. */
-  async function bring(desired: Elements, change: string | undefined): Promise<void> {
-    try {
-      if (change !== undefined) {
-        await learned.ours(() => write(change, desired))
+  async function bring(desired: Elements): Promise<void> {
+    const now = judging === undefined ? undefined : held[judging]
+    if (now !== undefined && isNothing(await inTurns(diffSteps(desired, now)))) return
+    const to = judging === undefined ? undefined : otherCopy[judging]
+    const there = to === undefined ? undefined : held[to]
+    if (to !== undefined && now !== undefined && there !== undefined)
+      try {
+        const change = await changeText(to, withIdentities(there, now), desired)
+        if (change !== '') await fill(to, change, desired)
+        await turnTo(to)
         return
+      } catch {
+        // The maps do not hold what we believed: somebody's hand, or an nft that did its work and was killed.
       }
-    } catch {
-      // The maps do not hold what we believed: somebody's hand, or an nft that did its work and was killed.
-    }
     await reload(desired)
   }
 
   /** Writes all of the policy anew, and the table itself if it is not ours, in which case what was acknowledged is gone. */
   async function reload(desired: Elements): Promise<Repaired> {
-    const replace = (await standing()) !== wanted
-    const epoch = await learned.ours(() => load(desired, replace), replace)
-    return { found: replace ? 'reloaded' : 'stands', epoch }
+    const found = await standing()
+    const epoch = await load(desired, found)
+    return { found: found === 'a' || found === 'b' ? 'stands' : 'reloaded', epoch }
   }
 
   // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
@@ -199,7 +223,6 @@ export async function startDatapath(
     repair,
     denied,
     tried,
-
     cut,
     learned: standingLearned,
     close: learned.close,
@@ -231,7 +254,10 @@ export async function readIdentities(nft: Nft, table: string): Promise<Map<strin
 /** Whose addresses were which, by the table that stands: those of this machine's endpoints. */
 export async function readEndpointAddresses(nft: Nft, table: string): Promise<Map<Address, IdentityId>> {
   const list = (map: string): Promise<string> => nft(['-j', '-n', 'list', 'map', 'inet', table, map])
-  const lists = await Promise.all(['identity4', 'identity6'].map((map) => list(map).catch(() => '{"nftables":[]}')))
+  const chain = await nft(['list', 'chain', 'inet', table, 'forwarded']).catch(() => '')
+  const copy = chain.includes(nameIn('b', 'identity4')) ? 'b' : 'a'
+  const maps = (['identity4', 'identity6'] as const).map((map) => nameIn(copy, map))
+  const lists = await Promise.all(maps.map((map) => list(map).catch(() => '{"nftables":[]}')))
   const found = new Map<Address, IdentityId>()
   for (const json of lists) {
     const { nftables } = JSON.parse(json) as { nftables: { map?: { elem?: unknown[] } }[] }

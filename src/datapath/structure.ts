@@ -41,6 +41,7 @@ const tried = { port: 853, lines: [`size ${triedMax}`, 'flags dynamic,timeout', 
 export const deniedFlowsMax = 4096
 
 const families = [4, 6] as const
+const copies = ['a', 'b'] as const
 const directions = ['egress', 'ingress'] as const
 /** What the lookups for one direction are keyed by, behind peer and subject; in the order in which a packet meets them. */
 const lookups = ['port', 'ports', 'icmp', 'protocol', 'any'] as const
@@ -77,38 +78,59 @@ const hostClass = '0:1'
 const block = (head: string, lines: readonly string[]): string =>
   `\t${head} {\n${lines.map((line) => `\t\t${line}\n`).join('')}\t}\n`
 
-/** The whole table without elements. */
-export function renderStructure(options: StructureOptions): string {
-  const blocks = [...sets(options), ...chains(options)]
-  return `table inet ${options.table} {\n${blocks.join('\n')}}\n`
+/**
+ * What policy fills is there twice, and so are the chains that look into it: packets are judged by one copy while the other is written. A
+ * lookup shows what stands at its moment; but the rules of a chain that a packet entered are those of one moment, so that a change of the rules
+ * that say which copy it is lets each packet see the old policy or the new, never a number of the one under which the other says something else.
+ */
+export type Copy = 'a' | 'b'
+export const otherCopy = { a: 'b', b: 'a' } as const
+
+/** Of which copies a set's name in the table is; what no packet meets is there once. */
+export const nameIn = (copy: Copy, set: PolicySet): string => (set === 'identities' ? set : `${set}_${copy}`)
+
+/** The whole table without elements, packets being judged by this copy; `closed`: nothing new passes to or from workloads until one judges. */
+export function renderStructure(options: StructureOptions, copy: Copy | 'closed'): string {
+  const bases = entrances(options, copy).map(({ name, hook, rules }) => block(`chain ${name}`, [hook, ...rules]))
+  const chains = [...common(options), ...copies.flatMap((each) => chainsOf(options, each)), ...bases]
+  return `table inet ${options.table} {\n${[...sets(options), ...chains].join('\n')}}\n`
 }
+
+/** Commands that have packets judged by the other copy. */
+export function renderSwitch(options: StructureOptions, to: Copy): string {
+  return entrances(options, to)
+    .map(({ name, rules }) => `flush chain inet ${options.table} ${name}\n${rules.map((rule) => `add rule inet ${options.table} ${name} ${rule}\n`).join('')}`)
+    .join('')
+} // prettier-ignore
 
 function sets(options: StructureOptions): string[] {
   const size = `size ${options.learnedMax}`
-  const both = (name: string, type: (address: string, f: F) => string, lines: readonly string[], kind = 'set'): string[] =>
-    families.map((f) => block(`${kind} ${name}${f}`, [`type ${type(`ipv${f}_addr`, f)}`, ...lines]))
+  const both = (name: string, type: (address: string, f: F) => string, lines: readonly string[], kind = 'set', copy?: Copy): string[] =>
+    families.map((f) => block(`${kind} ${name}${f}${copy === undefined ? '' : `_${copy}`}`, [`type ${type(`ipv${f}_addr`, f)}`, ...lines]))
   const flow = (address: string): string => `classid . ${address} . inet_proto . inet_service`
-  const ofDirection = (d: string): string[] => [
-    ...both(`${d}_port`, (address) => `${flow(address)} : classid`, [], 'map'),
-    ...both(`${d}_ports`, (address) => `${flow(address)} : classid`, ['flags interval'], 'map'),
-    ...both(`${d}_icmp`, (address, f) => `classid . ${address} . ${f === 4 ? 'icmp_type' : 'icmpv6_type'} : classid`, [], 'map'),
-    ...both(`${d}_protocol`, (address) => `classid . ${address} . inet_proto : classid`, [], 'map'),
-    ...both(`${d}_any`, (address) => `classid . ${address} : classid`, [], 'map'),
-    ...both(`${d}_audited`, (address) => address, []),
-    ...both(`denied_${d}`, flow, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
-    ...both(`denied_${d}_any`, (address) => `classid . ${address} . inet_proto`, [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']),
+  const ofPolicy = (copy: Copy): string[] => [
+    ...both('identity', (address) => `${address} : classid`, [], 'map', copy),
+    ...both('peer', (address) => `${address} : classid`, [], 'map', copy),
+    ...both('range', (address) => `${address} : classid`, ['flags interval'], 'map', copy),
+    ...both('cluster', (address) => address, [], 'set', copy),
+    ...both('self', (address) => `${address} . ${address}`, [], 'set', copy),
+    ...both('host', (address) => address, [], 'set', copy),
+    ...both('nobody', (address) => address, [], 'set', copy),
+    ...directions.flatMap((d) => [
+      ...both(`${d}_port`, (address) => `${flow(address)} : classid`, [], 'map', copy),
+      ...both(`${d}_ports`, (address) => `${flow(address)} : classid`, ['flags interval'], 'map', copy),
+      ...both(`${d}_icmp`, (address, f) => `classid . ${address} . ${f === 4 ? 'icmp_type' : 'icmpv6_type'} : classid`, [], 'map', copy),
+      ...both(`${d}_protocol`, (address) => `classid . ${address} . inet_proto : classid`, [], 'map', copy),
+      ...both(`${d}_any`, (address) => `classid . ${address} : classid`, [], 'map', copy),
+      ...both(`${d}_audited`, (address) => address, [], 'set', copy),
+    ]),
   ]
+  const denied = [`size ${deniedFlowsMax}`, 'flags dynamic,timeout', 'timeout 1h']
   return [
-    ...both('identity', (address) => `${address} : classid`, [], 'map'),
-    ...both('peer', (address) => `${address} : classid`, [], 'map'),
-    ...both('range', (address) => `${address} : classid`, ['flags interval'], 'map'),
-    ...both('cluster', (address) => address, []),
-    ...both('self', (address) => `${address} . ${address}`, []),
-    ...both('host', (address) => address, []),
-    ...both('nobody', (address) => address, []),
+    ...copies.flatMap(ofPolicy),
     // No packet meets this one: it tells the next agent what the numbers stand for.
     block('set identities', ['type classid']),
-    ...directions.flatMap(ofDirection),
+    ...directions.flatMap((d) => [...both(`denied_${d}`, flow, denied), ...both(`denied_${d}_any`, (address) => `classid . ${address} . inet_proto`, denied)]),
     ...both('tried', (address) => `${address} . ${address}`, tried.lines),
     ...both('learned', flow, [size, 'flags timeout']),
     ...both('learned_any', (address) => `classid . ${address}`, [size, 'flags timeout']),
@@ -117,6 +139,8 @@ function sets(options: StructureOptions): string[] {
   ]
 } // prettier-ignore
 
+/** Errors about tracked packets (RFC 792, RFC 4443 §3). By their types: protocols' names are known only to a host with a list of them. */
+const RELATED_ERRORS = ['icmp type { destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem }', 'icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }'].map((match) => `ct state related ${match}`) // prettier-ignore
 const PORTED = 'meta l4proto { tcp, udp, sctp }'
 /**
  * Neighbours of the link, and nobody farther: a message to any other address would be forwarded, with whatever is written in it. A neighbour is
@@ -147,14 +171,52 @@ const sides = (direction: 'egress' | 'ingress', f: F): { subject: string; peer: 
 }
 
 /**
- * Numbers are carried in the packet's priority: it is free in prerouting (forwarding sets it anew), while marks belong to kube-proxy and
- * network plugins. `allowed` and `refuse` clear it. Verdicts are numbers too, so that maps hold data only: the kernel walks every chain
+ * The chains of one copy. Numbers are carried in the packet's priority: it is free in prerouting (forwarding sets it anew), while marks belong
+ * to kube-proxy and network plugins. `allowed` and `refuse` clear it. Verdicts are numbers too, so that maps hold data only: the kernel walks every chain
  * that an element of a verdict map leads to, for each element, whenever the map changes.
  */
-function chains(options: StructureOptions): string[] {
-  const { proxy, hostPolicies } = options
-  const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local accept`
-  const from = workloadMatches(options)
+function chainsOf(options: StructureOptions, copy: Copy): string[] {
+  const c = `_${copy}`
+  return [
+    ...families.flatMap((f) => judging('ingress', f, c, options)),
+    // What its sender may send may still not be for its receiver.
+    block(`chain passed${c}`, [...families.map((f) => `${ip(f)} daddr @identity${f}${c} goto ingress${f}${c}`), 'goto allowed']),
+    ...families.flatMap((f) => judging('egress', f, c, options)),
+    ...families.map((f) =>
+      block(`chain outgoing${f}${c}`, [
+        ...(f === 6 ? [...NEIGHBOURS, PART] : []),
+        toProxy(options),
+        `meta l4proto { tcp, udp } th dport ${tried.port} update @tried${f} { ${ip(f)} saddr . ${ip(f)} daddr counter }`,
+        // By way of a service, a workload can meet itself.
+        `${ip(f)} saddr . ${ip(f)} daddr @self${f}${c} accept`,
+        `goto egress${f}${c}`,
+      ]),
+    ),
+    // This machine's own address does not come from outside.
+    block(`chain arriving${c}`, [...NEIGHBOURS, PART, 'fib saddr type local counter drop', `goto passed${c}`]),
+    // An error about a connection opens nothing for a workload that is no end of it; other relations than errors are judged like all packets.
+    block(`chain error${c}`, [
+      ...families.flatMap((f) => ['original', 'reply'].map((way) => `ct ${way} ${ip(f)} saddr . ${ip(f)} saddr @self${f}${c} accept`)),
+      ...families.map((f) => `${ip(f)} saddr @identity${f}${c} return`),
+      'accept',
+    ]),
+    ...families.map((f) =>
+      block(`chain from_host${f}${c}`, [
+        ...(f === 6 ? [`${ND} accept`] : []),
+        `meta priority set ${hostClass}`,
+        `meta priority set ${ip(f)} saddr map @peer${f}${c}`,
+        `goto ingress_peer${f}${c}`,
+      ]),
+    ),
+    ...(options.hostPolicies === undefined ? [] : [block(`chain to_endpoint${c}`, toEndpoints(c))]),
+  ]
+} // prettier-ignore
+
+const toProxy = ({ proxy }: StructureOptions): string => `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local accept` // prettier-ignore
+const toEndpoints = (c: string): string[] => families.map((f) => `${ip(f)} daddr @identity${f}${c} goto from_host${f}${c}`) // prettier-ignore
+
+/** Chains that are about no policy. */
+function common(options: StructureOptions): string[] {
   return [
     block('chain allowed', ['meta priority set none accept']),
     block('chain refuse', [
@@ -164,100 +226,110 @@ function chains(options: StructureOptions): string[] {
         ? ['counter drop']
         : ['meta l4proto tcp counter reject with tcp reset', 'counter reject with icmpx admin-prohibited']),
     ]),
-    ...families.flatMap((f) => judging('ingress', f, hostPolicies !== undefined)),
-    // What its sender may send may still not be for its receiver.
-    block('chain passed', [...families.map((f) => `${ip(f)} daddr @identity${f} goto ingress${f}`), 'goto allowed']),
-    ...families.flatMap((f) => judging('egress', f, hostPolicies !== undefined)),
-    ...families.map((f) =>
-      block(`chain outgoing${f}`, [
-        ...(f === 6 ? [...NEIGHBOURS, PART] : []),
-        dns,
-        `meta l4proto { tcp, udp } th dport ${tried.port} update @tried${f} { ${ip(f)} saddr . ${ip(f)} daddr counter }`,
-        // By way of a service, a workload can meet itself.
-        `${ip(f)} saddr . ${ip(f)} daddr @self${f} accept`,
-        `goto egress${f}`,
-      ]),
-    ),
     // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
-    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, dns, 'counter drop'])] : []),
-    // This machine's own address does not come from outside.
-    block('chain arriving', [...NEIGHBOURS, PART, 'fib saddr type local counter drop', 'goto passed']),
+    ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, toProxy(options), 'counter drop'])] : []),
     block('chain sent', [FORGED, ...DETOURS]),
-    // Before all else, and before fragments are put together: who forges another's address would ride on his connections, or end his datagrams.
-    block('chain senders', [
-      'type filter hook prerouting priority -450; policy accept;',
-      ...[...from, ...families.map((f) => `${ip(f)} saddr @identity${f}`)].map((match) => `${match} goto sent`),
-    ]),
-    // An error about a connection opens nothing for a workload that is no end of it; other relations than errors are judged like all packets.
-    block('chain error', [
-      ...families.flatMap((f) =>
-        ['original', 'reply'].map((way) => `ct ${way} ${ip(f)} saddr . ${ip(f)} saddr @self${f} accept`),
-      ),
-      ...families.map((f) => `${ip(f)} saddr @identity${f} return`),
-      'accept',
-    ]),
     block('chain cut', [
       ...families.map((f) => `${NOT_SYN} ${ends(f)} @${cutSets.tcp}${f} goto refuse`),
       ...families.map((f) => `${ends(f)} @${cutSets.udp}${f} goto refuse`),
     ]),
-    block('chain forwarded', [
-      'type filter hook prerouting priority dstnat + 10; policy accept;',
-      'ct state established accept',
-      'ct state related meta l4proto { icmp, ipv6-icmp } jump error',
-      'meta l4proto { tcp, udp } jump cut',
-      ...families.map((f) => `${ip(f)} saddr @identity${f} goto outgoing${f}`),
-      // Whose policy would hold for an address that two claim is not to be guessed.
-      ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f} goto refuse`)),
-      ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
-      ...families.map((f) => `${ip(f)} daddr @identity${f} goto arriving`),
-      ...(options.strangers === 'deny' ? ungoverned(options).map((f) => `meta nfproto ipv${f} fib daddr type unicast counter drop`) : []), // prettier-ignore
-    ]),
-    ...ownTraffic(options),
-    block('chain to_proxy', redirects(proxy)),
-    block('chain dns', [
-      'type nat hook prerouting priority dstnat - 10; policy accept;',
-      ...['ip saddr @identity4', 'ip6 saddr @identity6', ...from].map(
-        (match) => `${match} meta l4proto { tcp, udp } th dport 53 goto to_proxy`,
-      ),
-    ]),
+    block('chain to_proxy', redirects(options.proxy)),
+  ]
+} // prettier-ignore
+
+/** A chain that the kernel calls. */
+interface Entrance {
+  readonly name: string
+  readonly hook: string
+  readonly rules: readonly string[]
+}
+
+/** Where packets come in, and which copy of the policy they are judged by. */
+function entrances(options: StructureOptions, copy: Copy | 'closed'): Entrance[] {
+  if (copy === 'closed') return closed(options)
+  const c = `_${copy}`
+  const from = workloadMatches(options)
+  const workloads = families.map((f) => `${ip(f)} saddr @identity${f}${c}`)
+  return [
+    // Before all else, and before fragments are put together: who forges another's address would ride on his connections, or end his datagrams.
+    {
+      name: 'senders',
+      hook: 'type filter hook prerouting priority -450; policy accept;',
+      rules: [...from, ...workloads].map((match) => `${match} goto sent`),
+    },
+    {
+      name: 'dns',
+      hook: 'type nat hook prerouting priority dstnat - 10; policy accept;',
+      rules: [...workloads, ...from].map((match) => `${match} meta l4proto { tcp, udp } th dport 53 goto to_proxy`),
+    },
+    {
+      name: 'forwarded',
+      hook: 'type filter hook prerouting priority dstnat + 10; policy accept;',
+      rules: [
+        'ct state established accept',
+        // This host's refusal of what it sent itself, which has the source of whom it was for.
+        'ct state related iifname "lo" accept',
+        ...RELATED_ERRORS.map((match) => `${match} jump error${c}`),
+        'meta l4proto { tcp, udp } jump cut',
+        ...families.map((f) => `${ip(f)} saddr @identity${f}${c} goto outgoing${f}${c}`),
+        // Whose policy would hold for an address that two claim is not to be guessed.
+        ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f}${c} goto refuse`)),
+        ...(options.strangers === 'deny' ? from.map((match) => `${match} goto stranger`) : []),
+        ...families.map((f) => `${ip(f)} daddr @identity${f}${c} goto arriving${c}`),
+        ...(options.strangers === 'deny' ? ungoverned(options).map((f) => `meta nfproto ipv${f} fib daddr type unicast counter drop`) : []), // prettier-ignore
+      ],
+    },
+    ...ownTraffic(options, c),
   ]
 }
 
+/** While a table is replaced, what is to judge is not all there. */
+function closed(options: StructureOptions): Entrance[] {
+  const ends = (end: 'saddr' | 'daddr', set: string): string[] => families.map((f) => `${ip(f)} ${end} @${set}${f}_a`)
+  const drops = (matches: readonly string[]): string[] => ['ct state established accept', ...matches.map((match) => `${match} drop`)] // prettier-ignore
+  const rules: Readonly<Record<string, readonly string[]>> = {
+    forwarded: drops([...workloadMatches(options), ...ends('saddr', 'identity'), ...ends('daddr', 'identity')]),
+    host_out: ['oifname "lo" accept', ...drops([...ends('daddr', 'identity'), ...ends('saddr', 'host')])],
+    host_in: ['iifname "lo" accept', ...drops(ends('daddr', 'host'))],
+  }
+  return entrances(options, 'a').map(({ name, hook }) => ({ name, hook, rules: rules[name] ?? [] }))
+}
+
 /** The chains that judge a packet in one direction: its peer's number, the policy's word on it, leases, and what is remembered of denials. */
-function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[] {
+function judging(direction: 'egress' | 'ingress', f: F, c: string, options: StructureOptions): string[] {
   const { subject, peer } = sides(direction, f)
-  const allowed = direction === 'egress' ? 'passed' : 'allowed'
+  const allowed = direction === 'egress' ? `passed${c}` : 'allowed'
   const key = `meta priority . ${subject}`
   const flow = `meta priority . ${peer} . meta l4proto . th dport`
-  const look = (lookup: string, more: string): string => `meta priority set ${key}${more} map @${direction}_${lookup}${f}`
-  const identity = `meta priority set ${subject} map @identity${f}`
+  const look = (lookup: string, more: string): string => `meta priority set ${key}${more} map @${direction}_${lookup}${f}${c}`
+  const identity = `meta priority set ${subject} map @identity${f}${c}`
   const outcomes = [
     `${verdictClass.allow} : goto ${allowed}`,
-    `${verdictClass.deny} : goto denied_${direction}${f}`,
-    ...(direction === 'egress' ? [`${verdictClass.lease} : goto lease${f}`] : []),
+    `${verdictClass.deny} : goto denied_${direction}${f}${c}`,
+    ...(direction === 'egress' ? [`${verdictClass.lease} : goto lease${f}${c}`] : []),
   ]
   return [
-    block(`chain denied_${direction}${f}`, [
-      ...(host ? [`meta priority set ${hostClass}`] : []),
+    block(`chain denied_${direction}${f}${c}`, [
+      ...(options.hostPolicies !== undefined ? [`meta priority set ${hostClass}`] : []),
       identity,
       `${PORTED} update @denied_${direction}${f} { ${flow} counter }`,
       // Without the protocols named, an ICMP packet's checksum would be its port.
       `meta l4proto != { tcp, udp, sctp } update @denied_${direction}_any${f} { meta priority . ${peer} . meta l4proto counter }`,
-      `${subject} @${direction}_audited${f} goto ${allowed}`,
+      `${subject} @${direction}_audited${f}${c} goto ${allowed}`,
       'goto refuse',
     ]),
     ...(direction === 'egress'
       ? [
-          block(`chain lease${f}`, [
+          block(`chain lease${f}${c}`, [
             identity,
-            `${PORTED} ${flow} @learned${f} goto passed`,
-            `meta priority . ${peer} @learned_any${f} goto passed`,
-            `${PORTED} ${flow} @learned_range${f} goto passed`,
-            `goto denied_egress${f}`,
+            `${PORTED} ${flow} @learned${f} goto passed${c}`,
+            `meta priority . ${peer} @learned_any${f} goto passed${c}`,
+            `${PORTED} ${flow} @learned_range${f} goto passed${c}`,
+            `goto denied_egress${f}${c}`,
           ]),
         ]
       : []),
-    block(`chain ${direction}_verdict${f}`, [
+    block(`chain ${direction}_verdict${f}${c}`, [
       `${PORTED} ${look('port', ' . meta l4proto . th dport')}`,
       `${PORTED} ${look('ports', ' . meta l4proto . th dport')}`,
       look('icmp', f === 4 ? ' . icmp type' : ' . icmpv6 type'),
@@ -266,19 +338,19 @@ function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[]
       `meta priority vmap { ${outcomes.join(', ')} }`,
     ]),
     // A number that the subject's policy does not know: then it is one of its place.
-    block(`chain ${direction}_peer${f}`, [
-      `jump ${direction}_verdict${f}`,
+    block(`chain ${direction}_peer${f}${c}`, [
+      `jump ${direction}_verdict${f}${c}`,
       'meta priority set none',
-      `${peer} @cluster${f} meta priority set ${clusterClass}`,
-      `jump ${direction}_verdict${f}`,
-      `goto denied_${direction}${f}`,
+      `${peer} @cluster${f}${c} meta priority set ${clusterClass}`,
+      `jump ${direction}_verdict${f}${c}`,
+      `goto denied_${direction}${f}${c}`,
     ]),
     // Where the address has an identity, its ranges are in its number: no tree of ranges is walked.
-    block(`chain ${direction}${f}`, [
-      `meta priority set ${peer} map @peer${f} goto ${direction}_peer${f}`,
+    block(`chain ${direction}${f}${c}`, [
+      `meta priority set ${peer} map @peer${f}${c} goto ${direction}_peer${f}${c}`,
       'meta priority set none',
-      `meta priority set ${peer} map @range${f}`,
-      `goto ${direction}_peer${f}`,
+      `meta priority set ${peer} map @range${f}${c}`,
+      `goto ${direction}_peer${f}${c}`,
     ]),
   ]
 } // prettier-ignore
@@ -291,43 +363,31 @@ const LINK = 'icmpv6 type { mld-listener-query, mld-listener-report, mld-listene
  * not known to be the host's. Where its own policies hold: replies, loopback, the link's upkeep, the workloads' DNS to the proxy and the
  * proxy's to its upstreams pass; addresses that are not known to be the host's are not held back.
  */
-function ownTraffic({ hostPolicies, proxy }: StructureOptions): string[] {
-  const local = families.map((f) => `${ip(f)} daddr @identity${f} goto from_host${f}`)
-  const base = (name: string, lines: readonly string[]): string =>
-    block(`chain ${name}`, [
-      `type filter hook ${name === 'host_out' ? 'output' : 'input'} priority filter; policy accept;`,
-      'ct state established accept',
-      'ct state related meta l4proto { icmp, ipv6-icmp } accept',
-      ...lines,
-    ])
-  const fromHost = families.map((f) =>
-    block(`chain from_host${f}`, [
-      ...(f === 6 ? [`${ND} accept`] : []),
-      `meta priority set ${hostClass}`,
-      `meta priority set ${ip(f)} saddr map @peer${f}`,
-      `goto ingress_peer${f}`,
-    ]),
-  )
-  if (hostPolicies === undefined) return [...fromHost, base('host_out', local)]
+function ownTraffic({ hostPolicies, proxy }: StructureOptions, c: string): Entrance[] {
+  const base = (name: 'host_out' | 'host_in', rules: readonly string[]): Entrance => ({
+    name,
+    hook: `type filter hook ${name === 'host_out' ? 'output' : 'input'} priority filter; policy accept;`,
+    // A refusal is related to the packet that it answers.
+    rules: ['ct state established accept', ...RELATED_ERRORS.map((match) => `${match} accept`), 'ct state related tcp flags rst accept', ...rules], // prettier-ignore
+  })
+  if (hostPolicies === undefined) return [base('host_out', toEndpoints(c))]
   return [
-    ...fromHost,
-    block('chain to_endpoint', local),
     base('host_out', [
       'oifname "lo" accept',
       LINK,
       'udp sport 68 udp dport 67 accept',
       'udp sport 546 udp dport 547 accept',
-      ...hostPolicies.upstreams.map(({ address, port }) => `${ip(address.length === 4 ? 4 : 6)} daddr ${addressToText(address)} meta l4proto { tcp, udp } th dport ${port} goto to_endpoint`),
-      ...families.map((f) => `${ip(f)} saddr @host${f} goto egress${f}`),
-      'goto to_endpoint',
+      ...hostPolicies.upstreams.map(({ address, port }) => `${ip(address.length === 4 ? 4 : 6)} daddr ${addressToText(address)} meta l4proto { tcp, udp } th dport ${port} goto to_endpoint${c}`),
+      ...families.map((f) => `${ip(f)} saddr @host${f}${c} goto egress${f}${c}`),
+      `goto to_endpoint${c}`,
     ]),
     base('host_in', [
       'iifname "lo" accept',
       LINK,
       'udp sport 67 udp dport 68 accept',
       'udp sport 547 udp dport 546 accept',
-      ...families.map((f) => `${ip(f)} saddr @identity${f} meta l4proto { tcp, udp } th dport ${proxy.port} accept`),
-      ...families.map((f) => `${ip(f)} daddr @host${f} goto ingress${f}`),
+      ...families.map((f) => `${ip(f)} saddr @identity${f}${c} meta l4proto { tcp, udp } th dport ${proxy.port} accept`),
+      ...families.map((f) => `${ip(f)} daddr @host${f}${c} goto ingress${f}${c}`),
     ]),
   ]
 } // prettier-ignore

@@ -90,8 +90,8 @@ export function readMap(report: Report, field: Field, known?: readonly string[],
 } // prettier-ignore
 
 /** The entries of a mapping that may be absent: none then. */
-export function readPart(report: Report, field: Field | undefined, known?: readonly string[]): ReadonlyMap<string, Field> {
-  return isAbsent(field) ? new Map() : readMap(report, field, known)
+export function readPart(report: Report, field: Field | undefined, known?: readonly string[], strays?: Strays): ReadonlyMap<string, Field> {
+  return isAbsent(field) ? new Map() : readMap(report, field, known, strays)
 } // prettier-ignore
 
 /** The items of a list; [] when absent. */

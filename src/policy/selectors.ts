@@ -30,14 +30,21 @@ export function readSelector(report: Report, field: Field, keyOf: (key: string) 
 
 const halves = ['matchLabels', 'matchExpressions']
 
+/** As the first releases of AdminNetworkPolicy had it. */
+const itself = 'this is the selector itself: matchLabels, matchExpressions'
+const straysOfSelector: Strays = { namespaceSelector: itself, podSelector: itself }
+
 /** `app: web` where `matchLabels: {app: web}` is meant. */
 function straysOf(field: Field): Strays {
   const entries = field.kind === 'map' ? [...field.entries] : []
-  return Object.fromEntries(
-    entries.flatMap(([key, entry]) =>
-      entry.kind === 'scalar' && !key.startsWith('match') ? [[key, 'labels stand below matchLabels']] : [],
+  return {
+    ...straysOfSelector,
+    ...Object.fromEntries(
+      entries.flatMap(([key, entry]) =>
+        entry.kind === 'scalar' && !key.startsWith('match') ? [[key, 'labels stand below matchLabels']] : [],
+      ),
     ),
-  )
+  }
 }
 
 function readHalves(report: Report, field: Field, keyOf: (key: string) => string): LabelSelector {

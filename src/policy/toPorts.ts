@@ -193,10 +193,19 @@ function isServiceName(text: string): boolean {
   return text.split('-').every((part) => part !== '' && [...part].every((c) => isLetter(c) || isDigit(c)))
 }
 
+/** What to write for `80-90`, `80,443` and `*`. */
+function severalPorts(text: string): string {
+  const parts = text.split(/[-:]/)
+  const isNumber = (part: string): boolean => part !== '' && [...part].every((c) => c >= '0' && c <= '9')
+  if (parts.length === 2 && parts.every(isNumber)) return `; a range is port: "${parts[0] ?? ''}" with endPort: ${parts[1] ?? ''}`
+  if (text.includes(',') && text.split(',').every((part) => isNumber(part.trim()))) return '; each port is an item of its own'
+  return text === '*' ? '; every port is "0", or no toPorts' : ''
+} // prettier-ignore
+
 /** A port number as Go's ParseUint reads it: `010` is octal, digits may be parted by underscores. */
 function readPortNumber(report: Report, at: Field, text: string): number | undefined {
   const complain = (what: string): undefined => {
-    report.error(at, `unable to parse port: strconv.ParseUint: parsing "${text}": ${what}`)
+    report.error(at, `unable to parse port: strconv.ParseUint: parsing "${text}": ${what}${severalPorts(text)}`)
     return undefined
   }
   if (text.length > 32 || !text.split('_').every((part) => part !== '' && [...part].every((c) => c >= '0' && c <= '9')))

@@ -191,6 +191,10 @@ describe('lint', () => {
     const { version, runs } = JSON.parse(out) as { version: string; runs: [{ results: unknown[] }] }
     expect(version).toBe('2.1.0')
     expect(runs[0].results).toContainEqual(expect.objectContaining({ ruleId: 'NG003', level: 'warning' }))
+    // Places are URIs: a blank in a path is none.
+    await mkdir(at('with blank'))
+    await writeFile(at('with blank/a.yaml'), careless)
+    expect((await policy('lint', at('with blank'), '-o', 'sarif')).out).toContain('/with%20blank/a.yaml"')
   })
   test('the codes', async () => {
     const { status, out } = await policy('lint', '--codes')

@@ -8,7 +8,7 @@ import type { LeaseElement, OpenPorts } from '../../src/datapath/element.ts'
 import { makeLearnedSets } from '../../src/datapath/learned.ts'
 import { KernelError, makeNetlink, openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
-import { renderStructure, type StructureOptions } from '../../src/datapath/structure.ts'
+import { renderStructure, renderSwitch, type StructureOptions } from '../../src/datapath/structure.ts'
 import { Protocol, type Ports } from '../../src/net/ports.ts'
 import type { Direction } from '../../src/policy/rules.ts'
 import type { DirectionPolicy, Entry, Snapshot } from '../../src/policy/snapshot.ts'
@@ -91,12 +91,16 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     { ...structure, interfaces: [], prefixes: [range('10.0.0.0/8')] },
   ]
   for (const [i, options] of variants.entries())
-    test(`the kernel lists the structure as it was rendered (${i})`, () => {
-      const table = `variant${i}`
-      const text = renderStructure({ ...options, table })
-      sh('nft -f -', text)
-      expect(sh(`nft -s -t list table inet ${table}`)).toBe(text)
-      sh(`nft delete table inet ${table}`)
+    test(`the kernel lists the structure as it was rendered, and after each switch (${i})`, () => {
+      const variant = { ...options, table: `variant${i}` }
+      sh('nft -f -', renderStructure(variant, 'closed'))
+      const listed = (): string => sh(`nft -s -t list table inet ${variant.table}`)
+      expect(listed()).toBe(renderStructure(variant, 'closed'))
+      for (const to of ['a', 'b', 'a'] as const) {
+        sh('nft -f -', renderSwitch(variant, to))
+        expect(listed()).toBe(renderStructure(variant, to))
+      }
+      sh(`nft delete table inet ${variant.table}`)
     })
 
   test('default deny: nothing passes, on either family, and says so at once', () => {
@@ -371,7 +375,7 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
 
   test('policy maps changed by hand are made true by the next change', async () => {
     await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.4.1'), ports(1))] }))
-    sh('nft flush map inet namegate egress_port4')
+    sh('for copy in a b; do nft flush map inet namegate egress_port4_$copy; done')
     await datapath.apply(snapshotOf({ 256: [entry('allow', peers('198.18.4.2'), ports(1))] }))
     expect([connect(web, '198.18.4.1', 1), connect(web, '198.18.4.2', 1)]).toEqual([false, true])
   })

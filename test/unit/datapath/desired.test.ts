@@ -200,7 +200,7 @@ test('any two states: removing and adding the difference to one gives the other,
 test('the same state is no change', () => {
   fc.assert(
     fc.property(anyElements, (state) => {
-      expect(renderChange('t', diff(state, state))).toBe('')
+      expect(renderChange('t', 'a', diff(state, state), state)).toBe('')
     }),
   )
 })
@@ -210,14 +210,22 @@ test('text: removals first, sets without values, long lists in several lines', (
     remove: new Map([['cluster4', new Map([['10.0.0.1', '']])]] as const),
     add: new Map([['identity4', new Map([['10.0.0.1', '0:100']])]] as const),
   }
-  expect(renderChange('t', change)).toBe(
-    'delete element inet t cluster4 { 10.0.0.1 }\nadd element inet t identity4 { 10.0.0.1 : 0:100 }\n',
+  expect(renderChange('t', 'a', change, new Map())).toBe(
+    'delete element inet t cluster4_a { 10.0.0.1 }\nadd element inet t identity4_a { 10.0.0.1 : 0:100 }\n',
   )
   const many = new Map(Array.from({ length: 1001 }, (_, i) => [`10.0.${i >> 8}.${i & 255}`, '0:100']))
   expect(
-    renderChange('t', { remove: new Map(), add: new Map([['identity4', many]] as const) }).split('\n'),
+    renderChange('t', 'a', { remove: new Map(), add: new Map([['identity4', many]] as const) }, new Map()).split('\n'),
   ).toHaveLength(4)
-  expect(renderFlush('t').split('\n')).toHaveLength(policySets.length + 1)
+  expect(renderFlush('t', 'a').split('\n')).toHaveLength(policySets.length + 1)
+})
+
+test('ranges of which many go are written anew, others one by one', () => {
+  const ranges = (...keys: string[]): Elements => new Map([['range4', new Map(keys.map((key) => [`10.0.${key}.0-10.0.${key}.9`, '1:0']))]]) // prettier-ignore
+  const render = (desired: Elements, realised: Elements): string[] => renderChange('t', 'b', diff(desired, realised), desired).split('\n') // prettier-ignore
+  expect(render(ranges('7'), ranges('7', '1'))).toEqual(['delete element inet t range4_b { 10.0.1.0-10.0.1.9 : 1:0 }', '']) // prettier-ignore
+  expect(render(ranges('7', '8'), ranges('7', '1', '2', '3', '4', '5'))).toEqual(['flush map inet t range4_b', 'add element inet t range4_b { 10.0.7.0-10.0.7.9 : 1:0, 10.0.8.0-10.0.8.9 : 1:0 }', '']) // prettier-ignore
+  expect(render(new Map(), ranges('1', '2', '3', '4', '5'))).toEqual(['flush map inet t range4_b', ''])
 })
 
 test('identities as nft writes them', () =>

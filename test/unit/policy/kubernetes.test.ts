@@ -129,6 +129,7 @@ const refused: readonly { text: string; says: string }[] = [
   { text: inSpec('ingress: [{ports: [{port: http, endPort: 90}]}]'), says: 'p:4:57: spec.ingress[0].ports[0].endPort: Invalid value: 90: may not be specified when `port` is non-numeric' },
   { text: inSpec('ingress: [{ports: [{endPort: 90}]}]'), says: 'p:4:45: spec.ingress[0].ports[0].endPort: Invalid value: 90: may not be specified when `port` is not specified' },
   { text: inSpec('ingress: [{ports: [{port: "80"}]}]'), says: 'p:4:45: spec.ingress[0].ports[0].port: Invalid value: "80": must contain at least one letter (a-z); a port number stands without quotes here' },
+  { text: inSpec('ingress: [{ports: [{port: 80-90}]}]'), says: 'p:4:45: spec.ingress[0].ports[0].port: Invalid value: "80-90": a range is port: 80 with endPort: 90' },
   { text: inSpec('ingress: [{ports: [{port: a--b}]}]'), says: 'p:4:45: spec.ingress[0].ports[0].port: Invalid value: "a--b": must not contain consecutive hyphens' },
   { text: inSpec('ingress: [{ports: [{port: HTTP}]}]'), says: 'p:4:45: spec.ingress[0].ports[0].port: Invalid value: "HTTP": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)' },
   { text: inSpec('ingress: [{ports: [{port: 1, protocol: GRE}]}]'), says: 'p:4:54: spec.ingress[0].ports[0].protocol: Unsupported value: "GRE": supported values: "SCTP", "TCP", "UDP"' },
