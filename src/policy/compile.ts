@@ -243,7 +243,7 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, take
   const made = new WeakMap<Policy, Made>()
   for (const policy of world.policies) {
     const known = taken(policy)
-    if (known !== undefined) made.set(policy, new Map(known))
+    if (known !== undefined) made.set(policy, known)
   }
 
   /** One entry for each of the rule's ports; none when its peers are nobody. */
