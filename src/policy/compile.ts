@@ -10,7 +10,7 @@ import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers
 import { makeMerger, type Closed, type Merged, type Merger } from './merge.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
 import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
-import { differenceOf, isNothing, makeTouch, type Difference } from './touch.ts'
+import { differenceOf, extentOf, makeTouch, usesAddresses, type Difference } from './touch.ts'
 import { Tier, type Direction, type NamedPort, type Policy, type Rule, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
@@ -38,6 +38,8 @@ export interface CompileOptions {
 
 interface Settings extends Required<Omit<CompileOptions, 'localNode' | 'identities'>> {
   readonly merge: Merger
+  /** Whether what a policy is compiled to depends on where endpoints are. */
+  readonly looksUp: (policy: Policy) => boolean
 }
 
 /**
@@ -46,7 +48,7 @@ interface Settings extends Required<Omit<CompileOptions, 'localNode' | 'identiti
  */
 export function makeCompiler(options: CompileOptions): (world: World) => Snapshot {
   const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } as const // prettier-ignore
-  const settings: Settings = { ...given, merge: makeMerger(given) }
+  const settings: Settings = { ...given, merge: makeMerger(given), looksUp: remember(usesAddresses) }
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
   let before: Compiled | undefined
@@ -126,7 +128,7 @@ function follow(world: World, places: Places, settings: Settings, before: Compil
   const changes = changesOf(before.world.policies, world.policies)
   if (difference === undefined || changes.removed.length + changes.added.length > changesMax) return undefined
   if (!sameUpstreams(before.places, places, settings)) return undefined
-  const isTouched = makeTouch(difference, settings.clusterName)
+  const isTouched = makeTouch(difference, settings.clusterName, settings.looksUp)
   const touched = new Set(world.policies.filter(isTouched))
   const others = new Set(difference.somebody.map(({ id }) => id))
   if (difference.isOtherHost) others.add(hostId)
@@ -240,6 +242,8 @@ const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed o
 function makeRuleCompiler(world: World, places: Places, settings: Settings, made = new WeakMap<Policy, Made>()): RuleCompiler {
   const { semantics, clusterName } = settings
   const around: Surroundings = { places, world, semantics, clusterName }
+  /** Of policies that depend on where endpoints are: it holds in this world only. */
+  const madeHere = new WeakMap<Policy, Made>()
 
   /** One entry for each of the rule's ports; none when its peers are nobody. */
   function compileRule(policy: Policy, rule: Rule, subjectPorts: readonly NamedPort[]): readonly Entry[] {
@@ -252,8 +256,9 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, made
     )
   }
   function entriesOf(policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]): readonly Entry[] {
-    let lists = made.get(policy)
-    if (lists === undefined) made.set(policy, (lists = new Map<string, readonly Entry[]>()))
+    const of = settings.looksUp(policy) ? madeHere : made
+    let lists = of.get(policy)
+    if (lists === undefined) of.set(policy, (lists = new Map<string, readonly Entry[]>()))
     const key = direction === 'ingress' && usesSubjectPorts(policy) ? JSON.stringify(subjectPorts) : direction
     let entries = lists.get(key)
     if (entries === undefined) {
@@ -270,7 +275,9 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, made
     return number
   }
   function follow(other: World, otherPlaces: Places, difference: Difference, touched: ReadonlySet<Policy>): RuleCompiler {
-    if (isNothing(difference)) return self
+    const extent = extentOf(difference)
+    if (extent === 'nothing') return self
+    if (extent === 'addresses') return makeRuleCompiler(other, otherPlaces, settings, made)
     // Only of policies that are there: those that went are not asked whether they are touched, and may come back.
     const still = new WeakMap<Policy, Made>()
     for (const policy of other.policies) {
@@ -285,6 +292,15 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, made
 
 function usesSubjectPorts(policy: Policy): boolean {
   return policy.rules.some((rule) => rule.direction === 'ingress' && rule.ports.some((ports) => ports.kind === 'named'))
+}
+
+function remember<K extends object, V>(compute: (key: K) => V): (key: K) => V {
+  const known = new WeakMap<K, V>()
+  return (key) => {
+    let value = known.get(key)
+    if (value === undefined) known.set(key, (value = compute(key)))
+    return value
+  }
 }
 
 type SubjectCompiler = (identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings) => SubjectPolicy // prettier-ignore

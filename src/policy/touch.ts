@@ -59,20 +59,23 @@ function samePorts(id: IdentityId, before: Places, after: Places): boolean {
   return a === b || JSON.stringify(a ?? []) === JSON.stringify(b ?? [])
 }
 
-/** Whether nothing of what rules are about differs. */
-export function isNothing({ somebody, isOtherHost, addressesMoved, before, after }: Difference): boolean {
-  return somebody.length === 0 && !isOtherHost && !addressesMoved && sameSurroundings(before, after)
-}
+/** How much differs of what rules are about. `addresses`: where somebody is, and nothing else. */
+export function extentOf({ somebody, isOtherHost, addressesMoved, before, after }: Difference): 'nothing' | 'addresses' | 'more' {
+  if (somebody.length > 0 || isOtherHost || !sameSurroundings(before, after)) return 'more'
+  return addressesMoved ? 'addresses' : 'nothing'
+} // prettier-ignore
 
 function sameSurroundings(a: Surroundings, b: Surroundings): boolean {
   return sameItems(a.services, b.services) && sameItems(a.endpointSlices, b.endpointSlices) && sameItems(a.cidrGroups, b.cidrGroups) // prettier-ignore
 }
 
-/** Tells whether some rule of a policy can be about what differs. */
-export function makeTouch(difference: Difference, clusterName: string): (policy: Policy) => boolean {
+/** Tells whether some rule of a policy can be about what differs. @param looksUp whether a policy `usesAddresses`, remembered. */
+export function makeTouch(difference: Difference, clusterName: string, looksUp: (policy: Policy) => boolean): (policy: Policy) => boolean {
   const { somebody, isOtherHost, addressesMoved, before, after } = difference
+  const extent = extentOf(difference)
+  if (extent === 'nothing') return () => false
+  if (extent === 'addresses') return looksUp
   const isSame = sameSurroundings(before, after)
-  if (isSame && somebody.length === 0 && !isOtherHost && !addressesMoved) return () => false
   const selectsSomebody = (selector: Parameters<typeof selects>[0]): boolean => somebody.some(({ labels }) => selects(selector, labels)) // prettier-ignore
 
   function isPeerTouched(peer: Peer): boolean {
@@ -105,21 +108,24 @@ export function makeTouch(difference: Difference, clusterName: string): (policy:
   }
   function isRuleTouched(rule: Rule): boolean {
     const { direction, peers, ports } = rule
-    // Named ports of destinations are those of all endpoints there are, and where blocks are about them, by address.
-    if (direction === 'egress' && ports.some(({ kind }) => kind === 'named')) {
-      if (addressesMoved && usesAddresses(rule)) return true
-      if (ports.some((port) => port.kind === 'named' && somebody.some((one) => one.ports.some(({ name }) => name === port.name)))) return true // prettier-ignore
-    }
+    // Named ports of destinations are those of all endpoints there are.
+    if (direction === 'egress' && ports.some((port) => port.kind === 'named' && somebody.some((one) => one.ports.some(({ name }) => name === port.name)))) return true // prettier-ignore
     return peers !== 'everyone' && peers.some(isPeerTouched)
   }
-  return ({ rules }) => rules.some(isRuleTouched)
+  return (policy) => policy.rules.some(isRuleTouched) || (addressesMoved && looksUp(policy))
+} // prettier-ignore
+
+/** Whether what a policy is compiled to depends on which endpoint has which address, not on labels alone (`resolvePorts`). */
+export function usesAddresses({ rules }: Policy): boolean {
+  return rules.some(
+    ({ direction, peers, ports }) =>
+      direction === 'egress' &&
+      peers !== 'everyone' &&
+      ports.some(({ kind }) => kind === 'named') &&
+      peers.some((peer) => peer.kind === 'service' || (peer.kind === 'cidr' && peer.reach === 'everywhere')),
+  )
 }
 
-/** Whether what it is compiled to depends on which endpoint has which address, not on labels alone (`resolvePorts`). */
-function usesAddresses({ peers }: Rule): boolean {
-  return peers !== 'everyone' && peers.some((peer) => peer.kind === 'service' || (peer.kind === 'cidr' && peer.reach === 'everywhere')) // prettier-ignore
-}
-
-export function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
+function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
   return a === b || (a.length === b.length && a.every((item, i) => item === b[i]))
 }
