@@ -132,7 +132,12 @@ function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string
           level: severity,
           message: { text: hint === undefined ? message : `${message}. ${hint}` },
           locations: [
-            { physicalLocation: { artifactLocation: { uri: file }, region: { startLine: line, startColumn: column } } },
+            {
+              physicalLocation: {
+                artifactLocation: { uri: encodeURI(file) },
+                region: { startLine: line, startColumn: column },
+              },
+            },
           ],
           ...(fix === undefined
             ? {}
@@ -145,7 +150,7 @@ function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string
 
 function changesOf(edits: readonly Edit[], texts: ReadonlyMap<string, string>): unknown[] {
   return [...new Set(edits.map(({ file }) => file))].map((file) => ({
-    artifactLocation: { uri: file },
+    artifactLocation: { uri: encodeURI(file) },
     replacements: edits
       .filter((edit) => edit.file === file)
       .map(({ start, end, text }) => ({

@@ -60,10 +60,16 @@ export async function readPaths(
   for (const path of paths) {
     const found =
       path === '-' ? [{ path: '<stdin>', text: await readStdin() }] : await readPath(path, recursive === true)
-    if (found.length === 0) throw new Error(`no manifests (*.yaml, *.yml, *.json) in ${path}`)
+    if (found.length === 0) throw new Error(`no manifests (*.yaml, *.yml, *.json) in ${path}${await hintOf(path, recursive)}`) // prettier-ignore
     for (const file of found) files.set(file.path, file)
   }
   return [...files.values()]
+}
+
+async function hintOf(path: string, recursive: boolean | undefined): Promise<string> {
+  if (path === '-' || recursive === true) return ''
+  const entries = await readdir(path, { withFileTypes: true })
+  return entries.some((entry) => entry.isDirectory()) ? '; -R reads the folders below it too' : ''
 }
 
 async function readPath(path: string, recursive: boolean): Promise<ManifestFile[]> {

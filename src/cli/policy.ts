@@ -16,7 +16,13 @@ const output = (): Option => new Option('-o, --output <format>', 'how to print')
 
 /** @param asking adds the options that every command has which asks an agent */
 export function addPolicy(program: Command, asking: (command: Command) => Command, version: string): void {
-  const policy = program.command('policy').description('policies: check them, ask them, look at them')
+  const policy = program
+    .command('policy')
+    .description('policies: check them, ask them, look at them')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  namegate policy validate k8s/\n  namegate policy lint k8s/ --fail-on warning\n  namegate policy verdict -m k8s/ --from shop/web --to shop/db --port 5432\n  namegate policy explain -m k8s/ --from shop/web --to fqdn:api.example.com --port 443\n  namegate policy get k8s/',
+    )
   addValidate(policy)
   addLint(policy, version)
   addVerdict(policy)
@@ -32,6 +38,10 @@ function addValidate(policy: Command): void {
   )
     .argument('<path...>', 'files or folders of manifests; - for standard input')
     .addOption(output())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  namegate policy validate k8s/\n  helm template chart/ | namegate policy validate -\n  kubectl get cnp,ccnp,netpol -A -o yaml | namegate policy validate --semantics cilium --cilium-version 1.18 -',
+    )
     .action(async (paths: string[], options: Reading & Output) => {
       const { validateCommand } = await import('./validate.ts')
       process.exitCode = await validateCommand(paths, options)
@@ -144,6 +154,10 @@ function deciding(command: Command): Command {
 const flowOf = ({ from, to, protocol, port, icmpType, sni, dns, http, kafka, resolved }: FlowFlags): FlowFlags =>
   ({ from, to, protocol, port, icmpType, sni, dns, http, kafka, resolved }) as FlowFlags
 
+/** Whether any option describes a flow. */
+const describesFlow = (options: FlowFlags): boolean =>
+  Object.values(flowOf(options)).some((value) => value !== undefined)
+
 /** Where manifests are: by option, or as arguments. */
 function placesOf(paths: readonly string[], { manifests = [] }: Partial<Asking>, command: Command): readonly string[] {
   const places = [...paths, ...manifests]
@@ -176,9 +190,16 @@ Examples:
     .action(async (paths: string[], options: Asking & Output & { flows?: string }, command: Command) => {
       const { answerFlows, answerOne, readWorld } = await import('./verdict.ts')
       const { makeAnswerer } = await import('./flow.ts')
-      const isOne = options.from !== undefined || options.to !== undefined
-      if (isOne && options.flows !== undefined) command.error('error: --flows and --from/--to exclude each other')
-      const { world, snapshot } = await readWorld(placesOf(paths, options, command), options)
+      const isOne = describesFlow(options)
+      if (isOne && options.flows !== undefined)
+        command.error(
+          'error: --flows and the options that describe one flow (--from, --to, --port, …) exclude each other',
+        )
+      if (!isOne && options.output === 'yaml') command.error('error: flows are answered as JSON, a line each')
+      const places = placesOf(paths, options, command)
+      if (!isOne && places.includes('-') && (options.flows ?? '-') === '-')
+        command.error('error: standard input cannot be both the manifests and the flows')
+      const { world, snapshot } = await readWorld(places, options)
       const answer = makeAnswerer(world, snapshot)
       process.exitCode = await (isOne
         ? answerOne(flowOf(options), answer, options.output)
@@ -193,10 +214,16 @@ function addExplain(policy: Command): void {
     .addOption(output())
     .addHelpText(
       'after',
-      '\nExample:\n  namegate policy explain --manifests k8s/ --from shop/web --to 198.51.100.1 --port 443',
+      `
+Examples:
+  namegate policy explain --manifests k8s/ --from shop/web --to 198.51.100.1 --port 443
+  namegate policy explain --manifests k8s/ --from shop/web --to fqdn:api.example.com --port 443 --resolved api.example.com=198.51.100.1
+  namegate policy explain --manifests k8s/ --flow '{"from": "shop/web", "to": "shop/db", "port": 80, "http": {"method": "GET", "path": "/"}}'`,
     )
     .action(async (paths: string[], options: Asking & Output & { flow?: unknown }, command: Command) => {
       const { explainCommand, readWorld } = await import('./verdict.ts')
+      if (options.flow !== undefined && describesFlow(options))
+        command.error('error: --flow and the options that describe one (--from, --to, --port, …) exclude each other')
       const { world, snapshot } = await readWorld(placesOf(paths, options, command), options)
       process.exitCode = await explainCommand(options.flow ?? flowOf(options), world, snapshot, options.output)
     })
@@ -213,6 +240,10 @@ function addGet(policy: Command, asking: (command: Command) => Command): void {
     ),
   )
     .argument('[path...]', 'files or folders of manifests; - for standard input')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  namegate policy get                    what is in force at the agent\n  namegate policy get k8s/ -o json       whom the policies of manifests select, and every rule of theirs',
+    )
     .action(async (paths: string[], options: Reading & Output & { api: string }) => {
       if (paths.length > 0) {
         const { getCommand } = await import('./get.ts')

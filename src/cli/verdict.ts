@@ -7,7 +7,7 @@ import { explain } from '../policy/explain.ts'
 import type { World } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 import { loadWorld } from '../sources/manifests.ts'
-import { makeFlowReader, type Answer, type DirectionAnswer } from './flow.ts'
+import { makeFlowReader, noteOfQuestion, type Answer, type DirectionAnswer } from './flow.ts'
 import { parseOptionsOf, readPaths, type Reading } from './manifests.ts'
 import { render, table, type Format } from './output.ts'
 import { print } from './print.ts'
@@ -164,15 +164,17 @@ export async function explainCommand(
   output: Format,
 ): Promise<number> {
   const { flows, notes } = makeFlowReader(world, snapshot)(value)
-  const explanations = flows.map((flow) => explain(snapshot, flow))
+  const explanations = flows.map((flow) => explain(snapshot, flow, world.policies))
+  const remarks = [...notes, ...explanations.flatMap(({ decision }) => noteOfQuestion(snapshot, flows[0], decision))]
   const views = explanations.map(({ decision: { verdict }, egress, ingress }) => ({
     verdict: verdict === 'denied' ? 'denied' : 'allowed',
     egress,
     ingress,
+    ...(remarks.length === 0 ? {} : { notes: remarks }),
   }))
   const text =
     explanations.map((each) => `${each.text.join('\n')}\n`).join('\n') +
-    notes.map((note) => `note: ${note.text}\n`).join('')
+    remarks.map((note) => `note: ${whyToText(note)}\n`).join('')
   await print(render(output, views.length === 1 ? views[0] : views, () => text))
   return 0
 }

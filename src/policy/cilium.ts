@@ -12,6 +12,7 @@ import {
   readWord,
   type Field,
   type Report,
+  type Strays,
 } from './field.ts'
 import { parseIcmp } from './icmp.ts'
 import { parsePeers, peerKeys } from './peers.ts'
@@ -34,6 +35,12 @@ const specKeys = [
   'description',
   'log',
 ]
+const straysOfSpec: Strays = {
+  podSelector: 'a Cilium policy selects with endpointSelector',
+  policyTypes: 'a Cilium policy has none: a direction that has rules is denied by default, and "ingress: [{}]" denies all of it',
+  priority: 'Cilium policies stand in no order: what denies goes before what allows',
+  order: 'Cilium policies stand in no order: what denies goes before what allows',
+} // prettier-ignore
 const replyAnnotation = 'namegate.io/dns-deny-reply'
 
 /** The policy of one `spec` (or item of `specs`), or undefined when it has errors; all of them are in the report. */
@@ -44,11 +51,14 @@ export function parseCiliumPolicy(
   options: ParseOptions,
 ): Policy | undefined {
   const before = report.errorCount()
-  const fields = readMap(report, spec, specKeys)
+  const fields = readMap(report, spec, specKeys, straysOfSpec)
   const subject = parseSubject(report, meta, spec, fields)
   const lists = sections.map((section) => ({ section, items: readList(report, fields.get(section.key)) }))
-  if (lists.every(({ items }) => items.length === 0))
+  if (lists.every(({ items }) => items.length === 0)) {
     report.error(spec, 'rule must have at least one of Ingress, IngressDeny, Egress, EgressDeny')
+    const flag = fields.get('enableDefaultDeny')
+    if (flag !== undefined) report.note(flag, 'says nothing without rules; "ingress: [{}]" and "egress: [{}]" deny all of their direction') // prettier-ignore
+  }
   const directions = (['ingress', 'egress'] as const).filter((direction) =>
     lists.some(({ section, items }) => section.direction === direction && items.length > 0),
   )
@@ -139,13 +149,32 @@ function readDenyReply(report: Report, meta: PolicyMeta, spec: Field): Policy['d
   return undefined
 }
 
+function straysOfRule({ direction, kind }: Section): Strays {
+  const prefix = direction === 'ingress' ? 'from' : 'to'
+  const peers = `peers are ${prefix}Endpoints, ${prefix}Entities, ${prefix}CIDR, …`
+  const inPorts = 'it stands in an item of toPorts'
+  return {
+    [prefix]: peers,
+    podSelector: peers,
+    namespaceSelector: `${peers}; a namespace is the label k8s:io.kubernetes.pod.namespace`,
+    ipBlock: `${peers}; with exceptions ${prefix}CIDRSet`,
+    ports: 'they stand in an item of toPorts',
+    rules: inPorts,
+    serverNames: inPorts,
+    listener: inPorts,
+    ...(direction === 'ingress' ? { toFQDNs: 'names are for egress only', toServices: 'services are for egress only' } : {}),
+    ...(kind === 'deny' ? { authentication: 'a denial is about peers and ports alone' } : {}),
+  }
+} // prettier-ignore
+
 /** An entry of one of the four lists becomes a rule for each of its toPorts or icmps items, or one about every protocol. */
 function parseRule(context: Context, field: Field): Rule[] {
   const { report, section } = context
   const requiresKey = section.direction === 'ingress' ? 'fromRequires' : 'toRequires'
   const peerFields = peerKeys(context)
   const own = section.kind === 'allow' ? ['authentication'] : []
-  const fields = readMap(report, field, [...peerFields, requiresKey, 'toPorts', 'icmps', ...own])
+  const known = [...peerFields, requiresKey, 'toPorts', 'icmps', ...own]
+  const fields = readMap(report, field, known, straysOfRule(section))
   const [toPorts, icmps] = [readList(report, fields.get('toPorts')), readList(report, fields.get('icmps'))]
   if (toPorts.length > 0 && icmps.length > 0)
     report.error(field, 'the ICMPs block may only be present without ToPorts. Define a separate rule to use ToPorts')

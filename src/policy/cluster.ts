@@ -5,7 +5,7 @@ import { readPattern } from '../match/pattern.ts'
 import { Protocol } from '../net/ports.ts'
 import { prefixFromText, rangeToText } from '../net/prefix.ts'
 import type { PolicyMeta } from './context.ts'
-import { didYouMean, isAbsent, nearest, readInteger, readList, readMap, readString, readWord, type Field, type Report } from './field.ts' // prettier-ignore
+import { didYouMean, isAbsent, nearest, readInteger, readList, readMap, readString, readWord, type Field, type Report, type Strays } from './field.ts' // prettier-ignore
 import { ofThisCluster, podsOfNamespaces, readNamespacedPods, readNamespaceSelector, readNodeSelector, readPortName } from './podSelectors.ts' // prettier-ignore
 import { Tier, type Direction, type NameMatch, type ParseOptions, type Peer, type Policy, type Rule, type RulePorts, type Spot } from './rules.ts' // prettier-ignore
 
@@ -22,6 +22,10 @@ interface Dialect {
   /** Of `{ namespaceSelector, podSelector }`. */
   readonly podsRequired: readonly string[]
 }
+
+/** The kinds have other words for ports. */
+const straysOfRule = ({ portsKey }: Dialect): Strays =>
+  portsKey === 'ports' ? { protocols: 'ports are "ports" here' } : { ports: 'ports are "protocols" here' }
 
 const ingressPeers = ['namespaces', 'pods']
 const clusterDialect: Dialect = {
@@ -146,7 +150,7 @@ function parseSubject({ report, options, dialect }: Context, spec: Field, field:
 function parseRule(context: Context, field: Field, direction: Direction): Rule[] {
   const { report, dialect, options } = context
   const peersKey = direction === 'ingress' ? 'from' : 'to'
-  const fields = readMap(report, field, ['name', 'action', peersKey, dialect.portsKey])
+  const fields = readMap(report, field, ['name', 'action', peersKey, dialect.portsKey], straysOfRule(dialect))
   const name = readString(report, fields.get('name')) ?? ''
   if (name.length > ruleNameCharactersMax) report.error(fields.get('name') ?? field, `Too long: may not be more than ${ruleNameCharactersMax} characters`) // prettier-ignore
   for (const key of ['action', peersKey])

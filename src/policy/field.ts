@@ -25,7 +25,8 @@ export type Field = Place &
   (
     | { readonly kind: 'map'; readonly entries: ReadonlyMap<string, Field> }
     | { readonly kind: 'list'; readonly items: readonly Field[] }
-    | { readonly kind: 'scalar'; readonly value: Scalar }
+    /** `source`: how a number or boolean is written, which its value does not tell (`1.10`). */
+    | { readonly kind: 'scalar'; readonly value: Scalar; readonly source?: string }
   )
 
 /** Issues of one load, in the order they were found. */
@@ -73,20 +74,24 @@ export function isAbsent(field: Field | undefined): field is undefined {
   return field === undefined || (field.kind === 'scalar' && field.value === null)
 }
 
+/** What to say of fields that belong elsewhere, by their names: people carry them over from other kinds of policy and other places. */
+export type Strays = Readonly<Record<string, string>>
+
 /** The entries of a mapping; with `known`, any other key is an error with a suggestion. */
-export function readMap(report: Report, field: Field, known?: readonly string[]): ReadonlyMap<string, Field> {
+export function readMap(report: Report, field: Field, known?: readonly string[], strays: Strays = {}): ReadonlyMap<string, Field> {
   if (field.kind !== 'map') return wrongType(report, field, 'a mapping') ?? new Map<string, Field>()
   if (known !== undefined)
     for (const [key, entry] of field.entries) {
       if (known.includes(key)) continue
-      report.error(entry, `unknown field "${key}"${didYouMean(key, known)}`)
+      const stray = Object.hasOwn(strays, key) ? strays[key] : undefined
+      report.error(entry, `unknown field "${key}"${stray === undefined ? didYouMean(key, known) : `; ${stray}`}`)
     }
   return field.entries
-}
+} // prettier-ignore
 
 /** The entries of a mapping that may be absent: none then. */
-export function readPart(report: Report, field: Field | undefined, known?: readonly string[]): ReadonlyMap<string, Field> {
-  return isAbsent(field) ? new Map() : readMap(report, field, known)
+export function readPart(report: Report, field: Field | undefined, known?: readonly string[], strays?: Strays): ReadonlyMap<string, Field> {
+  return isAbsent(field) ? new Map() : readMap(report, field, known, strays)
 } // prettier-ignore
 
 /** The items of a list; [] when absent. */
@@ -100,7 +105,7 @@ export function readString(report: Report, field: Field | undefined): string | u
   if (isAbsent(field)) return undefined
   if (field.kind === 'scalar' && typeof field.value === 'string') return field.value
   if (field.kind === 'scalar' && (typeof field.value === 'number' || typeof field.value === 'boolean'))
-    return wrongType(report, field, `a string (in quotes: "${field.value}")`)
+    return wrongType(report, field, `a string (in quotes: "${field.source ?? String(field.value)}")`)
   return wrongType(report, field, 'a string')
 }
 
@@ -158,16 +163,16 @@ function toValue(field: Field): unknown {
   }
 }
 
-/** The known word nearest to a misspelt one, where it is near enough to be meant. */
-export function nearest(word: string, known: readonly string[]): string | undefined {
+/** The known word nearest to a misspelt one, where it is near enough to be meant. @param most letters that may differ */
+export function nearest(word: string, known: readonly string[], most: number = Math.max(2, Math.floor(word.length / 3))): string | undefined {
   let best: string | undefined
-  let least = Math.max(2, Math.floor(word.length / 3)) + 1
+  let least = most + 1
   for (const candidate of known) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
     if (distance < least) [best, least] = [candidate, distance]
   }
   return best
-}
+} // prettier-ignore
 
 /** Levenshtein distance; long words are cut, since only near ones matter. */
 function editDistance(a: string, b: string): number {

@@ -52,6 +52,11 @@ const types: Readonly<Record<Family, Readonly<Record<string, number>>>> = {
   },
 }
 
+/** The number of a type by Cilium's name for it. */
+export function icmpTypeOf(family: Family, name: string): number | undefined {
+  return Object.hasOwn(types[family], name) ? types[family][name] : undefined
+}
+
 /** Cilium's limit for one item of `icmps`. */
 const fieldsMax = 40
 
@@ -74,7 +79,7 @@ function parseType(report: Report, field: Field): Ports | undefined {
     report.error(type, 'must be a number or a name of an ICMP type')
     return undefined
   }
-  const number = typeof type.value === 'number' ? type.value : (types[family][type.value] ?? numberOf(type.value))
+  const number = typeof type.value === 'number' ? type.value : (icmpTypeOf(family, type.value) ?? numberOf(type.value))
   if (number === undefined) {
     const name = String(type.value)
     report.error(type, `ICMP type ${name} not found in ${word}${didYouMean(name, Object.keys(types[family]))}`)

@@ -3,7 +3,7 @@
 import { Protocol } from '../net/ports.ts'
 import { prefixFromText, rangeToText, subtractRanges, type AddressRange } from '../net/prefix.ts'
 import type { PolicyMeta } from './context.ts'
-import { isAbsent, readInteger, readList, readMap, readString, readWord, type Field, type Report } from './field.ts'
+import { isAbsent, readInteger, readList, readMap, readString, readWord, type Field, type Report, type Strays } from './field.ts' // prettier-ignore
 import { ofThisCluster, podsOfNamespace, podsOfNamespaces, readNamespaceSelector, readPodSelector, readPortName } from './podSelectors.ts' // prettier-ignore
 import { Tier, type Direction, type ParseOptions, type Peer, type Policy, type Rule, type RulePorts } from './rules.ts'
 
@@ -11,6 +11,31 @@ interface Context {
   readonly report: Report
   readonly namespace: string
   readonly options: ParseOptions
+}
+
+const onlyAllows = 'a NetworkPolicy only allows: denials are for CiliumNetworkPolicy and ClusterNetworkPolicy'
+const straysOfSpec: Strays = {
+  endpointSelector: 'a NetworkPolicy selects with podSelector',
+  nodeSelector: 'a NetworkPolicy selects pods of its namespace, with podSelector',
+  ingressDeny: onlyAllows,
+  egressDeny: onlyAllows,
+}
+function straysOfRule(peersKey: 'from' | 'to'): Strays {
+  const inPeer = `it stands in an item of ${peersKey}`
+  const ofCilium = [`${peersKey}Endpoints`, `${peersKey}CIDR`, `${peersKey}CIDRSet`, `${peersKey}Entities`]
+  return {
+    podSelector: inPeer,
+    namespaceSelector: inPeer,
+    ipBlock: inPeer,
+    toPorts: 'ports are "ports: [{port: 80}]" here',
+    toFQDNs: 'a NetworkPolicy knows no names: those are for CiliumNetworkPolicy and ClusterNetworkPolicy',
+    ...Object.fromEntries(ofCilium.map((key) => [key, `peers are podSelector, namespaceSelector or ipBlock in an item of ${peersKey}`])),
+  }
+} // prettier-ignore
+const straysOfPeer: Strays = {
+  matchLabels: 'it stands below podSelector or namespaceSelector',
+  matchExpressions: 'it stands below podSelector or namespaceSelector',
+  cidr: 'it stands below ipBlock',
 }
 
 const directionOf = { Ingress: 'ingress', Egress: 'egress' } as const
@@ -21,7 +46,7 @@ export function parseNetworkPolicy(report: Report, meta: PolicyMeta, spec: Field
   const before = report.errorCount()
   const namespace = meta.namespace ?? 'default'
   const context: Context = { report, namespace, options }
-  const fields = readMap(report, spec, ['podSelector', 'policyTypes', 'ingress', 'egress'])
+  const fields = readMap(report, spec, ['podSelector', 'policyTypes', 'ingress', 'egress'], straysOfSpec)
   const subject = fields.get('podSelector')
   if (spec.kind === 'map' && isAbsent(subject)) report.warn(spec, `podSelector is not there: the policy selects every pod of namespace ${namespace}`)
   const selector = podsOfNamespace(readPodSelector(report, subject), namespace)
@@ -78,7 +103,7 @@ function readPolicyTypes(report: Report, field: Field | undefined): Direction[] 
 function parseRule(context: Context, field: Field, direction: Direction): Rule {
   const { report } = context
   const peersKey = direction === 'ingress' ? 'from' : 'to'
-  const fields = readMap(report, field, [peersKey, 'ports'])
+  const fields = readMap(report, field, [peersKey, 'ports'], straysOfRule(peersKey))
   const peers = readList(report, fields.get(peersKey))
   const ports = readList(report, fields.get('ports'))
   return {
@@ -95,7 +120,7 @@ function parseRule(context: Context, field: Field, direction: Direction): Rule {
 
 function parsePeer(context: Context, field: Field): Peer[] {
   const { report, namespace, options } = context
-  const fields = readMap(report, field, ['podSelector', 'namespaceSelector', 'ipBlock'])
+  const fields = readMap(report, field, ['podSelector', 'namespaceSelector', 'ipBlock'], straysOfPeer)
   const spot = { path: field.path, line: field.line }
   const [pods, namespaces, block] = ['podSelector', 'namespaceSelector', 'ipBlock'].map((key) => fields.get(key))
   if (isAbsent(pods) && isAbsent(namespaces) && isAbsent(block)) {

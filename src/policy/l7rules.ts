@@ -60,7 +60,13 @@ const everyName: NameMatch = { field: 'matchPattern', text: '*', pattern: { kind
 /** The matchName or matchPattern of an item of toFQDNs or of `dns`; [] with an error when it is not one of them. */
 export function parseNames(context: Context, field: Field, list: 'toFQDNs' | 'dns'): NameMatch[] {
   const { report } = context
+  if (field.kind === 'scalar' && typeof field.value === 'string') {
+    const key = field.value.includes('*') ? 'matchPattern' : 'matchName'
+    report.error(field, `must be a mapping, not a string: {${key}: ${JSON.stringify(field.value)}}`)
+    return []
+  }
   const fields = readMap(report, field, ['matchName', 'matchPattern'])
+  if (field.kind !== 'map') return []
   const given = (['matchName', 'matchPattern'] as const).filter((key) => !isAbsent(fields.get(key)))
   if (given.length > 1) {
     const where = list === 'dns' ? 'a DNS rule' : 'an FQDNSelector'

@@ -127,7 +127,9 @@ function parseCidrSet(context: Context, item: Field): Peer[] {
           ...spotOf(item),
           kind: 'cidr',
           ranges: subtractRanges([range], holes),
-          text: rangeToText(range),
+          text: [rangeToText(range), ...(holes.length > 0 ? ['except', holes.map(rangeToText).join(', ')] : [])].join(
+            ' ',
+          ),
           reach: 'outside',
         },
       ]

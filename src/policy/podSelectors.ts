@@ -68,7 +68,7 @@ export function ofThisCluster(selector: Selector, options: ParseOptions): Select
 
 /** The `{ namespaceSelector, podSelector }` of ClusterNetworkPolicy and its elders. */
 export function readNamespacedPods(report: Report, field: Field, required: readonly string[], options: ParseOptions): Selector {
-  const fields = readPart(report, field, ['namespaceSelector', 'podSelector'])
+  const fields = readPart(report, field, ['namespaceSelector', 'podSelector'], { namespaces: 'it is namespaceSelector here' })
   for (const key of required) if (isAbsent(fields.get(key))) report.error(field, `${key}: Required value`)
   const namespaces = readNamespaceSelector(report, fields.get('namespaceSelector'))
   return podsOfNamespaces(readPodSelector(report, fields.get('podSelector')), namespaces, options)
@@ -84,6 +84,8 @@ export function readPortName(report: Report, field: Field): string | undefined {
 }
 
 function portNameComplaint(name: string): string | undefined {
+  const range = name.split('-')
+  if (range.length === 2 && range.every((part) => /^[0-9]+$/.test(part))) return `a range is port: ${range[0] ?? ''} with endPort: ${range[1] ?? ''}` // prettier-ignore
   if (name.length > 15) return 'must be no more than 15 characters'
   if (!/^[-a-z0-9]+$/.test(name)) return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
   if (/^[0-9]+$/.test(name)) return 'must contain at least one letter (a-z); a port number stands without quotes here'

@@ -10,7 +10,7 @@ import {
   type Selector,
 } from '../identity/selector.ts'
 import { isSince } from './context.ts'
-import { didYouMean, isAbsent, readList, readMap, readString, type Field, type Report } from './field.ts'
+import { didYouMean, isAbsent, readList, readMap, readString, type Field, type Report, type Strays } from './field.ts'
 import type { ParseOptions } from './rules.ts'
 
 /** A selector in the two halves in which people write it; all of both holds. */
@@ -28,8 +28,27 @@ export function readSelector(report: Report, field: Field, keyOf: (key: string) 
   return [...labels, ...expressions]
 }
 
+const halves = ['matchLabels', 'matchExpressions']
+
+/** As the first releases of AdminNetworkPolicy had it. */
+const itself = 'this is the selector itself: matchLabels, matchExpressions'
+const straysOfSelector: Strays = { namespaceSelector: itself, podSelector: itself }
+
+/** `app: web` where `matchLabels: {app: web}` is meant. */
+function straysOf(field: Field): Strays {
+  const entries = field.kind === 'map' ? [...field.entries] : []
+  return {
+    ...straysOfSelector,
+    ...Object.fromEntries(
+      entries.flatMap(([key, entry]) =>
+        entry.kind === 'scalar' && !key.startsWith('match') ? [[key, 'labels stand below matchLabels']] : [],
+      ),
+    ),
+  }
+}
+
 function readHalves(report: Report, field: Field, keyOf: (key: string) => string): LabelSelector {
-  const fields = readMap(report, field, ['matchLabels', 'matchExpressions'])
+  const fields = readMap(report, field, halves, straysOf(field))
   const matchLabels = fields.get('matchLabels')
   const labels: Requirement[] = []
   for (const [key, entry] of isAbsent(matchLabels) ? [] : readMap(report, matchLabels)) {

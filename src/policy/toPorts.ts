@@ -12,6 +12,7 @@ import {
   readWord,
   type Field,
   type Report,
+  type Strays,
 } from './field.ts'
 import { parseL7, readSecret } from './l7rules.ts'
 import type { L7, Listener, Rule, RulePorts, TlsContext } from './rules.ts'
@@ -23,6 +24,22 @@ export type PortStatement = Pick<
 >
 
 const portRuleKeys = ['ports', 'rules', 'terminatingTLS', 'originatingTLS', 'serverNames', 'listener']
+const ofPort = 'it stands in an item of ports'
+const straysOfPortRule: Strays = {
+  port: ofPort,
+  protocol: ofPort,
+  endPort: ofPort,
+  http: 'it stands in rules',
+  dns: 'it stands in rules',
+}
+const alone = 'a denial is about peers and ports alone'
+const straysOfDeny: Strays = {
+  ...straysOfPortRule,
+  ...Object.fromEntries(portRuleKeys.slice(1).map((key) => [key, alone])),
+}
+const straysOfPort: Strays = Object.fromEntries(
+  portRuleKeys.slice(1).map((key) => [key, 'it stands beside ports, not in its items']),
+)
 /** Cilium's limits for one item. */
 const portsMax = 40
 const serverNamesMax = 40
@@ -30,7 +47,10 @@ const serverNamesMax = 40
 /** Reads an item; undefined when it contributes nothing, having no ports. */
 export function parseToPorts(context: Context, field: Field): PortStatement | undefined {
   const { report, section } = context
-  const fields = readMap(report, field, section.kind === 'deny' ? ['ports'] : portRuleKeys)
+  const fields =
+    section.kind === 'deny'
+      ? readMap(report, field, ['ports'], straysOfDeny)
+      : readMap(report, field, portRuleKeys, straysOfPortRule)
   const part = (key: string): Field | undefined => (section.kind === 'deny' ? undefined : fields.get(key))
   const list = fields.get('ports')
   const items = readList(report, list)
@@ -93,7 +113,7 @@ const protocolWords = [...Object.keys(portedProtocols), ...Object.keys(extendedP
 
 function parsePort(context: Context, field: Field): PortItem {
   const { report } = context
-  const fields = readMap(report, field, ['port', 'endPort', 'protocol'])
+  const fields = readMap(report, field, ['port', 'endPort', 'protocol'], straysOfPort)
   const protocol = readProtocol(report, fields.get('protocol'))
   const text = readString(report, fields.get('port')) ?? ''
   const at = fields.get('port') ?? field
@@ -173,10 +193,19 @@ function isServiceName(text: string): boolean {
   return text.split('-').every((part) => part !== '' && [...part].every((c) => isLetter(c) || isDigit(c)))
 }
 
+/** What to write for `80-90`, `80,443` and `*`. */
+function severalPorts(text: string): string {
+  const parts = text.split(/[-:]/)
+  const isNumber = (part: string): boolean => part !== '' && [...part].every((c) => c >= '0' && c <= '9')
+  if (parts.length === 2 && parts.every(isNumber)) return `; a range is port: "${parts[0] ?? ''}" with endPort: ${parts[1] ?? ''}`
+  if (text.includes(',') && text.split(',').every((part) => isNumber(part.trim()))) return '; each port is an item of its own'
+  return text === '*' ? '; every port is "0", or no toPorts' : ''
+} // prettier-ignore
+
 /** A port number as Go's ParseUint reads it: `010` is octal, digits may be parted by underscores. */
 function readPortNumber(report: Report, at: Field, text: string): number | undefined {
   const complain = (what: string): undefined => {
-    report.error(at, `unable to parse port: strconv.ParseUint: parsing "${text}": ${what}`)
+    report.error(at, `unable to parse port: strconv.ParseUint: parsing "${text}": ${what}${severalPorts(text)}`)
     return undefined
   }
   if (text.length > 32 || !text.split('_').every((part) => part !== '' && [...part].every((c) => c >= '0' && c <= '9')))

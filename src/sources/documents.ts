@@ -14,6 +14,9 @@ export const manifestCharactersMax = 16_000_000
 /** Deeper than this no manifest is. */
 const depthMax = 64
 
+/** Paths of deeper fields are left out of issues about the depth. */
+const pathDepthMax = 16
+
 /** Aliases multiply: a few lines of them can stand for billions of nodes. This many of one file come from aliases; more is an error. */
 const borrowedNodesMax = 100_000
 
@@ -27,6 +30,8 @@ interface Conversion {
   readonly borrowed: { nodes: number }
   /** What each alias of the document stands for; found when the first one is met. */
   targets: ReadonlyMap<Alias, Node> | undefined
+  /** What is being read through an alias: whoever meets one of these again goes round in circles. */
+  readonly following: Set<Node>
   /** Something is wrong that makes the whole document unreadable; it was said. */
   broken: boolean
 }
@@ -37,18 +42,53 @@ export function readDocuments(report: Report, { path: file, text }: ManifestFile
     report.error({ file, line: 1, column: 1, path: '' }, `larger than ${manifestCharactersMax} characters`)
     return []
   }
+  // A null octet is in no YAML (YAML 1.2 §5.1); in UTF-16 and in binaries it is everywhere.
+  if (text.includes('\0')) {
+    report.error({ file, line: 1, column: 1, path: '' }, 'is not text in UTF-8: it is binary, or UTF-16')
+    return []
+  }
   const lines = new LineCounter()
   const borrowed = { nodes: 0 }
   // YAML 1.2 core: `on` and `yes` are strings. Keys that are there twice are found here: the library's own search is quadratic.
   const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: false, version: '1.2' })
   if (!Array.isArray(documents)) return []
-  return (documents as Document.Parsed[]).flatMap((document) => {
+  const parsed = documents as Document.Parsed[]
+  const template = parsed.some(({ errors }) => errors.length > 0) ? templateAt(text) : undefined
+  if (template !== undefined) {
+    // What does not parse is a consequence: a screenful of it would hide the cause.
+    const { line, col } = lines.linePos(template)
+    report.error({ file, line, column: col, path: '' }, unrendered)
+    return []
+  }
+  return parsed.flatMap((document) => {
     sayErrors(report, file, lines, document)
     if (document.errors.length > 0 || document.contents === null) return []
-    const conversion: Conversion = { report, file, lines, document, borrowed, targets: undefined, broken: false }
+    const conversion: Conversion = {
+      report,
+      file,
+      lines,
+      document,
+      borrowed,
+      targets: undefined,
+      following: new Set(),
+      broken: false,
+    }
     const field = toField(conversion, document.contents, { path: '', depth: 0, isBorrowed: false })
     return conversion.broken || (field.kind === 'scalar' && field.value === null) ? [] : [field]
   })
+}
+
+const unrendered = 'a template ({{ … }}) must be rendered first: helm template CHART | namegate policy validate -'
+
+/** Where a line of the text has an action of a Go template, outside of comments; undefined when none has. */
+function templateAt(text: string): number | undefined {
+  let start = 0
+  for (const line of text.split('\n')) {
+    const at = line.indexOf('{{')
+    if (at >= 0 && !line.trimStart().startsWith('#') && line.includes('}}', at)) return start + at
+    start += line.length + 1
+  }
+  return undefined
 }
 
 function sayErrors(report: Report, file: string, lines: LineCounter, { errors }: Document.Parsed): void {
@@ -78,7 +118,8 @@ function toField(conversion: Conversion, node: unknown, position: Position): Fie
   if (conversion.broken) return nothing
   const breakOff = (message: string): Field => {
     conversion.broken = true
-    conversion.report.error(place, message)
+    // What is nested this deep has a path that nobody reads.
+    conversion.report.error(depth > pathDepthMax ? { ...place, path: '' } : place, message)
     return nothing
   }
   if (depth > depthMax) return breakOff(`nested deeper than ${depthMax}`)
@@ -88,7 +129,10 @@ function toField(conversion: Conversion, node: unknown, position: Position): Fie
     const target = targetOf(conversion, node)
     // Without the error the field would count as absent: a rule without peers is a rule about everyone.
     if (target === undefined) return breakOff(`there is no anchor "${node.source}" before this alias`)
+    if (conversion.following.has(target)) return breakOff(`the alias "${node.source}" stands for what it is in itself`)
+    conversion.following.add(target)
     const field = toField(conversion, target, { path, depth: depth + 1, isBorrowed: true })
+    conversion.following.delete(target)
     return { ...field, line: place.line, column: place.column }
   }
   if (isSeq(node)) {
@@ -96,7 +140,10 @@ function toField(conversion: Conversion, node: unknown, position: Position): Fie
     return { ...place, kind: 'list', items }
   }
   if (isMap(node)) return { ...place, kind: 'map', entries: entriesOf(conversion, node, position) }
-  return { ...place, kind: 'scalar', value: isScalar(node) ? scalarOf(node.value) : null }
+  if (!isScalar(node)) return nothing
+  const value = scalarOf(node.value)
+  const isTold = typeof value === 'string' || value === null || node.source === undefined
+  return { ...place, kind: 'scalar', value, ...(isTold ? {} : { source: node.source }) }
 }
 
 /** An issue about a field points at its key, where people look for it; one about a list item points at the item. */
@@ -108,7 +155,10 @@ function entriesOf(conversion: Conversion, map: YAMLMap, position: Position): Re
     const at = lineOf(conversion, startOf(key) ?? startOf(map) ?? 0)
     const name = isScalar(key) ? String(key.value) : ''
     const field: Field = { ...toField(conversion, value, inside(position, pathOf(position.path, name))), ...at }
-    if (!isScalar(key)) report.error({ ...field, path: position.path }, 'a key must be a string')
+    if (conversion.broken) break
+    // `a: {{ .b }}` is YAML: a mapping whose key is a mapping.
+    if (!isScalar(key))
+      report.error({ ...field, path: position.path }, `a key must be a string${isMap(key) ? `; ${unrendered}` : ''}`) // prettier-ignore
     else if (isMergeKey(key)) merged.push(...(field.kind === 'list' ? field.items : [field]))
     else {
       const twin = entries.get(name)
@@ -117,7 +167,7 @@ function entriesOf(conversion: Conversion, map: YAMLMap, position: Position): Re
     }
   }
   // What the mapping says itself wins over what it merges, and what it merges first over what it merges later.
-  for (const field of merged) {
+  for (const field of conversion.broken ? [] : merged) {
     if (field.kind !== 'map') report.error(field, 'only mappings can be merged')
     else
       for (const [name, entry] of field.entries)

@@ -195,6 +195,8 @@ function readObject(load: Load, root: Field, of?: { readonly apiVersion: string;
   }
   const listed = kind.endsWith('List') ? kind.slice(0, -'List'.length) : undefined
   if (listed !== undefined && ((listed === '' && apiVersion === 'v1') || isRead(apiVersion, listed))) {
+    // A list whose items nobody finds would be no policies at all.
+    readMap(report, root, ['apiVersion', 'kind', 'metadata', 'items'])
     for (const item of readList(report, fields.get('items')))
       readObject(load, item, listed === '' ? undefined : { apiVersion, kind: listed })
     return

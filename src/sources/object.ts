@@ -25,7 +25,8 @@ export function readMeta(report: Report, fields: ReadonlyMap<string, Field>): Me
   return {
     name: name ?? readString(report, entries.get('generateName')),
     isGenerated: name === undefined,
-    namespace: readString(report, entries.get('namespace')),
+    // The API server takes an empty one for none.
+    namespace: readString(report, entries.get('namespace')) || undefined,
     labels: readStringMap(report, entries.get('labels')),
     annotations: readStringMap(report, entries.get('annotations')),
   }

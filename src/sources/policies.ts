@@ -2,7 +2,7 @@
 import { parseCiliumPolicy } from '../policy/cilium.ts'
 import { parseAdminNetworkPolicy, parseClusterNetworkPolicy } from '../policy/cluster.ts'
 import type { PolicyMeta } from '../policy/context.ts'
-import { isAbsent, readList, readMap, type Field } from '../policy/field.ts'
+import { isAbsent, readList, readMap, readPart, type Field } from '../policy/field.ts'
 import { parseNetworkPolicy } from '../policy/kubernetes.ts'
 import type { ParseOptions, Policy, PolicyKind } from '../policy/rules.ts'
 import type { ManifestObject } from './object.ts'
@@ -54,8 +54,13 @@ function emptySpec({ file, line, column, path }: Field): Field {
 const nameCharactersMax = 253
 
 /** What the API server asks of names; a policy whose name it refuses is enforced nowhere. */
-function checkName({ report, root, fields, name }: ManifestObject): void {
+function checkName({ report, root, fields, kind, name, namespace }: ManifestObject): void {
   const at = fields.get('metadata') ?? root
+  const place = readPart(report, fields.get('metadata')).get('namespace')
+  if (namespace === undefined && place?.kind === 'scalar' && typeof place.value === 'string' && place.value !== '')
+    report.warn(place, `a ${kind} has no namespace: it holds in all of them, not in "${place.value}" alone`)
+  else if (namespace !== undefined && !/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(namespace))
+    report.error(place ?? at, `Invalid value: "${namespace}": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`) // prettier-ignore
   if (name.length > nameCharactersMax) report.error(at, `metadata.name: Invalid value: must be no more than ${nameCharactersMax} characters`) // prettier-ignore
   else if (!/^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/.test(name))
     report.error(at, `metadata.name: Invalid value: "${name}": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character`) // prettier-ignore

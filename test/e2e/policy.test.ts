@@ -142,7 +142,7 @@ describe('validate', () => {
     expect(out).toContain('<stdin>:7:20: ')
   })
   test('folders below only when asked', async () => {
-    expect(await policy('validate', at('deep'))).toEqual({ status: 1, out: '', err: `namegate: no manifests (*.yaml, *.yml, *.json) in ${at('deep')}\n` }) // prettier-ignore
+    expect(await policy('validate', at('deep'))).toEqual({ status: 1, out: '', err: `namegate: no manifests (*.yaml, *.yml, *.json) in ${at('deep')}; -R reads the folders below it too\n` }) // prettier-ignore
     expect(await policy('validate', '-R', at('deep'))).toMatchObject({ status: 0, out: '1 file, 1 policy: valid\n' })
   })
   test('a path that is not there', async () => {
@@ -191,6 +191,10 @@ describe('lint', () => {
     const { version, runs } = JSON.parse(out) as { version: string; runs: [{ results: unknown[] }] }
     expect(version).toBe('2.1.0')
     expect(runs[0].results).toContainEqual(expect.objectContaining({ ruleId: 'NG003', level: 'warning' }))
+    // Places are URIs: a blank in a path is none.
+    await mkdir(at('with blank'))
+    await writeFile(at('with blank/a.yaml'), careless)
+    expect((await policy('lint', at('with blank'), '-o', 'sarif')).out).toContain('/with%20blank/a.yaml"')
   })
   test('the codes', async () => {
     const { status, out } = await policy('lint', '--codes')
@@ -338,6 +342,13 @@ describe('get', () => {
   })
 })
 
+for (const command of [[], ['validate'], ['lint'], ['verdict'], ['explain'], ['get']])
+  test(`policy ${command.join(' ')} --help has examples that are commands`, async () => {
+    const { status, out } = await policy(...command, '--help')
+    expect(status).toBe(0)
+    expect(out).toMatch(/\nExamples:\n(?: {2}.*namegate policy .*\n)+/)
+  })
+
 const usage = [
   { args: ['validate'], err: /missing required argument 'path'/ },
   { args: ['lint'], err: /missing required argument 'path'/ },
@@ -347,7 +358,11 @@ const usage = [
   { args: ['validate', 'x', '--cilium-version', 'new'], err: /a version is MAJOR\.MINOR/ },
   { args: ['verdict', 'x', '--resolved', 'a'], err: /it is NAME=IP/ },
   { args: ['explain', 'x', '--http', '{'], err: /not JSON/ },
-]
+  { args: ['verdict', 'x', '--flows', 'f', '--protocol', 'UDP'], err: /--flows and the options that describe one flow/ },
+  { args: ['verdict', 'x', '--flows', 'f', '-o', 'yaml'], err: /flows are answered as JSON/ },
+  { args: ['verdict', '-m', '-'], err: /standard input cannot be both/ },
+  { args: ['explain', 'x', '--flow', '{}', '--port', '1'], err: /--flow and the options/ },
+] // prettier-ignore
 for (const { args, err } of usage)
   test(`usage: ${args.join(' ')}`, async () => {
     expect(await policy(...args)).toEqual({ status: 2, out: '', err: expect.stringMatching(err) as string })

@@ -6,6 +6,7 @@ import {
   at,
   fixOf,
   isCilium,
+  isOrdered,
   itemsOf,
   itemsOfSpec,
   listed,
@@ -125,8 +126,9 @@ const probes: Check = (context, say) => {
       .selected(policy.subject.selector)
       .filter((workload) => probed.has(`${workload.pod.kind} ${nameOf(workload)}`))
     if (subjects.length === 0) continue
-    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'ingress'))
-    if (all.some((rule) => rule.kind === 'allow' && meansHost(rule))) continue
+    const all = context.around(policy).flatMap((other) => rulesOf(other, 'ingress'))
+    // One that allows them need not rely on it; one that denies them is told of below.
+    if (all.some((rule) => rule.kind !== 'pass' && meansHost(rule))) continue
     say('NG023', spec, at(spec.field, 'ingress') ?? spec.field, {
       severity: 'note',
       message: `the probes of ${listed(subjects.map(nameOf))} come from the node; no rule allows them, they pass because a pod's own node always may (not with allow-localhost: policy in Cilium)`,
@@ -134,6 +136,23 @@ const probes: Check = (context, say) => {
     })
   }
 }
+
+/** NG023: a denial holds for the node too, before what lets it reach its pods by default. */
+const deniedProbes: Check = (context, say) => {
+  const probed = new Set(context.others.flatMap(probedNames))
+  for (const spec of context.specs) {
+    const { policy } = spec
+    if (policy === undefined || policy.subject.kind === 'node' || isOrdered(spec)) continue
+    const denial = rulesOf(policy, 'ingress').find((rule) => rule.kind === 'deny' && meansHost(rule) && rule.ports.some(({ kind }) => kind === 'all'))
+    if (denial === undefined) continue
+    const subjects = context.selected(policy.subject.selector).filter(({ pod }) => probed.has(`${pod.kind} ${pod.namespace}/${pod.name}`))
+    say('NG023', spec, context.fieldAt(spec, denial.path), {
+      severity: subjects.length === 0 ? 'note' : 'warning',
+      message: `this denies the node as well, and no rule can allow it again: ${subjects.length === 0 ? 'probes of the kubelet fail' : `the probes of ${listed(subjects.map(nameOf))} fail`}`,
+      hint: 'deny the entity world, or allow what is wanted and leave the rest to default deny',
+    })
+  }
+} // prettier-ignore
 
 const meansEntity = (rule: Rule, entity: Entity): boolean =>
   peersCover(rule.peers, [{ kind: 'entity', entity, path: rule.path, line: rule.line }])
@@ -175,7 +194,7 @@ const hostPolicies: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind !== 'node') continue
     for (const direction of ['ingress', 'egress'] as const) {
       if (!policy.defaultDeny[direction]) continue
-      const all = context.covering(policy).flatMap((other) => rulesOf(other, direction))
+      const all = context.around(policy).flatMap((other) => rulesOf(other, direction))
       const missing = needs.filter(
         (need) =>
           need.direction === direction &&
@@ -196,4 +215,4 @@ const hostPolicies: Check = (context, say) => {
   }
 }
 
-export const clusterChecks: readonly Check[] = [apiServer, dnsPorts, dnsRulePorts, probes, hostPolicies]
+export const clusterChecks: readonly Check[] = [apiServer, dnsPorts, dnsRulePorts, probes, deniedProbes, hostPolicies]

@@ -16,7 +16,7 @@ import {
   type World,
 } from '../rules.ts'
 import type { Code, Finding, Fix, Severity } from './codes.ts'
-import { subjectCovers } from './coverage.ts'
+import { subjectCovers, subjectCoversMostly } from './coverage.ts'
 import { makeSources, type Sources } from './source.ts'
 
 export interface LintInput {
@@ -75,6 +75,8 @@ export interface Context extends LintInput {
   readonly near: (spec: Pick<Spec, 'namespace'>) => readonly Spec[]
   /** The policies that are about all that this one is about; itself among them. */
   readonly covering: (policy: Policy) => readonly Policy[]
+  /** Those that are about it as far as anybody can tell: what they allow is not missing. */
+  readonly around: (policy: Policy) => readonly Policy[]
   /** The field of a rule or peer of a policy, by its path. */
   readonly fieldAt: (spec: Spec, path: string) => Field
 }
@@ -196,7 +198,22 @@ export function makeContext(input: LintInput): Context {
   const { selected, identities } = makeSelection(workloads)
   const near = makeNear(specs)
   const paths = new WeakMap<Field, ReadonlyMap<string, Field>>()
+<<<<<<< HEAD
   const coverings = new WeakMap<Policy, readonly Policy[]>()
+=======
+  const [coverings, arounds] = [new WeakMap<Policy, readonly Policy[]>(), new WeakMap<Policy, readonly Policy[]>()]
+  const among =
+    (known: WeakMap<Policy, readonly Policy[]>, isOf: typeof subjectCovers) =>
+    (policy: Policy): readonly Policy[] => {
+      let found = known.get(policy)
+      if (found === undefined) {
+        const others = near(policy).flatMap((spec) => spec.policy ?? [])
+        known.set(policy, (found = others.filter((other) => isOf({ identities }, other, policy))))
+      }
+      return found
+    }
+  const { ciliumVersion } = input.options
+>>>>>>> main
   return {
     ...input,
     specs,
@@ -207,14 +224,8 @@ export function makeContext(input: LintInput): Context {
     selected,
     identities,
     near,
-    covering: (policy) => {
-      let found = coverings.get(policy)
-      if (found === undefined) {
-        const others = near(policy).flatMap((spec) => spec.policy ?? [])
-        coverings.set(policy, (found = others.filter((other) => subjectCovers({ identities }, other, policy))))
-      }
-      return found
-    },
+    covering: among(coverings, subjectCovers),
+    around: among(arounds, subjectCoversMostly),
     fieldAt: (spec, path) => {
       let index = paths.get(spec.field)
       if (index === undefined) paths.set(spec.field, (index = indexPaths(spec.field)))

@@ -44,6 +44,27 @@ function selectorsMeet(context: Selecting, a: Selector, b: Selector): boolean {
   return [...context.identities(a)].some((id) => others.has(id))
 }
 
+/**
+ * The same, where what `narrow` does not speak of is taken for absent: a policy for all pods but those of kube-dns is about `app: web`,
+ * although there might be a pod that is both.
+ */
+function selectorCoversMostly(wide: Selector, narrow: Selector): boolean {
+  const isUnsaid = (wanted: Requirement): boolean =>
+    (wanted.operator === 'NotIn' || wanted.operator === 'DoesNotExist') &&
+    !narrow.some((given) => isSameKey(wanted.key, given.key))
+  return wide.every((wanted) => isUnsaid(wanted) || narrow.some((given) => implies(given, wanted)))
+}
+
+/** Whether the policy is about all that the other is about, as far as anybody can tell. */
+export function subjectCoversMostly(context: Selecting, wide: Policy, narrow: Policy): boolean {
+  if (subjectCovers(context, wide, narrow)) return true
+  return (
+    wide.subject.kind === narrow.subject.kind &&
+    context.identities(narrow.subject.selector).size === 0 &&
+    selectorCoversMostly(wide.subject.selector, narrow.subject.selector)
+  )
+}
+
 /** Whether the policy is about all that the other is about. */
 export function subjectCovers(context: Selecting, wide: Policy, narrow: Policy): boolean {
   if (wide.subject.kind !== narrow.subject.kind) return false
@@ -87,7 +108,8 @@ function peerCovers(wide: Peer, narrow: Peer): boolean {
         (wide.entity === narrow.entity || (wider[wide.entity]?.includes(narrow.entity) ?? false))
       )
     case 'name':
-      return wide.kind === 'name' && nameCovers(wide, narrow)
+      // Names lead out of the cluster only.
+      return (wide.kind === 'name' && nameCovers(wide, narrow)) || (wide.kind === 'entity' && wide.entity === 'world')
     case 'cidrGroup':
       return (
         wide.kind === 'cidrGroup' &&

@@ -27,7 +27,7 @@ const denyOnly: Check = (context, say) => {
       const [allow, deny] = [at(spec.field, direction), at(spec.field, `${direction}Deny`)]
       if (deny === undefined || itemsOf(deny).length === 0 || itemsOf(allow).length > 0) continue
       if (at(spec.field, 'enableDefaultDeny', direction) !== undefined) continue
-      const others = (spec.policy === undefined ? [] : context.covering(spec.policy)).filter(
+      const others = (spec.policy === undefined ? [] : context.around(spec.policy)).filter(
         (other) => other.defaultDeny[direction] && rulesOf(other, direction).some(({ kind }) => kind === 'allow'),
       )
       if (others.length > 0) continue
@@ -64,7 +64,7 @@ const noDns: Check = (context, say) => {
     if (policy === undefined || policy.subject.kind === 'node' || !policy.defaultDeny.egress) continue
     const reaching = rulesOf(policy, 'egress').find((rule) => rule.kind === 'allow' && isNamed(rule))
     if (reaching === undefined) continue
-    const all = context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))
+    const all = context.around(policy).flatMap((other) => rulesOf(other, 'egress'))
     if (
       all.some(
         (rule) => rule.kind === 'allow' && hasPort(rule, 53, [Protocol.UDP]) && mayReachDns(context, rule, policy),

@@ -1,7 +1,7 @@
 // What reading the manifests already found, as findings: what is refused (NG000) and, where it is one of the mistakes that people make again
 // and again, its own code: YAML (NG017), misspelt words (NG020), patterns (NG013).
 import { entities } from '../rules.ts'
-import { nearest, type Field, type Issue } from '../field.ts'
+import { nearest, type Field, type Issue, type Place } from '../field.ts'
 import type { Code, Finding, Fix } from './codes.ts'
 import { at, fixOf, itemsOf, type Context } from './context.ts'
 
@@ -12,16 +12,17 @@ export function findingsOfIssues(context: Context, said: readonly Finding[]): Fi
       .filter(({ code }) => code === 'NG019' || code === 'NG017')
       .map(({ file, line, column }) => `${file}:${line}:${column}`),
   )
+  const find = makeFinder(context.documents)
   return context.issues
     .filter((issue) => issue.severity === 'error' && !places.has(`${issue.file}:${issue.line}:${issue.column}`))
-    .map((issue) => findingOfIssue(context, issue))
+    .map((issue) => findingOfIssue(context, issue, find))
 }
 
-function findingOfIssue(context: Context, { file, line, column, path, message }: Issue): Finding {
+function findingOfIssue(context: Context, { file, line, column, path, message }: Issue, find: Finder): Finding {
   const code = codeOf(path, message)
-  const field = findField(context.documents, { file, line, column, path })
+  const field = find({ file, line, column, path })
   const fix = field === undefined ? undefined : fixIssue(context, field, message)
-  const hint = hintOf(path, message)
+  const hint = hintOf(message)
   return {
     code,
     severity: 'error',
@@ -49,12 +50,9 @@ function codeOf(path: string, message: string): Code {
   return 'NG000'
 }
 
-const misplaced = ['ports', 'rules', 'protocol', 'port']
-
-function hintOf(path: string, message: string): string | undefined {
-  const key = path.slice(path.lastIndexOf('.') + 1)
-  if (message.startsWith('unknown field') && misplaced.includes(key) && !path.includes('toPorts['))
-    return `${key} belongs into an item of toPorts: indent it below "- "`
+function hintOf(message: string): string | undefined {
+  if (message.startsWith('rule must have at least one of'))
+    return 'to deny all of a direction: "ingress: [{}]" or "egress: [{}]"'
   return message.includes('must be unique')
     ? 'the second one would replace the first: put both into one list'
     : undefined
@@ -62,32 +60,35 @@ function hintOf(path: string, message: string): string | undefined {
 
 function fixIssue(context: Context, field: Field, message: string): Fix | undefined {
   if (field.kind !== 'scalar' || field.value === null) return undefined
-  if (typeof field.value === 'number' && message.includes('in quotes'))
-    return fixOf('quote it', context.sources.replaceValue(field, JSON.stringify(String(field.value))))
+  const { replaceValue, written } = context.sources
+  if (typeof field.value !== 'string' && message.includes('in quotes'))
+    return fixOf('quote it', replaceValue(field, JSON.stringify(field.source ?? String(field.value))))
+  if (message.includes('stands without quotes') && String(Number(field.value)) === field.value)
+    return fixOf('a number', replaceValue(field, field.value))
+  const text = message.startsWith('must be a list') ? written(field) : undefined
+  if (text !== undefined && !text.includes('\n')) return fixOf('a list of one', replaceValue(field, `[${text}]`))
   const near = message.includes('unsupported entity') ? nearest(String(field.value), entities) : undefined
   return near === undefined ? undefined : fixOf(near, context.sources.replaceScalar(field, near))
 }
 
-/** The field at a place; a path is not enough, as a file has many documents. */
-function findField(
-  documents: readonly Field[],
-  place: Pick<Issue, 'file' | 'line' | 'column' | 'path'>,
-): Field | undefined {
-  const search = (field: Field): Field | undefined => {
-    if (field.path === place.path && field.line === place.line && field.column === place.column) return field
-    const children = field.kind === 'map' ? [...field.entries.values()] : itemsOf(field)
-    for (const child of children) {
-      if (place.path !== '' && !place.path.startsWith(child.path)) continue
-      const found = search(child)
-      if (found !== undefined) return found
+type Finder = (place: Place) => Field | undefined
+
+const placeOf = ({ file, line, column, path }: Place): string => `${line}:${column} ${path} ${file}`
+
+/** Finds the field at a place; a path is not enough, as a file has many documents. Read when the first is asked for. */
+function makeFinder(documents: readonly Field[]): Finder {
+  let index: Map<string, Field> | undefined
+  const walk = (known: Map<string, Field>, field: Field): void => {
+    known.set(placeOf(field), field)
+    for (const child of field.kind === 'map' ? field.entries.values() : itemsOf(field)) walk(known, child)
+  }
+  return (place) => {
+    if (index === undefined) {
+      index = new Map()
+      for (const document of documents) walk(index, document)
     }
-    return undefined
+    return index.get(placeOf(place))
   }
-  for (const document of documents) {
-    const found = document.file === place.file ? search(document) : undefined
-    if (found !== undefined) return found
-  }
-  return undefined
 }
 
 /** Codes that an annotation of the object tells the linter to leave out: `namegate.io/lint-ignore: NG010, NG022`. */

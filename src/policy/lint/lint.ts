@@ -11,6 +11,7 @@ import { labelChecks } from './labels.ts'
 import { nameChecks } from './names.ts'
 import { orderChecks } from './order.ts'
 import { portChecks } from './ports.ts'
+import { wordChecks } from './words.ts'
 
 const checks = [
   ...nameChecks,
@@ -22,6 +23,7 @@ const checks = [
   ...labelChecks,
   ...orderChecks,
   ...clusterChecks,
+  ...wordChecks,
 ]
 
 /** All findings, by file and line; at one line the most severe first. */

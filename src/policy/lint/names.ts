@@ -31,7 +31,7 @@ function dnsRulesFor(
 ): { readonly names: readonly DnsRule[]; readonly plain: boolean } {
   const names: DnsRule[] = []
   let plain = false
-  for (const rule of context.covering(policy).flatMap((other) => rulesOf(other, 'egress'))) {
+  for (const rule of context.around(policy).flatMap((other) => rulesOf(other, 'egress'))) {
     if (rule.kind !== 'allow' || namesOf(rule).length > 0) continue
     if (rule.l7?.kind === 'dns') names.push(...rule.l7.rules)
     else if (hasPort(rule, 53, [Protocol.UDP])) plain = true

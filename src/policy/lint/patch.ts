@@ -61,6 +61,9 @@ export function lineStarts(text: string): readonly number[] {
   return starts
 }
 
+/** Lines with their line feeds: the last one may have none, and is another line then. */
+const linesOf = (part: string): string[] => (part === '' ? [] : part.split(/(?<=\n)/))
+
 /** A unified diff of one file; '' when nothing changes. @param starts of its lines, where many diffs of one text are made */
 export function unifiedDiff(
   file: string,
@@ -91,13 +94,15 @@ export function unifiedDiff(
     } else hunks.push({ first, last, edits: [edit] })
   }
   const total = text.endsWith('\n') || text === '' ? starts.length - 1 : starts.length
-  const linesOf = (part: string): string[] => (part === '' ? [] : part.replace(/\n$/, '').split('\n'))
   let shift = 0
   let out = `--- ${file}\n+++ ${file}\n`
   for (const group of groupNear(hunks)) {
     const from = Math.max(0, (group[0]?.first ?? 0) - contextLines)
     const to = Math.min(total, (group.at(-1)?.last ?? 0) + contextLines)
-    const body: string[] = []
+    let body = ''
+    const add = (mark: ' ' | '-' | '+', lines: readonly string[]): void => {
+      for (const line of lines) body += mark + line + (line.endsWith('\n') ? '' : '\n\\ No newline at end of file\n')
+    }
     let at = from
     let change = 0
     for (const { first, last, edits: own } of group) {
@@ -109,17 +114,15 @@ export function unifiedDiff(
       }))
       const [gone, come] = [linesOf(old), linesOf(applyEdits(old, moved))]
       const [head, tail] = commonEnds(gone, come)
-      body.push(...linesOf(text.slice(offsetOf(at), offsetOf(first + head))).map((line) => ` ${line}`))
-      body.push(
-        ...gone.slice(head, gone.length - tail).map((line) => `-${line}`),
-        ...come.slice(head, come.length - tail).map((line) => `+${line}`),
-      )
+      add(' ', linesOf(text.slice(offsetOf(at), offsetOf(first + head))))
+      add('-', gone.slice(head, gone.length - tail))
+      add('+', come.slice(head, come.length - tail))
       change += come.length - gone.length
       at = Math.min(last, total) - tail
     }
-    body.push(...linesOf(text.slice(offsetOf(at), offsetOf(to))).map((line) => ` ${line}`))
+    add(' ', linesOf(text.slice(offsetOf(at), offsetOf(to))))
     const size = to - from
-    out += `@@ -${size === 0 ? from : from + 1},${size} +${size + change === 0 ? from + shift : from + shift + 1},${size + change} @@\n${body.join('\n')}\n`
+    out += `@@ -${size === 0 ? from : from + 1},${size} +${size + change === 0 ? from + shift : from + shift + 1},${size + change} @@\n${body}`
     shift += change
   }
   return out

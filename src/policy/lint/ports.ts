@@ -130,6 +130,13 @@ const namedPorts: Check = (context, say) => {
       const targets = targetsOf(context, spec, rules) ?? (item.direction === 'egress' ? context.workloads : [])
       const told = new Set<string>()
       for (const { field, text } of portFields(item)) {
+        if (isCilium(spec) && ['any', 'all'].includes(text.toLowerCase()))
+          say('NG018', spec, field, {
+            severity: 'warning',
+            message: `"${text}" is a port of that name, not every port`,
+            hint: 'every port is "0"; without toPorts a rule is about every port and protocol',
+            fix: fixOf('every port', context.sources.replaceScalar(field, '0')),
+          })
         const named = rules
           .flatMap((rule) => rule.ports)
           .filter(
@@ -172,7 +179,7 @@ const icmp: Check = (context, say) => {
       const rules = rulesOf(policy, direction).filter(({ kind }) => kind === 'allow')
       const ported = rules.find((rule) => !letsIcmp(rule))
       if (ported === undefined) continue
-      const others = context.covering(policy)
+      const others = context.around(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
       const any = itemsOfSpec(spec).some((item) =>
         itemsOf(at(item.field, 'toPorts')).some((entry) =>

@@ -36,6 +36,8 @@ export interface Sources {
   readonly replaceScalar: (field: Field, text: string) => Edit | undefined
   /** The value, whatever it is, by text in flow style. */
   readonly replaceValue: (field: Field, text: string) => Edit | undefined
+  /** A value as it is written, quotes and all. */
+  readonly written: (field: Field) => string | undefined
   /** Key and value of a mapping's entry by one line `key: value`. */
   readonly replaceEntry: (field: Field, text: string) => Edit | undefined
   readonly renameKey: (field: Field, text: string) => Edit | undefined
@@ -77,6 +79,10 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       const found = find(field)
       return found && edit(field, found.value, text)
     },
+    written: (field) => {
+      const found = find(field)
+      return found?.text.slice(found.value.start, found.value.end)
+    },
     replaceEntry: (field, text) => {
       const found = find(field)
       return found?.key && edit(field, { start: found.key.start, end: found.value.end }, text)
@@ -96,7 +102,7 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       return edit(
         list,
         { start, end: start },
-        lines.map((line, i) => `${indent}${i === 0 ? '- ' : '  '}${line}\n`).join(''),
+        lines.map((line, i) => `${indent}${i === 0 ? '- ' : '  '}${line}${lineEnd(found.text)}`).join(''),
       )
     },
     insertEntry: (map, lines) => {
@@ -110,7 +116,7 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
       return edit(
         map,
         { start: found.key.start, end: found.key.start },
-        lines.map((line) => `${line}\n${indent}`).join(''),
+        lines.map((line) => `${line}${lineEnd(found.text)}${indent}`).join(''),
       )
     },
     appendFlow: (map, text) => {
@@ -136,6 +142,8 @@ export function makeSources(texts: ReadonlyMap<string, string>): Sources {
   }
 }
 
+/** How the lines of a text end: what is put in ends so too. */
+const lineEnd = (text: string): string => (text.includes('\r\n') ? '\r\n' : '\n')
 const lineStart = (text: string, at: number): number => text.lastIndexOf('\n', at - 1) + 1
 
 /** The text of a scalar between its quotes; undefined when it cannot stand there. Plain text is quoted where YAML would read it otherwise. */

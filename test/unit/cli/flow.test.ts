@@ -115,6 +115,8 @@ describe('answers', () => {
     { title: 'ICMP of IPv6', flow: { from: 'shop/web', to: '2001:db8::1', protocol: 'ICMP' }, want: 'allowed allowed allowed' },
     { title: 'ICMPv6 by name', flow: { from: 'shop/web', to: '2001:db8::1', protocol: 'ICMPv6', icmpType: 128 }, want: 'allowed allowed allowed' },
     { title: 'ICMP of another type', flow: { from: 'shop/web', to: '198.18.0.1', protocol: 'ICMP', icmpType: 13 }, want: 'denied denied allowed' },
+    { title: 'ICMP by the name that policies have for its type', flow: { from: 'shop/web', to: '198.18.0.1', protocol: 'ICMP', icmpType: 'EchoRequest' }, want: 'allowed allowed allowed' },
+    { title: 'fields of whoever asks', flow: flow({ id: 7, title: 'x', note: 'y', source: 'z', type: 'egress', expect: 'allowed' }), want: 'allowed allowed allowed' },
     { title: 'a protocol without ports', flow: { from: 'shop/db', to: 'shop/web', protocol: 'GRE' }, want: 'allowed allowed allowed' },
   ] as const // prettier-ignore
   for (const { title, flow: asked, want } of rows) test(title, () => expect(brief(answer(asked))).toBe(want))
@@ -127,7 +129,7 @@ describe('what cannot be answered', () => {
     { title: 'no from', flow: { to: 'shop/db', port: 1 }, want: 'from is missing' },
     { title: 'no to', flow: { from: 'shop/web', port: 1 }, want: 'to is missing' },
     { title: 'an unknown pod', flow: flow({ from: 'shop/gone' }), want: 'from: there is no pod or workload shop/gone' },
-    { title: 'no party', flow: flow({ to: 'db' }), want: 'to: "db" is neither NAMESPACE/NAME nor an IP address nor fqdn:NAME' },
+    { title: 'no party', flow: flow({ to: 'nobody' }), want: 'to: "nobody" is neither NAMESPACE/NAME nor an IP address nor fqdn:NAME' },
     { title: 'a prototype is no pod', flow: flow({ to: 'constructor' }), want: 'to: "constructor" is neither NAMESPACE/NAME nor an IP address nor fqdn:NAME' },
     { title: 'a short address', flow: flow({ to: '10.1' }), want: 'to: "10.1" is neither NAMESPACE/NAME nor an IP address nor fqdn:NAME' },
     { title: 'no port', flow: { from: 'shop/web', to: 'shop/db', protocol: 'TCP' }, want: 'port is missing' },
@@ -135,10 +137,22 @@ describe('what cannot be answered', () => {
     { title: 'a port in pieces', flow: flow({ port: 80.5 }), want: 'port must be a whole number from 0 to 65535' },
     { title: 'a named port that is not there', flow: flow({ port: 'http' }), want: 'port: the destination has no port named "http"' },
     { title: 'no protocol that exists', flow: flow({ protocol: 'QUIC' }), want: /^protocol: "QUIC" is none of TCP, UDP/ },
-    { title: 'no protocol of the prototype', flow: flow({ protocol: 'constructor' }), want: /^protocol: "CONSTRUCTOR" is none of/ },
+    { title: 'no protocol of the prototype', flow: flow({ protocol: 'constructor' }), want: /^protocol: "constructor" is none of/ },
     { title: 'a protocol number too far', flow: flow({ protocol: 256 }), want: 'protocol must be a whole number from 0 to 255' },
     { title: 'resolved to no address', flow: flow({ resolved: { a: ['x'] } }), want: 'resolved: "x" is not an address of a' },
     { title: 'an empty name', flow: flow({ to: 'fqdn:' }), want: 'fqdn: the name is missing' },
+    { title: 'a pattern for a name', flow: flow({ to: 'fqdn:*.example.com' }), want: 'fqdn: "*.example.com" is a pattern; a flow has one name' },
+    { title: 'an empty label', flow: flow({ to: 'fqdn:a..example.com' }), want: 'fqdn: "a..example.com" is not a name' },
+    { title: 'a pattern that is asked', flow: flow({ dns: '*.example.com' }), want: 'dns: "*.example.com" is a pattern; a flow has one name' },
+    { title: 'a pod without its namespace', flow: flow({ from: 'web' }), want: 'from: "web" is neither NAMESPACE/NAME nor an IP address; did you mean "shop/web"?' },
+    { title: 'a prefix', flow: flow({ to: '10.0.0.0/8' }), want: 'to: 10.0.0.0/8 is a prefix; a flow has one address' },
+    { title: 'an empty protocol', flow: flow({ protocol: '' }), want: 'protocol is empty' },
+    { title: 'a type of ICMP that nobody knows', flow: flow({ protocol: 'ICMP', icmpType: 'EchoRequst' }), want: 'icmpType must be a whole number from 0 to 255' },
+    { title: 'a field that is misspelt', flow: flow({ protocl: 'UDP' }), want: 'unknown field "protocl"; did you mean "protocol"?' },
+    { title: 'another word for a field', flow: flow({ proto: 'UDP' }), want: 'unknown field "proto"; did you mean "protocol"?' },
+    { title: 'a field in other case', flow: flow({ Port: 5432 }), want: 'unknown field "Port"; did you mean "port"?' },
+    { title: 'a request beside http', flow: flow({ method: 'GET' }), want: 'unknown field "method"; did you mean "http.method"?' },
+    { title: 'a misspelt part of a request', flow: flow({ http: { methd: 'GET' } }), want: 'unknown field "http.methd"; did you mean "method"?' },
     { title: 'headers that are none', flow: flow({ http: { headers: { a: 1 } } }), want: 'http.headers is {"name": "value"}' },
     { title: 'Kafka without a key', flow: flow({ kafka: {} }), want: 'kafka.apiKey is missing' },
   ] as const // prettier-ignore
@@ -148,6 +162,20 @@ describe('what cannot be answered', () => {
       if (typeof want === 'string') expect(found).toBe(want)
       else expect(found).toMatch(want)
     })
+})
+
+test('what a question alone does not tell is said beside the verdict', () => {
+  const service = `${manifests}---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\nspec: {clusterIP: 10.96.0.7, selector: {app: db}, ports: [{port: 5432}]}`
+  const world = loadWorld([{ path: 'a.yaml', text: service }])
+  if (!world.ok) throw new Error(JSON.stringify(world.issues))
+  const ask = makeAnswerer(world.world, makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused' })(world.world)) // prettier-ignore
+  expect(JSON.stringify(ask(flow({ to: '10.96.0.7' })))).toContain('this is the cluster address of Service shop/db')
+  const question = { from: 'shop/web', to: '192.0.2.53', protocol: 'UDP', port: 53 }
+  expect(ask({ ...question, dns: 'api.example.com' })).toMatchObject({
+    verdict: 'denied',
+    egress: { why: [{}, { text: 'an agent answers this question all the same: toFQDNs matchName "api.example.com"', rule: 'spec.egress[1].toFQDNs[0]' }] },
+  }) // prettier-ignore
+  expect(ask({ ...question, dns: 'www.example.com' })).toMatchObject({ verdict: 'denied', egress: { why: [{}] } })
 })
 
 test('a name whose address nobody tells says so', () => {

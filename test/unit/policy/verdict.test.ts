@@ -195,12 +195,76 @@ spec:
       'ingress: allowed: allowed by rule (shop/sql spec.ingress[0], p.yaml:37)',
       '  selected by anp, shop/sql',
       '  tier Admin',
-      '    pass any: passed on by rule (anp spec.ingress[0], p.yaml:29): passes',
-      '    deny any: denied by rule (anp spec.ingress[1], p.yaml:30): skipped',
+      '    pass any (anp spec.ingress[0], p.yaml:29): passes: the rest of the tier is skipped',
+      '    deny any (anp spec.ingress[1], p.yaml:30): skipped: its tier is passed',
       '  tier Normal',
-      '    allow tcp/5432: allowed by rule (shop/sql spec.ingress[0], p.yaml:37): decides',
+      '    allow tcp/5432 (shop/sql spec.ingress[0], p.yaml:37): decides',
       'verdict: allowed',
     ])
+  })
+})
+
+describe('what a rule lacks, in words', () => {
+  const rows: { rule: string; flow: Flow; says: string }[] = [
+    { rule: 'ingress: [{fromEndpoints: [{matchLabels: {app: web}}]}]', flow: flow('10.0.0.53', web, 1), says: 'peer: it is about pods with app=web in namespace shop; this one has no app' },
+    { rule: 'ingress: [{fromEndpoints: [{matchLabels: {app: web}}]}]', flow: flow(db, web, 1), says: 'peer: it is about pods with app=web in namespace shop; this one has app=db' },
+    { rule: 'ingress: [{fromEndpoints: [{}]}]', flow: flow('10.0.0.53', web, 1), says: 'peer: it is about every pod in namespace shop; this one has namespace=kube-system' },
+    { rule: 'ingress: [{fromEndpoints: [{matchExpressions: [{key: app, operator: NotIn, values: [db]}, {key: tier, operator: DoesNotExist}]}]}]', flow: flow(db, web, 1), says: 'peer: it is about pods with app not db, no tier in namespace shop; this one has app=db' },
+    { rule: 'ingress: [{fromEndpoints: [{}]}]', flow: flow('203.0.113.1', web, 1), says: 'peer: it is about every pod in namespace shop; this is no pod' },
+    { rule: 'ingress: [{fromEndpoints: [{matchLabels: {"reserved:world": ""}}]}]', flow: flow(db, web, 1), says: 'peer: it is about who has reserved:world; this one has no reserved:world' },
+    { rule: 'ingress: [{fromCIDR: [10.0.0.0/8]}]', flow: flow(db, web, 1), says: 'peer: it is about 10.0.0.0/8; 10.0.0.2 is in the cluster, and CIDRs are about addresses outside of it' },
+    { rule: 'ingress: [{fromCIDRSet: [{cidr: 203.0.113.0/24, except: [203.0.113.0/28]}]}]', flow: flow('203.0.113.1', web, 1), says: 'peer: it is about 203.0.113.0/24 except 203.0.113.0/28; 203.0.113.1 is excepted' },
+    { rule: 'ingress: [{fromCIDR: [1.0.0.0/8, 2.0.0.0/8, 3.0.0.0/8, 4.0.0.0/8]}]', flow: flow('203.0.113.1', web, 1), says: 'peer: it is about 1.0.0.0/8; 2.0.0.0/8; 3.0.0.0/8 and 1 more' },
+    { rule: 'ingress: [{fromEntities: [host, world]}]', flow: flow(db, web, 1), says: 'peer: it is about entity host; entity world' },
+    { rule: 'egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: sql, protocol: TCP}]}]}, {toEntities: [none]}]', flow: flow(web, '10.0.0.53', 5432), says: 'peer: it is about every pod in namespace shop; this one has namespace=kube-system' },
+    { rule: 'ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{method: GET}]}}]}]', flow: flow(db, web, 80, { http: { method: 'PUT', path: '/a', host: undefined, headers: [] } }), says: 'request: PUT /a meets none of what it lists' },
+    { rule: 'egress: [{toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [a.com]}]}]', flow: flow(web, '203.0.113.1', 443, { sni: 'b.com' }), says: 'request: server name b.com (it wants a.com) meets none of what it lists' },
+    { rule: 'egress: [{toPorts: [{ports: [{port: "53", protocol: TCP}], rules: {dns: [{matchName: a.com}]}}]}]', flow: flow(web, '10.0.0.53', 53, { dns: 'b.com' }), says: 'request: the question for b.com meets none of what it lists' },
+  ] // prettier-ignore
+  for (const { rule, flow: asked, says } of rows)
+    test(says, () => {
+      const { text, decision } = explain(compile(cnp('p', 'web', rule)), asked)
+      expect(decision.verdict).toBe('denied')
+      expect(text.flatMap((line) => line.split(' lacks the ')[1] ?? [])).toContain(says)
+    })
+
+  const silent: { title: string; policies: string; flow: Flow; says: string }[] = [
+    { title: 'nobody has the labels', policies: cnp('p', 'web', 'ingress: [{fromEndpoints: [{matchLabels: {app: gone}}]}]'), flow: flow(db, web, 1), says: 'allow any (shop/p spec.ingress[0], p.yaml:27): lacks the peer: it is about nobody who is here: pods with app=gone in namespace shop' },
+    { title: 'another cluster', policies: cnp('p', 'web', 'ingress: [{fromEndpoints: [{matchLabels: {io.cilium.k8s.policy.cluster: west}}]}]'), flow: flow(db, web, 1), says: 'lacks the peer: it is about nobody who is here: pods with cluster=west in namespace shop' },
+    { title: 'no peer at all', policies: cnp('p', 'web', 'ingress: [{fromEntities: []}]'), flow: flow(db, web, 1), says: 'lacks the peer: it is about nobody who is here' },
+    { title: 'a service that is not there', policies: cnp('p', 'web', 'egress: [{toServices: [{k8sService: {serviceName: gone, namespace: shop}}]}]'), flow: flow(web, db, 1), says: 'lacks the peer: it is about nobody who is here: the pods behind service shop/gone' },
+    { title: 'a group that is not there', policies: cnp('p', 'web', 'egress: [{toCIDRSet: [{cidrGroupRef: g}]}]'), flow: flow(web, '203.0.113.1', 1), says: 'lacks the peer: it is about nobody who is here: CIDR group g' },
+    { title: 'a named port that the pod has not', policies: cnp('p', 'web', 'ingress: [{toPorts: [{ports: [{port: sql, protocol: TCP}]}]}]'), flow: flow(db, web, 5432), says: 'allow tcp/sql (shop/p spec.ingress[0], p.yaml:27): lacks the port: it has no port named sql' },
+    { title: 'a named port that no peer has', policies: cnp('p', 'web', 'egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: "1", protocol: TCP}]}, {ports: [{port: gone, protocol: TCP}]}]}]'), flow: flow(web, db, 5432), says: 'allow tcp/gone (shop/p spec.egress[0], p.yaml:27): lacks the port: nobody it is about has a port named gone' },
+    { title: 'a name that leads elsewhere', policies: cnp('p', 'web', 'egress: [{toFQDNs: [{matchName: a.com}]}]'), flow: flow(web, '203.0.113.1', 1), says: 'lacks the name: it is about matchName "a.com"; no name is known to lead there' },
+    { title: 'another name', policies: cnp('p', 'web', 'egress: [{toFQDNs: [{matchName: a.com}]}]'), flow: flow(web, '203.0.113.1', 1, { names: ['b.com'] }), says: 'lacks the name: it is about matchName "a.com"; known to lead there: b.com' },
+    { title: 'names and pods', policies: cnp('p', 'web', 'egress: [{toFQDNs: [{matchName: a.com}]}]'), flow: flow(web, db, 1), says: 'lacks the peer: it is about matchName "a.com"; names lead out of the cluster only' },
+    { title: 'Baseline behind a NetworkPolicy', policies: `---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n, namespace: shop}\nspec: {podSelector: {}}\n---\napiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\nmetadata: {name: default}\nspec: {subject: {namespaces: {}}, ingress: [{action: Allow, from: [{namespaces: {}}]}]}\n`, flow: flow(db, web, 1), says: 'not reached: a NetworkPolicy selects this, and its verdict is final' },
+  ] // prettier-ignore
+  for (const { title, policies, flow: asked, says } of silent)
+    test(`a rule that came to nothing is told of: ${title}`, () => {
+      const loaded = loadWorld([{ path: 'p.yaml', text: pods + policies }])
+      if (!loaded.ok) expect.fail(JSON.stringify(loaded.issues))
+      const { text, decision } = explain(compile(policies), asked, loaded.world.policies)
+      expect(decision.verdict).toBe('denied')
+      expect(text.filter((line) => line.includes(says))).toHaveLength(1)
+    })
+
+  test('no rule is told of twice', () => {
+    const rule = 'egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: sql}, {port: "80", protocol: TCP}]}]}, {toFQDNs: [{matchPattern: "*.com"}]}, {toEntities: [world], toPorts: [{ports: [{port: "443", protocol: TCP}]}]}]' // prettier-ignore
+    const policies = cnp('p', 'web', rule)
+    const loaded = loadWorld([{ path: 'p.yaml', text: pods + policies }])
+    if (!loaded.ok) expect.fail(JSON.stringify(loaded.issues))
+    for (const asked of [flow(web, db, 5432), flow(web, '203.0.113.1', 443, { names: ['a.com'] })]) {
+      const lines = explain(compile(policies), asked, loaded.world.policies).text.filter((line) => line.startsWith('    '))
+      expect(new Set(lines).size).toBe(lines.length)
+      expect(lines.filter((line) => line.includes('nobody'))).toEqual([])
+    }
+  }) // prettier-ignore
+
+  test('a peer whose port of that name is another', () => {
+    const { text } = explain(compile(cnp('p', 'web', 'egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: sql, protocol: TCP}]}]}]')), flow(web, '10.0.0.1', 5432, { to: { kind: 'endpoint', endpoint: compile('').endpoints.find(({ name }) => name === 'jobs') ?? expect.fail() } })) // prettier-ignore
+    expect(text.join('\n')).toContain('lacks the peer: it has no port named sql')
   })
 })
 

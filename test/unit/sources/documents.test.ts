@@ -69,10 +69,15 @@ test('a field stands at its key, an item at itself, what an alias stands for whe
 const bomb = `a: &a [1,1,1,1,1,1,1,1,1]\n${[...'bcdefgh'].map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefg'[i]}`).join()}]`).join('\n')}` // prettier-ignore
 const wrong: readonly { title: string; text: string; says: string }[] = [
   { title: 'a key twice', text: 'a: 1\nb: {c: 1,\n c: 2}', says: 'p:3:2: b.c: Map keys must be unique; "c" is on line 2 too' },
-  { title: 'a key that is a mapping', text: 'a:\n  ? {b: c}\n  : d', says: 'p:2:5: a: a key must be a string' },
+  { title: 'a key that is a mapping', text: 'a:\n  ? {b: c}\n  : d', says: 'p:2:5: a: a key must be a string; a template' },
   { title: 'no anchor', text: 'a: *x', says: 'p:1:4: a: there is no anchor "x" before this alias' },
   { title: 'an anchor that comes later', text: 'a: *x\nb: &x 1', says: 'p:1:4: a: there is no anchor "x" before this alias' },
-  { title: 'an alias within itself', text: 'a: &x [*x]', says: 'nested deeper than 64' },
+  { title: 'an alias within itself', text: 'a: &x [*x]', says: 'p:1:8: a[0][0]: the alias "x" stands for what it is in itself' },
+  { title: 'a merge of oneself', text: 'a: &x {<<: *x}', says: 'the alias "x" stands for what it is in itself' },
+  { title: 'a path that nobody reads', text: '['.repeat(100) + ']'.repeat(100), says: 'p:1:66: nested deeper than 64' },
+  { title: 'UTF-16', text: 'a\0:\0 \0b\0', says: 'p:1:1: is not text in UTF-8: it is binary, or UTF-16' },
+  { title: 'a template', text: 'a: 1\nb: {{ .Values.b }}-x\n{{- if .c }}\nc: 2\n{{- end }}\n', says: 'p:2:4: a template ({{ … }}) must be rendered first' },
+  { title: 'a template that happens to be YAML', text: 'a: {{ .Values.b }}', says: 'p:1:5: a: a key must be a string; a template ({{ … }}) must be rendered first' },
   { title: 'a merge of a word', text: 'a: {<<: b}', says: 'p:1:5: a.<<: only mappings can be merged' },
   { title: 'tabs', text: 'a:\n\tb: 1', says: 'p:2:1: Tabs are not allowed as indentation' },
   { title: 'an end that is missing', text: 'a: "b', says: 'p:1:6: Missing closing "quote' },

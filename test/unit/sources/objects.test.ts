@@ -39,6 +39,8 @@ const read: readonly { title: string; text: string; world: Partial<Record<keyof 
   { title: 'endpoints', text: object('v1', 'Endpoints', 'subsets: [{addresses: [{ip: 10.0.0.1}], notReadyAddresses: [{ip: 10.0.0.2}]}, {addresses: [{ip: 10.0.0.3}]}]', '{name: kubernetes}'), world: { endpointSlices: [{ namespace: 'default', service: 'kubernetes', addresses: ['10.0.0.1', '10.0.0.3'] }] } },
   ...['v2', 'v2alpha1'].map((version) => (
     { title: `CiliumCIDRGroup ${version}`, text: object(`cilium.io/${version}`, 'CiliumCIDRGroup', 'spec: {externalCIDRs: [10.0.0.0/8]}', '{name: g, labels: {a: b}}'), world: { cidrGroups: [{ name: 'g', labels: new Map([['a', 'b']]), ranges: [{ family: 4 }] }] } })),
+  { title: 'a cluster-wide policy that names a namespace', text: object('cilium.io/v2', 'CiliumClusterwideNetworkPolicy', 'spec: {endpointSelector: {}, ingress: [{}]}', '{name: a, namespace: shop}'), world: { policies: [{ name: 'a', namespace: undefined }] }, issues: ['p:3:21: warning: metadata.namespace: a CiliumClusterwideNetworkPolicy has no namespace: it holds in all of them, not in "shop" alone'] },
+  { title: 'an empty namespace is none', text: object('networking.k8s.io/v1', 'NetworkPolicy', 'spec: {podSelector: {}}', '{name: a, namespace: ""}'), world: { policies: [{ name: 'default/a' }] } },
   { title: 'a list of anything', text: `apiVersion: v1\nkind: List\nitems:\n- ${pod('').replaceAll('\n', '\n  ')}`, world: { pods: [{ name: 'a', line: 4, path: 'items[0]' }] } },
   { title: 'a list of one kind, whose items do not say it', text: 'apiVersion: v1\nkind: PodList\nitems:\n- metadata: {name: a}', world: { pods: [{ kind: 'Pod', name: 'a' }] } },
   { title: 'a list of policies', text: 'apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nitems:\n- {metadata: {name: a}, spec: {podSelector: {}}}', world: { policies: [{ name: 'default/a' }] } },
@@ -95,6 +97,9 @@ const refused: readonly { text: string; says: readonly string[] }[] = [
   { text: object('v1', 'Node', 'status: {addresses: [{type: InternalIP, address: n1}]}'), says: ['p:4:41: status.addresses[0].address: must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), not "n1"'] },
   { text: object('cilium.io/v2', 'CiliumCIDRGroup', ''), says: ['p:1:1: spec must be provided'] },
   { text: object('cilium.io/v2', 'CiliumCIDRGroup', 'spec: {externalCIDR: [10.0.0.0/8]}'), says: ['p:4:8: spec.externalCIDR: unknown field "externalCIDR"; did you mean "externalCIDRs"?', 'p:4:1: spec: externalCIDRs: Required value'] },
+  { text: 'apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nItems:\n- {metadata: {name: a}, spec: {podSelector: {}}}', says: ['p:3:1: Items: unknown field "Items"; did you mean "items"?'] },
+  { text: object('networking.k8s.io/v1', 'NetworkPolicy', 'spec: {podSelector: {}}', '{name: a, namespace: My_shop}'), says: [`p:3:21: metadata.namespace: Invalid value: "My_shop": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`] },
+  { text: object('networking.k8s.io/v1', 'NetworkPolicy', 'spec: {podSelector: {}}', '{name: a, namespace: 5}'), says: ['p:3:21: metadata.namespace: must be a string (in quotes: "5"), not a number'] },
   { text: `${object('cilium.io/v2', 'CiliumCIDRGroup', 'spec: {externalCIDRs: []}')}---\n${object('cilium.io/v2alpha1', 'CiliumCIDRGroup', 'spec: {externalCIDRs: []}')}`, says: ['p:6:1: CiliumCIDRGroup a is there twice; the other is at p:1'] },
 ] // prettier-ignore
 

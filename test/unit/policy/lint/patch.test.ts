@@ -6,7 +6,7 @@ import { applyEdits, editsOf, unifiedDiff } from '../../../../src/policy/lint/pa
 
 /** Applies a unified diff of one file; every context line and count must be right. */
 function applyDiff(text: string, diff: string): string {
-  const lines = text === '' ? [] : text.replace(/\n$/, '').split('\n')
+  const lines = text === '' ? [] : text.split(/(?<=\n)/)
   const out: string[] = []
   let at = 0
   const body = diff.split('\n').slice(2, -1)
@@ -19,12 +19,16 @@ function applyDiff(text: string, diff: string): string {
     expect(newSize === 0 ? to : to - 1).toBe(out.length)
     const [oldEnd, newEnd] = [at + size, out.length + newSize]
     while (at < oldEnd || out.length < newEnd) {
-      const line = body.shift() ?? ''
+      let line = `${body.shift() ?? ''}\n`
+      if (body[0]?.startsWith('\\') === true) {
+        expect(body.shift()).toBe('\\ No newline at end of file')
+        line = line.slice(0, -1)
+      }
       if (line[0] !== '+') expect(lines[at++]).toBe(line.slice(1))
       if (line[0] !== '-') out.push(line.slice(1))
     }
   }
-  return [...out, ...lines.slice(at)].map((line) => `${line}\n`).join('')
+  return [...out, ...lines.slice(at)].join('')
 }
 
 const edit = (start: number, end: number, text: string): Edit => ({ file: 'a', start, end, text })
@@ -40,18 +44,19 @@ test('lines put in and taken out', () => {
   expect(unifiedDiff('f', 'a\nb\nc\n', [edit(2, 2, 'x\n')])).toBe('--- f\n+++ f\n@@ -1,3 +1,4 @@\n a\n+x\n b\n c\n')
   expect(unifiedDiff('f', 'a\nb\nc\n', [edit(2, 4, '')])).toBe('--- f\n+++ f\n@@ -1,3 +1,2 @@\n a\n-b\n c\n')
   expect(unifiedDiff('f', 'a\n', [])).toBe('')
+  expect(unifiedDiff('f', 'a\nb', [edit(2, 3, 'c')])).toBe('--- f\n+++ f\n@@ -1,2 +1,2 @@\n a\n-b\n\\ No newline at end of file\n+c\n\\ No newline at end of file\n') // prettier-ignore
 })
 
 test('any edits: the diff gives what the edits give', () => {
   const line = fc.string({ unit: fc.constantFrom('a', 'b', ' ', '-'), maxLength: 3 })
-  const lines = fc.array(line, { minLength: 1, maxLength: 40 }).map((all) => all.map((each) => `${each}\n`).join(''))
+  const end = fc.constantFrom('', '', 'z')
+  const lines = fc.tuple(fc.array(line, { minLength: 1, maxLength: 40 }), end).map(([all, last]) => all.map((each) => `${each}\n`).join('') + last) // prettier-ignore
   const raw = fc.array(fc.tuple(fc.nat(), fc.nat({ max: 12 }), fc.string({ unit: fc.constantFrom('x', 'y', '\n'), maxLength: 4 })), { maxLength: 6 }) // prettier-ignore
   fc.assert(
     fc.property(lines, raw, (text, specs) => {
       const edits = specs.map(([at, length, inserted]) => {
-        // The last line feed stays: a file ends with one.
         const start = at % text.length
-        return edit(start, Math.min(start + length, text.length - 1), inserted)
+        return edit(start, Math.min(start + length, text.length), inserted)
       })
       const chosen = editsOf(edits.map((each) => ({ title: '', edits: [each] })))
       const wanted = applyEdits(text, chosen)
