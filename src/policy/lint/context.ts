@@ -198,9 +198,6 @@ export function makeContext(input: LintInput): Context {
   const { selected, identities } = makeSelection(workloads)
   const near = makeNear(specs)
   const paths = new WeakMap<Field, ReadonlyMap<string, Field>>()
-<<<<<<< HEAD
-  const coverings = new WeakMap<Policy, readonly Policy[]>()
-=======
   const [coverings, arounds] = [new WeakMap<Policy, readonly Policy[]>(), new WeakMap<Policy, readonly Policy[]>()]
   const among =
     (known: WeakMap<Policy, readonly Policy[]>, isOf: typeof subjectCovers) =>
@@ -212,8 +209,6 @@ export function makeContext(input: LintInput): Context {
       }
       return found
     }
-  const { ciliumVersion } = input.options
->>>>>>> main
   return {
     ...input,
     specs,
