@@ -15,8 +15,8 @@ export const hostId: IdentityId = 1
 /** World's addresses have an identity by family. */
 export const worldId: Readonly<Record<Family, IdentityId>> = { 4: 9, 6: 10 }
 
-/** Nodes without labels of their own; whose labels are known have numbers like workloads. */
-const remoteNode: Identity = { id: 6, labels: labelsOf(remoteNodeLabel) }
+/** A node without labels of its own; those whose labels are known have numbers like workloads. */
+export const remoteNode: Identity = { id: 6, labels: labelsOf(remoteNodeLabel) }
 const apiServerNode: Identity = { id: 7, labels: labelsOf(remoteNodeLabel, apiServerLabel) }
 
 /** A policy about `reserved:world` means both families. */
@@ -25,9 +25,12 @@ export const world: Readonly<Record<Family, Identity>> = {
   6: { id: worldId[6], labels: labelsOf('reserved:world', 'reserved:world-ipv6') },
 }
 
+const host: Identity = { id: hostId, labels: labelsOf(hostLabel) }
+const apiServerHost: Identity = { id: hostId, labels: labelsOf(hostLabel, apiServerLabel) }
+
 /** This host; `isApiServer`: one of its addresses is an API server's. */
 export function hostIdentity(isApiServer: boolean): Identity {
-  return { id: hostId, labels: isApiServer ? labelsOf(hostLabel, apiServerLabel) : labelsOf(hostLabel) }
+  return isApiServer ? apiServerHost : host
 }
 
 /** An API server outside the cluster. */
@@ -39,8 +42,8 @@ export function nodeLabels(labels: ReadonlyMap<string, string>, isApiServer: boo
   return new Map([...[...labels].map(([key, value]): [string, string] => [`node:${key}`, value]), ...reserved].sort(([a], [b]) => (a < b ? -1 : 1))) // prettier-ignore
 }
 
-/** The reserved number of a node's label set, if it has one. */
-export function reservedNodeId(labels: Labels): IdentityId | undefined {
-  if (labels.size === remoteNode.labels.size) return remoteNode.id
-  return labels.size === 2 && labels.has(apiServerLabel) ? apiServerNode.id : undefined
+/** The reserved identity of a node's label set, if it has one: the same object whenever it is asked for, by which it is seen to be unchanged. */
+export function reservedNode(labels: Labels): Identity | undefined {
+  if (labels.size === remoteNode.labels.size) return remoteNode
+  return labels.size === 2 && labels.has(apiServerLabel) ? apiServerNode : undefined
 }

@@ -57,26 +57,30 @@ export function selects(selector: Selector, labels: Labels): boolean {
 }
 
 function meets(requirement: Requirement, labels: Labels): boolean {
-  const values = valuesOf(requirement.key, labels)
+  const { key } = requirement
   switch (requirement.operator) {
     case 'Exists':
-      return values.length > 0
+      return someValue(key, labels, () => true)
     case 'DoesNotExist':
-      return values.length === 0
+      return !someValue(key, labels, () => true)
     case 'In':
-      return values.some((value) => requirement.values.includes(value))
+      return someValue(key, labels, (value) => requirement.values.includes(value))
     case 'NotIn':
-      return !values.some((value) => requirement.values.includes(value))
+      return !someValue(key, labels, (value) => requirement.values.includes(value))
   }
 }
 
-function valuesOf(key: string, labels: Labels): readonly string[] {
+/** Whether a test is true of a label's value; several labels have the key where it names no source. */
+function someValue(key: string, labels: Labels, test: (value: string) => boolean): boolean {
   if (!key.startsWith('any:')) {
     const value = labels.get(key)
-    return value === undefined ? [] : [value]
+    return value !== undefined && test(value)
   }
-  return [...labels].filter(([labelKey]) => anyKeyOf(labelKey) === key).map(([, value]) => value)
-}
+  const bare = key.slice('any:'.length)
+  // Asked of every label of many identities for many selectors: most are told apart by their end.
+  for (const [labelKey, value] of labels) if (labelKey.endsWith(bare) && anyKeyOf(labelKey) === key && test(value)) return true
+  return false
+} // prettier-ignore
 
 /** How a selector that names no source calls a label's key; undefined for a label that it does not see. */
 export function anyKeyOf(labelKey: string): string | undefined {

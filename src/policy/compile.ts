@@ -11,7 +11,7 @@ import { makeMerger, type Closed, type Merged, type Merger } from './merge.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
 import { isNobody, resolvePeers, resolvePorts, type Surroundings } from './resolve.ts'
 import { atOnce, type Steps } from '../steps.ts'
-import { changedIdentities, isTouched } from './touch.ts'
+import { differenceOf, extentOf, makeTouch, usesAddresses, type Difference } from './touch.ts'
 import { Tier, type Direction, type NamedPort, type Policy, type Rule, type Semantics, type World } from './rules.ts'
 import type { DirectionPolicy, Entry, Snapshot, SubjectPolicy } from './snapshot.ts'
 
@@ -39,6 +39,8 @@ export interface CompileOptions {
 
 interface Settings extends Required<Omit<CompileOptions, 'localNode' | 'identities'>> {
   readonly merge: Merger
+  /** Whether what a policy is compiled to depends on where endpoints are. */
+  readonly looksUp: (policy: Policy) => boolean
 }
 
 /**
@@ -55,7 +57,7 @@ export function makeStepwiseCompiler(
   options: CompileOptions,
 ): (world: World, hostAddresses?: readonly Address[]) => Steps<Snapshot> {
   const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } as const // prettier-ignore
-  const settings: Settings = { ...given, merge: makeMerger(given) }
+  const settings: Settings = { ...given, merge: makeMerger(given), looksUp: remember(usesAddresses) }
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
   let before: Compiled | undefined
@@ -98,7 +100,7 @@ function* compileWorld(world: World, places: Places, settings: Settings, before:
   const policies = new Map<IdentityId, SubjectPolicy>()
   if (before !== undefined && changed !== undefined)
     for (const [identity, policy] of before.policies) if (!changed.has(identity)) policies.set(identity, policy)
-  const compileSubject = makeSubjectCompiler(rules, resolvers)
+  const compileSubject = makeSubjectCompiler(rules, resolvers, sharedPerIdentityMax * (places.universe.identities.size + 1))
   const unknown = compileSubject(unknownId, [], [], { ...settings, enforcement: 'always', audit: false })
   const free = compileSubject(unknownId, [], [], { ...settings, enforcement: 'never' })
 
@@ -122,41 +124,37 @@ interface TakenOver {
   readonly changed: ReadonlySet<IdentityId> | undefined
 }
 
-/** Policies may have changed while identities are as before, or some identities while policies are; else all is compiled anew. */
+/**
+ * Small changes are followed: policies that can be about what differs are compiled anew, and so are the identities that these select, those
+ * that came or are others now, and those of which a policy went or came. Else all is compiled anew.
+ */
 function* takeOver(world: World, places: Places, settings: Settings, before: Compiled | undefined): Steps<TakenOver> {
-  if (before?.rules.stillHolds(world, places) === true) return { rules: before.rules, ...(yield* selectAll(world.policies, places, before)) }
-  const followed = before === undefined ? undefined : yield* followIdentities(world, places, settings, before)
-  return followed ?? { rules: makeRuleCompiler(world, places, settings), ...(yield* selectAll(world.policies, places, undefined)) }
+  const followed = before === undefined ? undefined : yield* follow(world, places, settings, before)
+  return followed ?? { rules: makeRuleCompiler(world, places, settings), selecting: yield* selectAll(world.policies, places), changed: undefined }
 } // prettier-ignore
 
-/** Some identities came, went or changed: policies that can be about them are compiled anew, and so are the identities that these select. */
-function* followIdentities(world: World, places: Places, settings: Settings, before: Compiled): Steps<TakenOver | undefined> {
-  if (!sameItems(before.world.policies, world.policies) || before.places.hostNodeLabels !== places.hostNodeLabels) return undefined
-  if (!sameSurroundings(before.world, world) || !sameUpstreams(before.places, places, settings)) return undefined
-  const identities = changedIdentities(before.places, places)
-  if (identities === undefined) return undefined
+function* follow(world: World, places: Places, settings: Settings, before: Compiled): Steps<TakenOver | undefined> {
+  const difference = differenceOf(before.world, world, before.places, places)
+  const changes = changesOf(before.world.policies, world.policies)
+  if (difference === undefined || changes.removed.length + changes.added.length > changesMax) return undefined
+  if (!sameUpstreams(before.places, places, settings)) return undefined
+  const isTouched = makeTouch(difference, settings.clusterName, settings.looksUp)
   const touched = new Set<Policy>()
   for (const policy of world.policies) {
-    if (isTouched(policy, identities, settings.clusterName)) touched.add(policy)
+    if (isTouched(policy)) touched.add(policy)
     yield
   }
-  const changed = new Set(identities.map(({ id }) => id))
-  const selecting = new Map(before.selecting)
-  for (const id of changed) {
-    const now = places.universe.identities.get(id)
-    const list = now === undefined ? [] : world.policies.filter(({ subject: { kind, selector } }) => id === hostId ? kind === 'node' && selects(selector, places.hostNodeLabels) : kind === 'endpoints' && selects(selector, now.labels))
-    selecting.set(id, list)
+  const others = new Set(difference.somebody.map(({ id }) => id))
+  if (difference.isOtherHost) others.add(hostId)
+  const { selecting, changed } = followPolicies(changes, places, before)
+  for (const id of others) {
+    changed.add(id)
+    selecting.set(id, world.policies.filter((policy) => isSelected(id, policy, places)))
     yield
   }
-  for (const [id, list] of selecting) if (list.some((policy) => touched.has(policy))) changed.add(id)
-  const untouched = (policy: Policy): boolean => !touched.has(policy)
-  return { rules: makeRuleCompiler(world, places, settings, (policy) => (untouched(policy) ? before.rules.madeOf(policy) : undefined)), selecting, changed }
+  if (touched.size > 0) for (const [id, list] of selecting) if (list.some((policy) => touched.has(policy))) changed.add(id)
+  return { rules: before.rules.follow(world, places, difference, touched), selecting, changed }
 } // prettier-ignore
-
-/** What rules are about besides identities. */
-function sameSurroundings(a: World, b: World): boolean {
-  return sameItems(a.services, b.services) && sameItems(a.endpointSlices, b.endpointSlices) && sameItems(a.cidrGroups, b.cidrGroups) // prettier-ignore
-}
 
 /** The resolvers' addresses have the identities that they had. */
 function sameUpstreams(a: Places, b: Places, { upstreams }: Settings): boolean {
@@ -178,40 +176,34 @@ type Selecting = ReadonlyMap<IdentityId, readonly Policy[]>
 /** More changed policies than this are not worked in one by one. */
 const changesMax = 256
 
-/** `changed`: identities whose policies are not those of before; undefined when that is not known. */
-function* selectAll(
-  policies: readonly Policy[],
-  places: Places,
-  before: Compiled | undefined,
-): Steps<{ readonly selecting: Selecting; readonly changed: ReadonlySet<IdentityId> | undefined }> {
-  const selectedBy = (policy: Policy): Iterable<IdentityId> => selectedIdentities(policy, places)
-  const isSameHost = before?.places.hostNodeLabels === places.hostNodeLabels
-  const change = before === undefined || !isSameHost ? undefined : differenceOf(before.world.policies, policies)
-  if (before === undefined || change === undefined || change.removed.length + change.added.length > changesMax) {
-    const all = new Map<IdentityId, Policy[]>()
-    for (const policy of policies) {
-      for (const identity of selectedBy(policy)) {
-        const list = all.get(identity)
-        if (list === undefined) all.set(identity, [policy])
-        else list.push(policy)
-      }
-      yield
+function* selectAll(policies: readonly Policy[], places: Places): Steps<Selecting> {
+  const all = new Map<IdentityId, Policy[]>()
+  for (const policy of policies) {
+    for (const identity of selectedIdentities(policy, places)) {
+      const list = all.get(identity)
+      if (list === undefined) all.set(identity, [policy])
+      else list.push(policy)
     }
-    return { selecting: all, changed: undefined }
+    yield
   }
+  return all
+}
+
+/** Policies that went and came, in the world's order. `changed`: whom they select, of identities that are as they were. */
+function followPolicies(changes: Changes<Policy>, places: Places, before: Compiled): { readonly selecting: Map<IdentityId, readonly Policy[]>; readonly changed: Set<IdentityId> } {
   const selecting = new Map(before.selecting)
-  const changed = new Set([...change.removed, ...change.added].flatMap((policy) => [...selectedBy(policy)]))
-  const gone = new Set(change.removed)
-  const added = change.added.map((policy) => ({ policy, selected: new Set(selectedBy(policy)) }))
+  const gone = new Set(changes.removed)
+  const added = changes.added.map((policy) => ({ policy, selected: new Set(selectedIdentities(policy, places)) }))
+  const changed = new Set([...changes.removed.flatMap((policy) => [...selectedIdentities(policy, before.places)]), ...added.flatMap(({ selected }) => [...selected])])
   for (const identity of changed) {
     const old = selecting.get(identity) ?? []
-    const at = old.filter((policy) => change.isAhead(policy)).length
+    const at = old.filter((policy) => changes.isAhead(policy)).length
     const rest = old.slice(at).filter((policy) => !gone.has(policy))
     const fresh = added.flatMap(({ policy, selected }) => (selected.has(identity) ? [policy] : []))
     selecting.set(identity, [...old.slice(0, at), ...fresh, ...rest])
   }
   return { selecting, changed }
-}
+} // prettier-ignore
 
 function selectedIdentities(policy: Policy, places: Places): Iterable<IdentityId> {
   const { kind, selector } = policy.subject
@@ -221,8 +213,20 @@ function selectedIdentities(policy: Policy, places: Places): Iterable<IdentityId
   return selected.has(hostId) ? [...selected].filter((identity) => identity !== hostId) : selected
 }
 
+function isSelected(id: IdentityId, { subject: { kind, selector } }: Policy, { universe, hostNodeLabels }: Places): boolean {
+  const now = universe.identities.get(id)
+  if (now === undefined) return false
+  return id === hostId ? kind === 'node' && selects(selector, hostNodeLabels) : kind === 'endpoints' && selects(selector, now.labels)
+} // prettier-ignore
+
 /** What stands between the beginning and the end that two lists have in common. `isAhead`: whether an item stands in that beginning. */
-function differenceOf<T extends object>(old: readonly T[], next: readonly T[]): { readonly removed: readonly T[]; readonly added: readonly T[]; readonly isAhead: (item: T) => boolean } {
+interface Changes<T> {
+  readonly removed: readonly T[]
+  readonly added: readonly T[]
+  readonly isAhead: (item: T) => boolean
+}
+
+function changesOf<T extends object>(old: readonly T[], next: readonly T[]): Changes<T> {
   let head = 0
   while (head < old.length && head < next.length && old[head] === next[head]) head++
   let tail = 0
@@ -233,6 +237,7 @@ function differenceOf<T extends object>(old: readonly T[], next: readonly T[]): 
 
 // What a policy says to a subject.
 
+/** What was made of a policy, by direction (and named ports). */
 type Made = Map<string, readonly Entry[]>
 
 /** Entries of policies, each made once as long as those whom rules can be about stay the same. */
@@ -240,27 +245,22 @@ interface RuleCompiler {
   readonly entriesOf: (policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]) => readonly Entry[]
   /** Entries of a rule that is not as it stands in its policy. */
   readonly compileRule: (policy: Policy, rule: Rule, subjectPorts: readonly NamedPort[]) => readonly Entry[]
-  /** What was made of a policy, by direction (and named ports). */
-  readonly madeOf: (policy: Policy) => Made | undefined
   /** A number for each policy. */
   readonly numberOf: (policy: Policy) => number
-  /** Whether what was made holds in another world too. */
-  readonly stillHolds: (world: World, places: Places) => boolean
   /** Compiled policies by what they are compiled from. */
   readonly shared: Map<string, Omit<SubjectPolicy, 'identity'>>
+  /** The same for another world, without what was made of the touched policies. */
+  readonly follow: (world: World, places: Places, difference: Difference, touched: ReadonlySet<Policy>) => RuleCompiler
 }
 
 const said = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passed on by rule' } as const
 
-/** @param taken what is known of a policy already and holds here too. */
-function makeRuleCompiler(world: World, places: Places, settings: Settings, taken: (policy: Policy) => Made | undefined = () => undefined): RuleCompiler {
+/** @param made what was made of policies already and holds here too. */
+function makeRuleCompiler(world: World, places: Places, settings: Settings, made = new WeakMap<Policy, Made>()): RuleCompiler {
   const { semantics, clusterName } = settings
-  const around: Surroundings = { places, world, semantics, clusterName, addressesUsed: false }
-  const made = new WeakMap<Policy, Made>()
-  for (const policy of world.policies) {
-    const known = taken(policy)
-    if (known !== undefined) made.set(policy, new Map(known))
-  }
+  const around: Surroundings = { places, world, semantics, clusterName }
+  /** Of policies that depend on where endpoints are: it holds in this world only. */
+  const madeHere = new WeakMap<Policy, Made>()
 
   /** One entry for each of the rule's ports; none when its peers are nobody. */
   function compileRule(policy: Policy, rule: Rule, subjectPorts: readonly NamedPort[]): readonly Entry[] {
@@ -273,8 +273,9 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, take
     )
   }
   function entriesOf(policy: Policy, direction: Direction, subjectPorts: readonly NamedPort[]): readonly Entry[] {
-    let lists = made.get(policy)
-    if (lists === undefined) made.set(policy, (lists = new Map<string, readonly Entry[]>()))
+    const of = settings.looksUp(policy) ? madeHere : made
+    let lists = of.get(policy)
+    if (lists === undefined) of.set(policy, (lists = new Map<string, readonly Entry[]>()))
     const key = direction === 'ingress' && usesSubjectPorts(policy) ? JSON.stringify(subjectPorts) : direction
     let entries = lists.get(key)
     if (entries === undefined) {
@@ -290,28 +291,41 @@ function makeRuleCompiler(world: World, places: Places, settings: Settings, take
     if (number === undefined) numbers.set(policy, (number = count++))
     return number
   }
-  function stillHolds(other: World, otherPlaces: Places): boolean {
-    return (
-      otherPlaces.universe === places.universe &&
-      otherPlaces.hostNodeLabels === places.hostNodeLabels &&
-      (otherPlaces === places || !around.addressesUsed) &&
-      sameSurroundings(world, other) &&
-      sameUpstreams(places, otherPlaces, settings)
-    )
+  function follow(other: World, otherPlaces: Places, difference: Difference, touched: ReadonlySet<Policy>): RuleCompiler {
+    const extent = extentOf(difference)
+    if (extent === 'nothing') return self
+    if (extent === 'addresses') return makeRuleCompiler(other, otherPlaces, settings, made)
+    // Only of policies that are there: those that went are not asked whether they are touched, and may come back.
+    const still = new WeakMap<Policy, Made>()
+    for (const policy of other.policies) {
+      const lists = touched.has(policy) ? undefined : made.get(policy)
+      if (lists !== undefined) still.set(policy, lists)
+    }
+    return makeRuleCompiler(other, otherPlaces, settings, still)
   }
-  return { entriesOf, compileRule, madeOf: (policy) => made.get(policy), numberOf, stillHolds, shared: new Map() }
+  const self: RuleCompiler = { entriesOf, compileRule, numberOf, shared: new Map(), follow }
+  return self
 } // prettier-ignore
 
 function usesSubjectPorts(policy: Policy): boolean {
   return policy.rules.some((rule) => rule.direction === 'ingress' && rule.ports.some((ports) => ports.kind === 'named'))
 }
 
+function remember<K extends object, V>(compute: (key: K) => V): (key: K) => V {
+  const known = new WeakMap<K, V>()
+  return (key) => {
+    let value = known.get(key)
+    if (value === undefined) known.set(key, (value = compute(key)))
+    return value
+  }
+}
+
 type SubjectCompiler = (identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings) => SubjectPolicy // prettier-ignore
 
-/** Compiled policies kept for subjects that the same policies select; at the bound they go, and those in use are made again. */
-const sharedMax = 100_000
+/** Compiled policies kept for subjects that the same policies select, for each identity there is; past that they go, and those in use are made again. */
+const sharedPerIdentityMax = 4
 
-function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers): SubjectCompiler {
+function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers, sharedMax: number): SubjectCompiler {
   function compute(identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings): Omit<SubjectPolicy, 'identity'> {
     const rulesOn = (of: Direction): readonly PolicyRule[] => settings.enforcement === 'never' ? [] : rulesOf(selecting, of, settings)
     const [ingress, egress] = [rulesOn('ingress'), rulesOn('egress')]
@@ -403,8 +417,4 @@ function entriesOf(
 
 function closedEntries({ policy, rule, text }: Closed, ports: readonly NamedPort[], rules: RuleCompiler): Entry[] {
   return rules.compileRule(policy, rule, ports).map((entry) => ({ ...entry, kind: 'deny', why: { ...entry.why, text } })) // prettier-ignore
-}
-
-function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
-  return a === b || (a.length === b.length && a.every((item, i) => item === b[i]))
 }

@@ -8,7 +8,8 @@ import { addressToText } from '../net/address.ts'
 import { portsCover, portsToText, protocolName } from '../net/ports.ts'
 import { makeJudges } from './above.ts'
 import { lackOfPeer, peerText } from './lack.ts'
-import { compareStatements, whyOf } from './names.ts'
+import { isClosedBy } from './merge.ts'
+import { compareStatements, isClosed, whyOf } from './names.ts'
 import { asksAbove, isAbout, type PeerOf, type Statement } from './rulings.ts'
 import { Tier, type Direction, type Policy, type Rule } from './rules.ts'
 import type { DirectionPolicy, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
@@ -31,8 +32,11 @@ export type Lack = 'peer' | 'port' | 'name' | 'l7'
  */
 export type Outcome =
   | { readonly kind: 'decides' | 'joins' | 'passes' }
-  /** `isolated`: by the specification the verdict of a NetworkPolicy is final, and the Baseline tier is not reached. */
-  | { readonly kind: 'skipped'; readonly because: 'decided' | 'passed' | 'isolated' }
+  /**
+   * `isolated`: by the specification the verdict of a NetworkPolicy is final, and the Baseline tier is not reached. `closed`: it cannot stand
+   * beside another rule, and neither opens anything.
+   */
+  | { readonly kind: 'skipped'; readonly because: 'decided' | 'passed' | 'isolated' | 'closed' }
   | { readonly kind: 'lacks'; readonly lacks: Lack; readonly detail: string }
 
 export type Step =
@@ -108,6 +112,7 @@ interface Tried {
 /** Rules that came to no statement about this flow: they are about nobody who is here, about names that nobody knows of, or not reached. */
 function silentRules(snapshot: Snapshot, selecting: readonly Policy[], direction: Direction, heard: readonly Tried[], peer: PeerOf, flow: Flow): readonly Tried[] {
   const isolated = selecting.some(({ kind, defaultDeny }) => kind === 'NetworkPolicy' && defaultDeny[direction])
+  const closed = heard.filter(({ statement }) => isClosed(statement))
   const isHeard = (policy: Policy, rule: Rule): boolean =>
     heard.some(({ statement: { rule: other, why } }) => why.policy === policy.name && other.path === rule.path && sharesNames(rule, other))
   return selecting.flatMap((policy) =>
@@ -118,7 +123,10 @@ function silentRules(snapshot: Snapshot, selecting: readonly Policy[], direction
         const statement = { kind, tier, priority, ports: { kind: 'all' } as const, rule, peers: nobody, why: whyOf(policy, rule, generic[kind]) }
         const ports = rule.ports.map((each) => (each.kind === 'named' ? `${protocolName(each.protocol)}/${each.name}` : portsToText(each))).join(', ')
         const isOut = isolated && tier === Tier.Baseline && !heard.some((each) => each.statement.tier === tier)
-        return { statement, ports, lack: isOut ? { kind: 'skipped', because: 'isolated' } : silence(rule, peer, flow, clusterOf(snapshot)) }
+        const cluster = clusterOf(snapshot)
+        const isShut = closed.some((each) => isClosedBy(rule, each.statement.rule, cluster ?? ''))
+        const because = isOut ? 'isolated' : isShut ? 'closed' : undefined
+        return { statement, ports, lack: because === undefined ? silence(rule, peer, flow, cluster) : { kind: 'skipped', because } }
       }),
   )
 } // prettier-ignore
@@ -272,6 +280,7 @@ const generic = { allow: 'allowed by rule', deny: 'denied by rule', pass: 'passe
 const skippedText = {
   passed: 'skipped: its tier is passed',
   decided: 'not needed: the verdict stands',
+  closed: 'opens nothing here: it cannot stand beside another rule',
   isolated: 'not reached: a NetworkPolicy selects this, and its verdict is final',
 } as const
 

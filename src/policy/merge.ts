@@ -183,6 +183,12 @@ export function makeMeeting(clusterName: string): (rule: Rule) => readonly strin
   return (rule) => spots(rule).map(({ key }) => key)
 }
 
+/** Whether an allow rule is closed by what another could not stand beside. */
+export function isClosedBy(rule: Rule, closed: Rule, clusterName: string): boolean {
+  const keys = makeMeeting(clusterName)
+  return rule.kind === 'allow' && keys(rule).some((key) => keys(closed).includes(key))
+}
+
 function partsOf(peers: Rule['peers'], clusterName: string): readonly Part[] {
   if (peers === 'everyone') return [{ key: 'everyone', peers, of: [] }]
   // Services are resolved together: whether they come to nothing is said of all of them.

@@ -103,8 +103,8 @@ function closedGrants({ policy, rule, text }: Closed): readonly Granting[] {
   )
 } // prettier-ignore
 
-/** Whether it denies since its rule, which allows, cannot stand beside another. */
-const isClosed = ({ kind, rule }: Grant): boolean => kind === 'deny' && rule.kind === 'allow'
+/** Whether it denies since its rule, which allows, cannot stand beside another (`merge.ts`). */
+export const isClosed = ({ kind, rule }: Pick<Entry | Grant, 'kind' | 'rule'>): boolean => kind === 'deny' && rule.kind === 'allow' // prettier-ignore
 
 /**
  * What the kernel may open at the addresses of a name: what is allowed on ports alone, and not behind a denial of such ports. What a proxy must

@@ -2,7 +2,7 @@
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type IdentityTable } from '../identity/identities.ts'
 import type { Labels } from '../identity/labels.ts'
-import { apiServerLabels, hostId, hostIdentity, nodeLabels, reservedNodeId, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
+import { apiServerLabels, hostId, hostIdentity, nodeLabels, remoteNode, reservedNode, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
 import { clusterKey, namedPortsKey, podSource, type Selector } from '../identity/selector.ts' // prettier-ignore
 import { makeUniverse, type Universe } from '../identity/universe.ts'
 import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
@@ -97,7 +97,7 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
       if (there === undefined) portsByLabels.set(text, new Set([portsText]))
       else there.add(portsText)
     }
-    const sets = new Map<string, { readonly id: IdentityId; readonly labels: Labels }>()
+    const sets = new Map<string, Identity>()
     const endpointAt = (pod: Pod, i: number): Endpoint => {
       const { labels, text, portsText, addresses, faults } = draws[i] ?? draw(pod, world)
       notes.push(...faults)
@@ -107,11 +107,9 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
       let set = sets.get(key)
       if (set === undefined) {
         const all = isSplit ? sorted(new Map([...labels, [namedPortsKey, portsText]])) : labels
-        const id = options.identities.idOf(all)
-        // What stands from before is the same set as another object.
-        sets.set(key, (set = { id, labels: options.identities.get(id)?.labels ?? all }))
-        identities.set(id, set)
-        if (pod.ports.length > 0) namedPorts.set(id, pod.ports)
+        sets.set(key, (set = identityIn(options.identities, all)))
+        identities.set(set.id, set)
+        if (pod.ports.length > 0) namedPorts.set(set.id, pod.ports)
       }
       return endpointFor(pod, set.labels, set.id, addresses)
     }
@@ -159,6 +157,12 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
     before = { world, hostAddresses, kept, places }
     return places
   }
+}
+
+/** The identity of a label set. What stands from before is the same set, as the object by which it is seen to be unchanged. */
+function identityIn(identities: IdentityTable, labels: Labels): Identity {
+  const id = identities.idOf(labels)
+  return identities.get(id) ?? { id, labels }
 }
 
 const sorted = (labels: Labels): Labels => new Map([...labels].sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -244,20 +248,18 @@ function placeNodes(world: World, hostAddresses: readonly Address[], options: Pl
       node.labels,
       own.some((address) => apiServers.has(address)),
     )
-    const id = reservedNodeId(labels) ?? options.identities.idOf(labels)
-    identities.set(id, { id, labels: options.identities.get(id)?.labels ?? labels })
+    const identity = reservedNode(labels) ?? identityIn(options.identities, labels)
+    const { id } = identity
+    identities.set(id, identity)
     byName.set(node.name, id)
     for (const address of own) addresses.set(address, id)
   }
-  const plain = nodeLabels(new Map(), false)
-  const plainId = reservedNodeId(plain) ?? unknownId
   const isHostName = (name: string | undefined): boolean => name === undefined || name === options.localNode
   if (
-    !identities.has(plainId) &&
+    !identities.has(remoteNode.id) &&
     world.pods.some((pod) => pod.hostNetwork && !isHostName(pod.node) && !byName.has(pod.node ?? ''))
   )
-    // prettier-ignore
-    identities.set(plainId, { id: plainId, labels: plain })
+    identities.set(remoteNode.id, remoteNode)
   const nodeIds = new Set(identities.keys())
   for (const address of here) addresses.set(address, hostId)
   const host = hostIdentity([...here].some((address) => apiServers.has(address)))
@@ -274,7 +276,7 @@ function placeNodes(world: World, hostAddresses: readonly Address[], options: Pl
     nodeIds,
     apiServersOutside,
     hostNodeLabels,
-    identityOfNode: (name) => byName.get(name ?? '') ?? (isHostName(name) ? hostId : plainId),
+    identityOfNode: (name) => byName.get(name ?? '') ?? (isHostName(name) ? hostId : remoteNode.id),
   }
 }
 

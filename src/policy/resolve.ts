@@ -6,7 +6,18 @@ import { addressFromText } from '../net/address.ts'
 import { rangeCovers, rangeOf, subtractRanges, type AddressRange } from '../net/prefix.ts'
 import type { Ports } from '../net/ports.ts'
 import { identityOf, type Places } from './places.ts'
-import type { Entity, NamedPort, Peer, Rule, RulePorts, Semantics, Service, World } from './rules.ts'
+import type {
+  CidrGroup,
+  EndpointSlice,
+  Entity,
+  NamedPort,
+  Peer,
+  Rule,
+  RulePorts,
+  Semantics,
+  Service,
+  World,
+} from './rules.ts'
 import type { Peers } from './snapshot.ts'
 
 /** What peers are looked up in. */
@@ -15,8 +26,6 @@ export interface Surroundings {
   readonly world: Pick<World, 'services' | 'endpointSlices' | 'cidrGroups'>
   readonly semantics: Semantics
   readonly clusterName: string
-  /** Set when something depends on which endpoint has which address, not on labels alone. */
-  addressesUsed: boolean
 }
 
 const nobody: Exclude<Peers, 'everyone'> = { identities: new Set(), outside: [], everywhere: [] }
@@ -58,10 +67,7 @@ function resolvePeer(peer: Peer, rule: Rule, around: Surroundings): Peers | unde
     case 'cidr':
       return peer.reach === 'outside' ? { ...nobody, outside: peer.ranges } : { ...nobody, everywhere: peer.ranges }
     case 'cidrGroup': {
-      const groups = around.world.cidrGroups.filter(({ name, labels }) =>
-        typeof peer.group === 'string' ? name === peer.group : selectsBare(peer.group, labels),
-      )
-      const ranges = groups.flatMap((group) => group.ranges)
+      const ranges = groupsOf(peer, around.world.cidrGroups).flatMap((group) => group.ranges)
       return { ...nobody, outside: peer.except.length === 0 ? ranges : subtractRanges(ranges, peer.except) }
     }
     case 'endpoints':
@@ -78,6 +84,24 @@ function resolvePeer(peer: Peer, rule: Rule, around: Surroundings): Peers | unde
     case 'name':
       return nobody
   }
+}
+
+/** The groups that a peer means. */
+export function groupsOf({ group }: Peer & { readonly kind: 'cidrGroup' }, groups: readonly CidrGroup[]): readonly CidrGroup[] {
+  return groups.filter(({ name, labels }) => (typeof group === 'string' ? name === group : selectsBare(group, labels)))
+} // prettier-ignore
+
+/** The services that a peer means. */
+export function servicesOf(peer: Peer & { readonly kind: 'service' }, services: readonly Service[]): readonly Service[] {
+  return services.filter(
+    ({ namespace, name, labels }) =>
+      (peer.namespace === undefined || peer.namespace === namespace) &&
+      (typeof peer.service === 'string' ? name === peer.service : selectsBare(peer.service, labels)),
+  )
+} // prettier-ignore
+
+export function slicesOf({ namespace, name }: Service, slices: readonly EndpointSlice[]): readonly EndpointSlice[] {
+  return slices.filter((slice) => slice.namespace === namespace && slice.service === name)
 }
 
 /** Labels of objects that are no endpoints have no source. */
@@ -132,27 +156,24 @@ function resolveService(
   rule: Rule,
   around: Surroundings,
 ): Peers | undefined {
-  const isMeant = ({ namespace, name, labels }: Service): boolean =>
-    (peer.namespace === undefined || peer.namespace === namespace) &&
-    (typeof peer.service === 'string' ? name === peer.service : selectsBare(peer.service, labels))
   // Cilium translates the services of allow rules only.
   if (around.semantics === 'cilium' && rule.kind === 'deny') return undefined
   const identities = new Set<IdentityId>()
   const ranges: AddressRange[] = []
   let isResolved = false
-  for (const service of around.world.services.filter(isMeant)) {
-    const { namespace, name, selector } = service
+  for (const service of servicesOf(peer, around.world.services)) {
+    const { namespace, selector } = service
     if (selector !== undefined) {
       isResolved = true
-      for (const id of around.places.universe.select(backendSelector(selector, namespace, around))) identities.add(id)
+      const backends = backendSelector(selector, namespace, around.clusterName)
+      for (const id of around.places.universe.select(backends)) identities.add(id)
       continue
     }
-    for (const slice of around.world.endpointSlices)
-      if (slice.namespace === namespace && slice.service === name)
-        for (const text of slice.addresses) {
-          const address = addressFromText(text)
-          if (address !== undefined) ranges.push(rangeOf(address))
-        }
+    for (const slice of slicesOf(service, around.world.endpointSlices))
+      for (const text of slice.addresses) {
+        const address = addressFromText(text)
+        if (address !== undefined) ranges.push(rangeOf(address))
+      }
   }
   if (!isResolved && ranges.length === 0) return undefined
   return around.semantics === 'cilium'
@@ -160,11 +181,8 @@ function resolveService(
     : { identities, outside: [], everywhere: ranges }
 }
 
-function backendSelector(
-  labels: ReadonlyMap<string, string>,
-  namespace: string,
-  { clusterName }: Surroundings,
-): Selector {
+/** Of the backends of a service with a selector. */
+export function backendSelector(labels: ReadonlyMap<string, string>, namespace: string, clusterName: string): Selector {
   const own = [...labels].map(([key, value]) => ({ operator: 'In' as const, key: `k8s:${key}`, values: [value] }))
   return [...own, { operator: 'In', key: namespaceKey, values: [namespace] }, { operator: 'In', key: clusterKey, values: [clusterName] }] // prettier-ignore
 }
@@ -204,7 +222,7 @@ function havingIdentity(peers: Peers, ids: ReadonlySet<IdentityId>, around: Surr
   if (peers === 'everyone') return { ...nobody, identities: ids }
   const identities = new Set([...peers.identities].filter((id) => ids.has(id)))
   if (peers.everywhere.length === 0) return { ...nobody, identities }
-  around.addressesUsed = true
+  // `touch.ts` knows that addresses are looked at here.
   const inside = [...places.addresses.keys()].filter(
     (address) => ids.has(identityOf(places, address)) && peers.everywhere.some((range) => rangeCovers(range, address)),
   )

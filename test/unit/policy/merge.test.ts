@@ -6,7 +6,7 @@ import { makeCompiler, type CompileOptions } from '../../../src/policy/compile.t
 import { explain } from '../../../src/policy/explain.ts'
 import { issueToText } from '../../../src/policy/field.ts'
 import { openedPorts } from '../../../src/policy/names.ts'
-import type { ParseOptions } from '../../../src/policy/rules.ts'
+import type { ParseOptions, World } from '../../../src/policy/rules.ts'
 import type { Snapshot } from '../../../src/policy/snapshot.ts'
 import { decide, type Decision, type Flow } from '../../../src/policy/verdict.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
@@ -31,12 +31,12 @@ spec:
 `
 const old: Partial<ParseOptions> = { ciliumVersion: [1, 17] }
 
-function compile(text: string, options: Partial<CompileOptions> = {}): Snapshot {
+function load(text: string, options: Partial<CompileOptions> = {}): World {
   const loaded = loadWorld([{ path: 'p.yaml', text: pods + text }], { ...old, semantics: options.semantics ?? 'spec' })
-  if (!loaded.ok) return expect.fail(loaded.issues.map(issueToText).join('\n'))
-  return makeCompiler({ hostAddresses: [], upstreams: [at('10.0.0.53')], denyReply: 'refused', ...options })(
-    loaded.world,
-  )
+  return loaded.ok ? loaded.world : expect.fail(loaded.issues.map(issueToText).join('\n'))
+}
+function compile(text: string, options: Partial<CompileOptions> = {}): Snapshot {
+  return makeCompiler({ hostAddresses: [], upstreams: [at('10.0.0.53')], denyReply: 'refused', ...options })(load(text, options)) // prettier-ignore
 }
 const to = (address: string, port: number, rest: Partial<Flow> = {}): Flow => ({ from: { kind: 'address', address: at('10.0.0.1') }, to: { kind: 'address', address: at(address) }, protocol: 6, port, ...rest }) // prettier-ignore
 const egress = (decision: Decision): string => `${decision.egress.verdict}: ${decision.egress.why[0].text}`
@@ -129,8 +129,14 @@ spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, egress: [{action:
     expect(decide(compile(both, { audit: true }), to('10.0.0.2', 80, get)).egress.verdict).toBe('audited')
   })
   test('an explanation says it at its step', () => {
-    const { text } = explain(compile(both), to('10.0.0.2', 80, get))
-    expect(text.find((line) => line.includes(': decides'))).toMatch(/^ {4}deny tcp\/80: cannot merge .*\(shop\/b spec\.egress\[0\], p\.yaml:\d+\): decides$/) // prettier-ignore
+    const { text } = explain(compile(both), to('10.0.0.2', 80, get), load(both).policies)
+    expect(
+      text.filter((line) => line.startsWith('    ')).map((line) => line.replace(/p\.yaml:\d+/g, 'p.yaml')),
+    ).toEqual([
+      '    deny tcp/80 cannot merge conflicting L7 parsers (http/kafka) with shop/a spec.egress[0] (p.yaml): nothing is opened here (shop/b spec.egress[0], p.yaml): decides',
+      '    allow tcp/81 (shop/b spec.egress[0], p.yaml): lacks the port: tcp/80 is not tcp/81',
+      '    allow tcp/80 (shop/a spec.egress[0], p.yaml): opens nothing here: it cannot stand beside another rule',
+    ])
   })
   test('ingress too', () => {
     const side = (text: string): string => text.replace('egress', 'ingress').replace('toEndpoints', 'fromEndpoints')
