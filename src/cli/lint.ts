@@ -132,7 +132,12 @@ function sarifOf(findings: readonly Finding[], texts: ReadonlyMap<string, string
           level: severity,
           message: { text: hint === undefined ? message : `${message}. ${hint}` },
           locations: [
-            { physicalLocation: { artifactLocation: { uri: encodeURI(file) }, region: { startLine: line, startColumn: column } } },
+            {
+              physicalLocation: {
+                artifactLocation: { uri: encodeURI(file) },
+                region: { startLine: line, startColumn: column },
+              },
+            },
           ],
           ...(fix === undefined
             ? {}
