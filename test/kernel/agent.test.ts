@@ -110,13 +110,14 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     expect(await dig(web, 'TXT txt.example.com +short @9.9.9.9')).toContain('"one string" "and another"')
   })
 
-  test('flushed by hand: the answer from the cache is committed before it leaves', async () => {
+  test('flushed by hand: what the answer from the cache says stands again before it leaves', async () => {
     await short(web, 'api.example.com @9.9.9.9')
     sh('nft flush set inet namegate learned4')
     outcomes.length = 0
     expect(await short(web, 'api.example.com @9.9.9.9')).toEqual(['198.18.0.20'])
     expect(await connect(web, '198.18.0.20')).toBe(true)
-    expect(outcomes).toMatchObject([{ kind: 'answered', cached: true, committed: 1 }])
+    // Who commits it, the question or the agent that has looked after its table meanwhile, is a race; that it stands is not.
+    expect(outcomes).toMatchObject([{ kind: 'answered', cached: true }])
     // Once the agent has looked after its table, which it does within a second and may do between two questions, nothing is to be done.
     await expect
       .poll(async () => [await short(web, 'api.example.com @9.9.9.9'), outcomes.at(-1)], { timeout: 5000 })
