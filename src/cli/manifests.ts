@@ -1,9 +1,10 @@
 // Manifests for the commands that work without an agent: what the paths name, read into a world.
+import { existsSync } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { InvalidArgumentError, Option, type Command } from 'commander'
 import type { ParseOptions, Semantics } from '../policy/rules.ts'
-import { readManifests } from '../sources/folder.ts'
+import { isManifest, readManifests } from '../sources/folder.ts'
 import type { ManifestFile } from '../sources/manifests.ts'
 
 /** Options of every command that reads manifests. */
@@ -74,8 +75,12 @@ async function hintOf(path: string, recursive: boolean | undefined): Promise<str
 
 async function readPath(path: string, recursive: boolean): Promise<ManifestFile[]> {
   const own = await readManifests(path)
-  if (!recursive || !(await stat(path)).isDirectory()) return own
+  if (!(await stat(path)).isDirectory()) return own
   const entries = await readdir(path, { withFileTypes: true })
+  // An agent that watches the folder takes such a link for a file that is being replaced.
+  const lost = entries.find((entry) => entry.isSymbolicLink() && isManifest(entry.name) && !existsSync(join(path, entry.name))) // prettier-ignore
+  if (lost !== undefined) throw new Error(`${join(path, lost.name)} is a link that leads nowhere`)
+  if (!recursive) return own
   const below = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.')).map(({ name }) => name)
   const nested: ManifestFile[] = []
   for (const name of below.sort()) nested.push(...(await readPath(join(path, name), true)))

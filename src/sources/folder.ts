@@ -70,8 +70,13 @@ function makeFolderReader(path: string, before: readonly ManifestFile[] = []): (
   }
 }
 
+/** Whether a file of a folder is one, by its name. */
+export function isManifest(name: string): boolean {
+  return !name.startsWith('.') && endings.some((ending) => name.endsWith(ending))
+}
+
 async function pathsIn(folder: string): Promise<string[]> {
-  const names = (await readdir(folder)).filter((name) => !name.startsWith('.') && endings.some((ending) => name.endsWith(ending))) // prettier-ignore
+  const names = (await readdir(folder)).filter(isManifest)
   return names.sort().map((name) => join(folder, name))
 }
 

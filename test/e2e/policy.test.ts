@@ -1,7 +1,7 @@
 // The policy commands as people and CI run them: processes, exit statuses, standard input, pipes that close. No agent, no kernel, no root.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -144,6 +144,13 @@ describe('validate', () => {
   test('folders below only when asked', async () => {
     expect(await policy('validate', at('deep'))).toEqual({ status: 1, out: '', err: `namegate: no manifests (*.yaml, *.yml, *.json) in ${at('deep')}; -R reads the folders below it too\n` }) // prettier-ignore
     expect(await policy('validate', '-R', at('deep'))).toMatchObject({ status: 0, out: '1 file, 1 policy: valid\n' })
+  })
+  test('a link that leads nowhere is a policy that is not there', async () => {
+    await mkdir(at('linked'))
+    await symlink('../good/policy.yaml', at('linked/a.yaml'))
+    expect(await policy('validate', at('linked'))).toMatchObject({ status: 0 })
+    await symlink('gone.yaml', at('linked/b.yaml'))
+    expect(await policy('validate', at('linked'))).toMatchObject({ status: 1, err: `namegate: ${at('linked/b.yaml')} is a link that leads nowhere\n` }) // prettier-ignore
   })
   test('a path that is not there', async () => {
     expect(await policy('validate', at('gone'))).toMatchObject({ status: 1, err: expect.stringMatching(/^namegate: ENOENT/) as string }) // prettier-ignore

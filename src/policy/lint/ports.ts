@@ -181,7 +181,8 @@ const icmp: Check = (context, say) => {
       if (ported === undefined) continue
       const others = context.around(policy)
       if (others.some((other) => rulesOf(other, direction).some(letsIcmp))) continue
-      const any = itemsOfSpec(spec).some((item) =>
+      const own = itemsOfSpec(spec).filter((item) => item.direction === direction)
+      const any = own.some((item) =>
         itemsOf(at(item.field, 'toPorts')).some((entry) =>
           itemsOf(at(entry, 'ports')).some((port) => textOf(at(port, 'protocol'))?.toUpperCase() === 'ANY'),
         ),

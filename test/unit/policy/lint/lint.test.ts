@@ -222,6 +222,15 @@ for (const code of new Set(rows.map((each) => each.code)))
     }
   }) // prettier-ignore
 
+test('protocol ANY is spoken of where it is written', () => {
+  const text = cnp(`  ingress:\n  - ${port(80)}\n  egress:\n  - ${port(53, 'ANY')}`)
+  const said = of(lintText(text), 'NG022').map(({ message }) => [
+    message.split(' ')[0],
+    message.includes('protocol ANY'),
+  ])
+  expect(said).toEqual([['ingress', false], ['egress', true]]) // prettier-ignore
+})
+
 describe('what is no mistake', () => {
   const rows = [
     { title: 'reserved labels have no namespace', text: cnp(`  ingress:\n  - fromEndpoints: [{matchLabels: {"reserved:host": ""}}]\n  - fromEndpoints: [{matchExpressions: [{key: "reserved:remote-node", operator: Exists}]}]`), code: 'NG009' },
