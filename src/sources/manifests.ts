@@ -24,7 +24,10 @@ export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVers
 /** Reads all files together. */
 export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
   const all = { ...defaultParseOptions, ...options }
-  return joinContents(files.map((file) => readFile(file, all)), makeConflictWarner(all.clusterName))
+  return joinContents(
+    files.map((file) => readFile(file, all)),
+    makeConflictWarner(all.clusterName),
+  )
 }
 
 /** Of a world, a warning for each rule that cannot be merged with an earlier one. */
