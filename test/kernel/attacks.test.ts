@@ -80,7 +80,7 @@ describe.skipIf(reason !== undefined)(`attacks ${reason ?? ''}`, () => {
     // Nothing but the table stands in the way: no filter of sources, and what is off by default is on.
     const set = ['ipv4.rp_filter=0', 'ipv4.route_localnet=1', 'ipv4.accept_source_route=1', 'ipv6.accept_source_route=1', 'ipv6.seg6_enabled=1', 'ipv6.accept_ra=2'] // prettier-ignore
     sh(['all', ...places].flatMap((name) => set.map((one) => `sysctl -qw net.${one.replace('.', `.conf.${name}.`)}`)).join(';')) // prettier-ignore
-    sh(`nft -f - <<< 'table inet heard { counter got { }; chain in { type filter hook input priority 300; iifname "world" accept; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; counter name got; }; }'`) // prettier-ignore
+    sh(`nft -f - <<< 'table inet heard { counter got { }; chain in { type filter hook input priority 300; iifname "world" accept; icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } accept; counter name got; }; }'`) // prettier-ignore
     sh(`nft -f - <<< 'table inet services { chain in { type nat hook prerouting priority dstnat; ${services} }; }'`)
     for (const [name, host] of hosts) {
       // Nobody answers: what counts is what arrives.
@@ -89,6 +89,8 @@ describe.skipIf(reason !== undefined)(`attacks ${reason ?? ''}`, () => {
     }
     agent = await startTestAgent(manifest, { settings: { ...settings, datapath: { ...settings.datapath, denied: 'drop', interfaces: ['web', 'db', 'job'] } } }) // prettier-ignore
     for (const from of places) for (const family of [4, 6] as const) await hearEverybody(from, family)
+    // What links say when they come up (RFC 4861 §6.3.7, RFC 3810) is over, or is not counted.
+    hostHeard = atThisHost()
   })
   afterAll(async () => {
     await agent?.close()
