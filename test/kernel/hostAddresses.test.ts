@@ -5,7 +5,7 @@ import type { Agent } from '../../src/agent.ts'
 import { openHostAddresses, type HostAddresses } from '../../src/datapath/hostAddresses.ts'
 import { addressToText, type Address } from '../../src/net/address.ts'
 import { startTestAgent } from '../support/agent.ts'
-import { addHost, answerOn, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { addHost, answerOn, enterLab, sh, whyNoKernel, type Host, policyMap } from '../support/lab.ts'
 import { pod, policy } from '../support/manifests.ts'
 
 const reason = whyNoKernel()
@@ -87,10 +87,10 @@ describe.skipIf(reason !== undefined)(`host addresses ${reason ?? ''}`, () => {
       // Prefixes do not lead to this host.
       sh('ip addr add 10.1.0.50/24 dev d0')
       await expect.poll(() => agent?.snapshot().revision, { timeout: 5000 }).toBe(2)
-      await expect.poll(() => sh('nft list map inet namegate peer4'), { timeout: 5000 }).toContain('10.1.0.50 : 0:1')
+      await expect.poll(() => policyMap('peer4'), { timeout: 5000 }).toContain('10.1.0.50 : 0:1')
       expect(await connect('10.1.0.50')).toBe(false)
       sh('ip addr del 10.1.0.50/24 dev d0')
-      await expect.poll(() => sh('nft list map inet namegate peer4'), { timeout: 5000 }).not.toContain('10.1.0.50')
+      await expect.poll(() => policyMap('peer4'), { timeout: 5000 }).not.toContain('10.1.0.50')
     })
   })
 })

@@ -65,6 +65,12 @@ export function sh(script: string, input = ''): string {
   return execFileSync('bash', ['-c', `set -e; ${script}`], { input, encoding: 'utf8', stdio: ['pipe', 'pipe', 'pipe'] })
 }
 
+/** A map of the policy as nft lists it: of its two copies, the one by which packets are judged. */
+export function policyMap(map: string): string {
+  const copy = sh('nft list chain inet namegate forwarded').includes('@identity4_b') ? 'b' : 'a'
+  return sh(`nft list map inet namegate ${map}_${copy}`)
+}
+
 export interface Host {
   /** Path of its network namespace. */
   readonly path: string
