@@ -95,9 +95,8 @@ function whoIs(at: Case, end: End): Who {
   const address = end.address === undefined ? undefined : numberOf(end.address)
   const { world, switches } = at
   const having = world.pods.filter((pod) => !pod.hostNetwork && pod.addresses.some((text) => end.address !== undefined && isSame(text, end.address))) // prettier-ignore
-  if ('pod' in end && end.pod.hostNetwork) return ofNode(at, end.pod.node, address)
   if (having.length > 1) return { kind: 'unknown', labels: new Map(), ports: [], address }
-  if ('pod' in end) return ofPod(at, end.pod, address)
+  if ('pod' in end) return end.pod.hostNetwork ? ofNode(at, end.pod.node, address) : ofPod(at, end.pod, address)
   if (having[0] !== undefined) return ofPod(at, having[0], address)
   const nodes = world.nodes.filter((node) => node.addresses.some((text) => isSame(text, end.address)))
   if (switches.hostAddresses.some((text) => isSame(text, end.address)) || nodes.some((node) => isLocalNode(at, node)))
