@@ -74,6 +74,16 @@ const spareMillisMin = 5000
 /** The time from asking for an element to sending it: the kernel may hold it so much longer than its lease. */
 const latenessMillis = 1000
 
+/** Until when, and with which TTLs, an answer may be told once more without `learn`. */
+export interface Assured {
+  /** No told TTL may reach beyond: the kernel holds everything so long, and the spare time after it. */
+  readonly tellUntil: Millis
+  readonly epoch: number
+  /** The most that may be told, and the least: what is shorter than the shortest lease prolongs it whenever it is told. */
+  readonly ttlSecondsMax: Seconds
+  readonly ttlSecondsMin: Seconds
+}
+
 interface Held extends Lease {
   /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
   stood: Millis | undefined
@@ -141,6 +151,10 @@ export interface LeaseTable {
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
   readonly current: (element: LeaseElement) => LeaseElement | undefined
   /** The names under which an identity holds an address now. */
+  /** What the kernel surely holds of a name's addresses for an identity; undefined unless all of it stands, acknowledged in one epoch. */
+  readonly assured: (identity: IdentityId, name: string, addresses: readonly Address[]) => Assured | undefined
+  /** A number that changes when anything `assured` may have become less for another reason than time. */
+  readonly losses: () => number
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
   readonly list: () => Iterable<Lease>
   readonly size: () => number
@@ -157,6 +171,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
   const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   let count = 0
+  let losses = 0
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
@@ -330,6 +345,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         outdated.push(element)
         continue
       }
+      // Asked for later, and less: by the lateness of the one before.
+      if (until < standing.until) losses++
       standing.until = until
       standing.epoch = atEpoch
       standing.asked = Math.max(standing.asked, until)
@@ -356,6 +373,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   }
 
   function retract(elements: readonly LeaseElement[]): LeaseElement[] {
+    losses++
     const remove: LeaseElement[] = []
     for (const element of elements) {
       const door = doorOf(element)
@@ -423,6 +441,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   }
 
   function drop(matches: (lease: Lease) => boolean): { dropped: Lease[]; remove: LeaseElement[] } {
+    losses++
     const dropped = [...list()].filter(matches) as Held[]
     const doors = new Map<Door, Held>()
     for (const held of dropped) {
@@ -436,6 +455,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
   ): LeaseElement[] {
+    losses++
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
@@ -485,6 +505,23 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     for (const holder of holders.values()) for (const addresses of holder.byName.values()) yield* addresses.values()
   }
 
+  function assured(identity: IdentityId, name: string, addresses: readonly Address[]): Assured | undefined {
+    const holder = holders.get(identity)
+    let until = Infinity
+    let inEpoch: number | undefined
+    for (const address of addresses) {
+      const held = holder?.byName.get(name)?.get(address)
+      if (held === undefined) return undefined
+      for (const ports of held.ports) {
+        const standing = holder?.byAddress.get(address)?.standing.get(keyOf(ports))
+        if (standing === undefined || standing.epoch !== (inEpoch ??= standing.epoch)) return undefined
+        until = Math.min(until, standing.until)
+      }
+    }
+    const { ttlMinSeconds: ttlSecondsMin, ttlMaxSeconds: ttlSecondsMax } = limits
+    return inEpoch === undefined ? undefined : { tellUntil: until - spareMillis, epoch: inEpoch, ttlSecondsMax, ttlSecondsMin }
+  } // prettier-ignore
+
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
   ]
@@ -500,6 +537,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     regrant,
     lacking,
     current,
+    assured,
+    losses: () => losses,
     namesOf,
     list,
     size: () => count,

@@ -16,6 +16,8 @@ export type Answered =
       readonly ttlSeconds: Seconds
       readonly ageSeconds: Seconds
       readonly cached: boolean
+      /** When it came in; undefined: it is told to those who asked meanwhile, and not kept. */
+      readonly keptAt: Millis | undefined
     }
   | { readonly kind: 'unfit'; readonly text: string }
   | { readonly kind: 'failed'; readonly reason: 'timeout' | 'network' | 'overloaded'; readonly text: string }
@@ -52,7 +54,7 @@ export function makeAnswers(
     if (found === undefined) return undefined
     const ageSeconds = Math.floor((clock() - found.at) / 1000)
     const ttlSeconds = Math.min(found.answer.ttlSeconds, keptSecondsMax) - ageSeconds
-    if (ttlSeconds >= 1) return { kind: 'answer', answer: found.answer, ttlSeconds, ageSeconds, cached: true }
+    if (ttlSeconds >= 1) return { kind: 'answer', answer: found.answer, ttlSeconds, ageSeconds, cached: true, keptAt: found.at }
     kept.delete(key)
     return undefined
   }
@@ -65,8 +67,10 @@ export function makeAnswers(
     // Truncation over UDP is upstream.ts's to mend; what is still truncated has no records to tell.
     if (answer.truncated) return { kind: 'unfit', text: 'it is truncated even over TCP' }
     const worthKeeping = answer.rcode === Rcode.NoError || answer.rcode === Rcode.NXDomain
-    if (worthKeeping && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)) kept.set(key, { answer, at: clock() })
-    return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds, ageSeconds: 0, cached: false }
+    const isKept = worthKeeping && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)
+    const at = clock()
+    if (isKept) kept.set(key, { answer, at })
+    return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds, ageSeconds: 0, cached: false, keptAt: isKept ? at : undefined }
   }
 
   return (question, flags) => {

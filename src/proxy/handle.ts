@@ -6,6 +6,7 @@
 //       └─ no room for the lease: SERVFAIL, no address
 //
 // Two questions for one name at once each wait for their own commit; neither leans on the other's.
+import type { Millis } from '../clock.ts'
 import type { Endpoint } from '../identity/endpoints.ts'
 import type { Learned } from '../leases/leases.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
@@ -14,6 +15,7 @@ import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
 import { Class, Ede, Rcode, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
+import type { FitAnswer } from '../wire/answer.ts'
 import type { Answered } from './answers.ts'
 
 /** What one identity learned from one answer. */
@@ -42,7 +44,24 @@ interface Said {
   readonly why: Why
   readonly transport: 'udp' | 'tcp'
 }
+
+/** What an outcome rests on: as long as that stands, the same message from the same source is told the same (`replay.ts`). */
+export type Basis =
+  | { readonly kind: 'policy'; readonly revision: number }
+  | {
+      readonly kind: 'answer'
+      readonly revision: number
+      readonly answer: FitAnswer
+      readonly keptAt: Millis
+      /** Of the answer when it came in. */
+      readonly ttlSeconds: number
+      /** What was learned from it; undefined: nothing had to be. */
+      readonly fact: Fact | undefined
+    }
+
 interface About {
+  /** Undefined: it may be another the next time. */
+  readonly basis: Basis | undefined
   readonly question: Question
   readonly source: Address
   readonly endpoint: Endpoint | undefined
@@ -99,12 +118,13 @@ async function story(
     // Who asks, and may they?
     const snapshot = parts.snapshot()
     const endpoint = snapshot.endpointOf(source)
-    const about = { question, source, endpoint, transport }
+    const about = { question, source, endpoint, transport, basis: undefined }
+    const byPolicy: Told = { ...about, basis: { kind: 'policy', revision: snapshot.revision } }
     // Addresses of other classes, and of all at once, are none that a lease could be about.
     if (question.qclass !== Class.IN)
-      return refuse(asked, about, Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` })
+      return refuse(asked, byPolicy, Rcode.Refused, Ede.Prohibited, { text: `class ${question.qclass} is not served` })
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
-      return refuse(asked, about, Rcode.Refused, Ede.Prohibited, {
+      return refuse(asked, byPolicy, Rcode.Refused, Ede.Prohibited, {
         text: 'no endpoint is known with this source address',
       })
     const policy = endpoint === undefined ? undefined : snapshot.policyOf(endpoint.identity)
@@ -115,7 +135,7 @@ async function story(
     if (verdict.kind === 'deny')
       return refuse(
         asked,
-        about,
+        byPolicy,
         policy?.denyReply === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused,
         Ede.Blocked,
         verdict.why,
@@ -169,6 +189,7 @@ async function story(
       kind: 'answered',
       reply,
       ...about,
+      basis: basisOf(snapshot, answered, fact),
       rcode,
       addresses,
       ttlSeconds,
@@ -178,7 +199,7 @@ async function story(
       why: verdict.why,
     }
   }
-  const about = { question, source, endpoint: parts.snapshot().endpointOf(source), transport }
+  const about = { question, source, endpoint: parts.snapshot().endpointOf(source), transport, basis: undefined }
   return fail(asked, about, 'policy', Ede.NotReady, 'policy changed again and again while the answer was under way')
 }
 
@@ -204,6 +225,15 @@ function factOf(
     ttlSeconds: answered.ttlSeconds,
     grants,
   }
+}
+
+function basisOf(
+  { revision }: Snapshot,
+  { answer, keptAt, ttlSeconds, ageSeconds }: Answered & { kind: 'answer' },
+  fact: Fact | undefined,
+): Basis | undefined {
+  if (keptAt === undefined) return undefined
+  return { kind: 'answer', revision, answer, keptAt, ttlSeconds: ttlSeconds + ageSeconds, fact }
 }
 
 type Query = Asked & { readonly kind: 'query'; readonly question: Question }
