@@ -104,10 +104,14 @@ EOF`) // prettier-ignore
   if (status !== 0) throw new Error(err)
 }
 
-/** Ports of the generator, in 100 equal parts, to addresses. */
+/** The generator's own ports over UDP: a workload each, the same one in every run, so that what a run warmed the next one finds. */
+const firstPort = 20_000
+/** Ports to addresses; those that the system chose (TCP: a port cannot be taken again at once) in equal parts. */
 function portMap(): string {
-  const width = Math.ceil(65_536 / identities)
-  return sources.map((ip, i) => `${i * width}-${Math.min(65_535, (i + 1) * width - 1)} : ${ip}`).join(', ')
+  const [first, last] = [firstPort + identities, 65_535]
+  const width = Math.ceil((last - first + 1) / identities)
+  const chosen = sources.map((ip, i) => `${first + i * width}-${Math.min(last, first + (i + 1) * width - 1)} : ${ip}`)
+  return [`0-${firstPort - 1} : ${sources[0] ?? ''}`, ...sources.map((ip, i) => `${firstPort + i} : ${ip}`), ...chosen].join(', ') // prettier-ignore
 }
 
 function questions(lab: Lab, name: string, list: readonly string[]): string {
@@ -140,7 +144,7 @@ async function dnsperf(lab: Lab, options: readonly string[]): Promise<string> {
 async function perf(lab: Lab, { file, transport }: Trial, pid: number, options: readonly string[]): Promise<Run> {
   const clients = transport === 'tcp' ? '20' : String(identities)
   const before = processorSeconds(pid)
-  const out = await dnsperf(lab, ['-d', file, '-m', transport, '-c', clients, ...options])
+  const out = await dnsperf(lab, ['-d', file, '-m', transport, '-c', clients, ...(transport === 'udp' ? ['-x', String(firstPort)] : []), ...options]) // prettier-ignore
   const spent = processorSeconds(pid) - before
   const number = (label: string): number => Number.parseFloat(after(out, label))
   const codes = after(out, 'Response codes:')
@@ -175,7 +179,7 @@ function processorSeconds(pid: number): number {
 
 /** Seconds, of each question by itself. dnsperf -v prints `> NOERROR name type latency`. */
 async function latency(lab: Lab, file: string, perSecond: number): Promise<{ p50: number; p99: number; p999: number }> {
-  const out = await dnsperf(lab, ['-d', file, '-c', String(identities), '-v', '-l', String(seconds), '-Q', String(perSecond)]) // prettier-ignore
+  const out = await dnsperf(lab, ['-d', file, '-c', String(identities), '-x', String(firstPort), '-v', '-l', String(seconds), '-Q', String(perSecond)]) // prettier-ignore
   const all = out
     .split('\n')
     .filter((line) => line.startsWith('>'))
