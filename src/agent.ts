@@ -28,11 +28,13 @@ import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
 import { makeAnswers, type AnswerOptions } from './proxy/answers.ts'
+import { makeBatches } from './proxy/datagrams.ts'
 import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
 import { makeNameRules } from './proxy/names.ts'
 import { makeMayLead, makeScreen, type MayLead } from './proxy/screen.ts'
 import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
 import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
+import { makeReplays, type Replays } from './proxy/replay.ts'
 import { makeRoutes } from './proxy/routes.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { wireFromText, type WireName } from './wire/name.ts'
@@ -216,10 +218,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   // The sockets first: a port that is taken is found before the kernel is touched, and the kernel is told the port. Questions that come from
   // here on wait; nobody is answered before the kernel enforces.
   const serving = Promise.withResolvers<Answerer>()
+  const late: { replays?: Replays } = {}
   const listening: Listening = await listen(
     parts.listeners,
     async (message, source, transport) => (await serving.promise)(message, source, transport),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
+    {
+      replays: {
+        turn: () => late.replays?.turn(),
+        replay: (message, start, end, source, reply, at) =>
+          late.replays?.replay(message, start, end, source, reply, at) ?? 0,
+      },
+      batches: makeBatches(),
+    },
   ).catch((error: unknown) => {
     throw whyNotListening(error)
   })
@@ -336,8 +347,18 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     // A table that was deleted by hand is repaired within a second; there is nothing to see until then.
     lookForBypass().catch(() => undefined)
   }, bypassMillis)
+  const replays = (late.replays = makeReplays({
+    clock,
+    revision: () => snapshot.revision,
+    epoch: () => datapath?.epoch() ?? 0,
+    leases,
+    budgets: rules.budgets,
+    entries: settings.dns.cache.entries,
+    report,
+  }))
   serving.resolve(async (message, source, transport) => {
     const outcome = await handle(proxyParts, message, source, transport)
+    replays.keep(message, outcome)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
 

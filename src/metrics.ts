@@ -37,12 +37,20 @@ export function makeMetrics(gauges: Gauges): Metrics {
         this.set(read())
       },
     })
-  const questions = counter('namegate_dns_questions_total', 'Questions by how they ended.', [
-    'outcome',
-    'rcode',
-    'transport',
-    'cached',
-  ])
+  // Counted by number and told when somebody reads: the library's own counting costs 1 us, a tenth of a question.
+  const tallies = new Float64Array(outcomeKinds.length * tallyWidth)
+  new Counter({
+    name: 'namegate_dns_questions_total',
+    help: 'Questions by how they ended.',
+    labelNames: ['outcome', 'rcode', 'transport', 'cached'],
+    registers,
+    collect() {
+      tallies.forEach((count, index) => {
+        if (count > 0) this.inc(labelsOfTally(index), count)
+      })
+      tallies.fill(0)
+    },
+  })
   const upstream = new Histogram({ name: 'namegate_dns_upstream_seconds', help: 'Time an upstream question took.', labelNames: ['result'], buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5], registers }) // prettier-ignore
   const commits = new Histogram({ name: 'namegate_commit_seconds', help: 'Time from a lease to its acknowledgement by the kernel.', buckets: [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1], registers }) // prettier-ignore
   const elements = counter('namegate_commit_elements_total', 'Elements written to the kernel for leases.')
@@ -60,7 +68,17 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_dns_strangers', 'Messages from upstreams that answered no question of ours.', gauges.strangers)
   gauge('namegate_dns_dropped', 'Datagrams dropped because too many questions were in hand.', gauges.dropped)
 
-  const refusals = counter('namegate_dns_refused_total', 'Questions refused, by what refused them.', ['reason'])
+  const refusals = new Map<string, number>()
+  new Counter({
+    name: 'namegate_dns_refused_total',
+    help: 'Questions refused, by what refused them.',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      for (const [reason, count] of refusals) this.inc({ reason }, count)
+      refusals.clear()
+    },
+  })
   const stale = counter(
     'namegate_dns_stale_total',
     'Answers told though their TTL was over, since no upstream answered.',
@@ -72,16 +90,11 @@ export function makeMetrics(gauges: Gauges): Metrics {
 
   return {
     question(outcome) {
-      if (outcome.kind === 'refused') refusals.inc({ reason: outcome.reason })
+      const index = tallyOf(outcome)
+      tallies[index] = (tallies[index] ?? 0) + 1
+      if (outcome.kind === 'refused') refusals.set(outcome.reason, (refusals.get(outcome.reason) ?? 0) + 1)
       if (outcome.kind === 'answered' && outcome.stripped) stripped.inc()
       if (outcome.kind === 'answered' && outcome.stale) stale.inc()
-
-      if (outcome.kind === 'ignored') questions.inc({ outcome: 'ignored', rcode: '', transport: '', cached: '' })
-      else {
-        const rcode = rcodeName((outcome.reply[3] ?? 0) & 0xf)
-        const cached = outcome.kind === 'answered' ? String(outcome.cached) : ''
-        questions.inc({ outcome: outcome.kind, rcode, transport: outcome.transport, cached })
-      }
     },
     upstreamSeconds: (seconds, result) => upstream.observe({ result }, seconds),
     commit(seconds, count) {
@@ -96,4 +109,22 @@ export function makeMetrics(gauges: Gauges): Metrics {
     bypass: (way, times) => bypasses.inc({ way }, times),
     text: () => registers[0]?.metrics() ?? Promise.resolve(''),
   }
+}
+
+const outcomeKinds = ['answered', 'refused', 'failed', 'rejected', 'ignored'] as const
+/** Of one kind: by rcode, over TCP or not, from what was kept or not. */
+const tallyWidth = 64
+
+function tallyOf(outcome: Outcome): number {
+  const index = outcomeKinds.indexOf(outcome.kind) * tallyWidth
+  if (outcome.kind === 'ignored') return index
+  const cached = outcome.kind === 'answered' && outcome.cached ? 1 : 0
+  return index + ((outcome.reply[3] ?? 0) & 0xf) * 4 + (outcome.transport === 'tcp' ? 2 : 0) + cached
+}
+
+function labelsOfTally(index: number): Record<'outcome' | 'rcode' | 'transport' | 'cached', string> {
+  const outcome = outcomeKinds[Math.floor(index / tallyWidth)] ?? ''
+  if (outcome === 'ignored') return { outcome, rcode: '', transport: '', cached: '' }
+  const rcode = rcodeName((index % tallyWidth) >> 2)
+  return { outcome, rcode, transport: (index & 2) === 0 ? 'udp' : 'tcp', cached: outcome === 'answered' ? String((index & 1) === 1) : '' } // prettier-ignore
 }

@@ -74,11 +74,14 @@ const spareMillisMin = 5000
 /** The time from asking for an element to sending it: the kernel may hold it so much longer than its lease. */
 const latenessMillis = 1000
 
-/** What the kernel surely holds of a name. */
+/** What the kernel surely holds of a name: until when, and with which TTLs, an answer may be told once more without `learn`. */
 export interface Assured {
   /** No told TTL may reach beyond: the kernel holds everything so long, and the spare time after it. */
   readonly tellUntil: Millis
   readonly epoch: number
+  /** The most that may be told, and the least: what is shorter than the shortest lease prolongs it whenever it is told. */
+  readonly ttlSecondsMax: Seconds
+  readonly ttlSecondsMin: Seconds
 }
 
 interface Held extends Lease {
@@ -149,6 +152,8 @@ export interface LeaseTable {
   readonly current: (element: LeaseElement) => LeaseElement | undefined
   /** What the kernel surely holds of a name's addresses for an identity; undefined unless all of it stands, acknowledged in one epoch. */
   readonly assured: (identity: IdentityId, name: string, addresses: readonly Address[]) => Assured | undefined
+  /** A number that changes when anything `assured` may have become less for another reason than time. */
+  readonly losses: () => number
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
   readonly list: () => Iterable<Lease>
@@ -166,6 +171,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
   const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   let count = 0
+  let losses = 0
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
@@ -339,6 +345,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         outdated.push(element)
         continue
       }
+      // Asked for later, and less: by the lateness of the one before.
+      if (until < standing.until) losses++
       standing.until = until
       standing.epoch = atEpoch
       standing.asked = Math.max(standing.asked, until)
@@ -365,6 +373,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   }
 
   function retract(elements: readonly LeaseElement[]): LeaseElement[] {
+    losses++
     const remove: LeaseElement[] = []
     for (const element of elements) {
       const door = doorOf(element)
@@ -432,6 +441,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   }
 
   function drop(matches: (lease: Lease) => boolean): { dropped: Lease[]; remove: LeaseElement[] } {
+    losses++
     const dropped = [...list()].filter(matches) as Held[]
     const doors = new Map<Door, Held>()
     for (const held of dropped) {
@@ -445,6 +455,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
   ): LeaseElement[] {
+    losses++
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
@@ -507,8 +518,9 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         until = Math.min(until, standing.until)
       }
     }
-    return inEpoch === undefined ? undefined : { tellUntil: until - spareMillis, epoch: inEpoch }
-  }
+    const { ttlMinSeconds: ttlSecondsMin, ttlMaxSeconds: ttlSecondsMax } = limits
+    return inEpoch === undefined ? undefined : { tellUntil: until - spareMillis, epoch: inEpoch, ttlSecondsMax, ttlSecondsMin }
+  } // prettier-ignore
 
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
@@ -526,6 +538,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     lacking,
     current,
     assured,
+    losses: () => losses,
     namesOf,
     list,
     size: () => count,

@@ -16,6 +16,8 @@ export type Answered =
       readonly ttlSeconds: Seconds
       readonly ageSeconds: Seconds
       readonly cached: boolean
+      /** When it came in; undefined: it is told to those who asked meanwhile, and not kept, or its TTL is over. */
+      readonly keptAt: Millis | undefined
       /** Present when its TTL is over, and nobody has answered since: asks on, for whom this one will not do. */
       readonly refresh?: () => Promise<Answered>
     }
@@ -46,7 +48,7 @@ const sizeOf = ({ answer }: Kept, key: string): number =>
   answer.message.length + key.length + answer.addresses.length * 48 + answer.ttlsAt.length * 8 + 200
 
 /** A day: upstreams that say more are asked again anyway. */
-const keptSecondsMax = 86_400
+export const keptSecondsMax = 86_400
 /** What is told of an answer whose TTL is over, and how long a failed upstream is not asked for it again (RFC 8767 §4, §5). */
 const staleTtlSeconds = 30
 const failureMillis = 30_000
@@ -80,8 +82,10 @@ export function makeAnswers(
     // Truncation over UDP is upstream.ts's to mend; what is still truncated has no records to tell.
     if (answer.truncated) return { kind: 'unfit', text: 'it is truncated even over TCP' }
     const worthKeeping = answer.rcode === Rcode.NoError || answer.rcode === Rcode.NXDomain
-    if (worthKeeping && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)) kept.set(key, { answer, at: clock(), failedAt: -Infinity })
-    return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds, ageSeconds: 0, cached: false }
+    const isKept = worthKeeping && answer.ttlSeconds > 0 && Number.isFinite(answer.ttlSeconds)
+    const at = clock()
+    if (isKept) kept.set(key, { answer, at, failedAt: -Infinity })
+    return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds, ageSeconds: 0, cached: false, keptAt: isKept ? at : undefined }
   }
 
   /** One upstream question for all who ask the same meanwhile: fewer packets, and fewer chances to forge an answer (RFC 5452 §5). */
@@ -102,7 +106,7 @@ export function makeAnswers(
   async function orStale(found: Kept, key: string, question: Question, flags: QueryFlags): Promise<Answered> {
     const refresh = (): Promise<Answered> => fetchOnce(key, question, flags)
     const { answer } = found
-    const stale: Answered = { kind: 'answer', answer, ttlSeconds: Math.min(answer.ttlSeconds, staleTtlSeconds), ageSeconds: 0, cached: true, refresh }
+    const stale: Answered = { kind: 'answer', answer, ttlSeconds: Math.min(answer.ttlSeconds, staleTtlSeconds), ageSeconds: 0, cached: true, keptAt: undefined, refresh }
     if (hasFailed(found)) return stale
     const fetching = refresh()
     const slow = Promise.withResolvers<'slow'>()
@@ -123,10 +127,13 @@ export function makeAnswers(
     const ageSeconds = ageOf(found)
     const ttlSeconds = ttlOf(found) - ageSeconds
     if (ttlSeconds < 1) return orStale(found, key, question, flags)
-    if (prefetch && ttlSeconds * 10 <= ttlOf(found) && !hasFailed(found)) void prefetchNow(found, key, question, flags)
-    return Promise.resolve({ kind: 'answer', answer: found.answer, ttlSeconds, ageSeconds, cached: true })
+    if (prefetch && isNearlyOver(ttlSeconds, ttlOf(found)) && !hasFailed(found)) void prefetchNow(found, key, question, flags)
+    return Promise.resolve({ kind: 'answer', answer: found.answer, ttlSeconds, ageSeconds, cached: true, keptAt: found.at })
   }
 } // prettier-ignore
+
+/** Whether an answer is in the last tenth of its TTL, where it is asked for anew. */
+export const isNearlyOver = (left: Seconds, ttl: Seconds): boolean => left * 10 <= ttl
 
 /** What RFC 8767 §4 calls a failure to refresh. An answer that does not fit is none: somebody answers, and lies. */
 function isFailure(answered: Answered): boolean {

@@ -6,6 +6,7 @@
 //       └─ no room for the lease: SERVFAIL, no address
 //
 // Two questions for one name at once each wait for their own commit; neither leans on the other's.
+import type { Millis } from '../clock.ts'
 import type { Endpoint } from '../identity/endpoints.ts'
 import type { Learned } from '../leases/leases.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
@@ -14,8 +15,9 @@ import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'
 import { Class, className, Ede, Rcode, Type, typeName } from '../wire/codes.ts'
 import { count, gate, headerOctets, readEdns, readQuestion, type Question } from '../wire/message.ts'
 import { buildError, buildReply, flagsOf, type Asked, type QueryFlags } from '../wire/reply.ts'
+import type { FitAnswer } from '../wire/answer.ts'
 import { labelsOf, nameFromLabels, type WireName } from '../wire/name.ts'
-import type { Answered } from './answers.ts'
+import { keptSecondsMax, type Answered } from './answers.ts'
 import type { Budget, Budgets } from './budgets.ts'
 import type { NameRules } from './names.ts'
 import type { Screen } from './screen.ts'
@@ -51,7 +53,24 @@ interface Said {
   readonly why: Why
   readonly transport: 'udp' | 'tcp'
 }
+
+/** What an outcome rests on: as long as that stands, the same message from the same source is told the same (`replay.ts`). */
+export type Basis =
+  | { readonly kind: 'policy'; readonly revision: number }
+  | {
+      readonly kind: 'answer'
+      readonly revision: number
+      readonly answer: FitAnswer
+      readonly keptAt: Millis
+      /** Of the answer when it came in. */
+      readonly ttlSeconds: number
+      /** What was learned from it; undefined: nothing had to be. */
+      readonly fact: Fact | undefined
+    }
+
 interface About {
+  /** Undefined: it may be another the next time. */
+  readonly basis: Basis | undefined
   readonly question: Question
   readonly source: Address
   readonly endpoint: Endpoint | undefined
@@ -118,12 +137,14 @@ async function story(
     // Who asks, and may they?
     const snapshot = parts.snapshot()
     const endpoint = snapshot.endpointOf(source)
-    const about = { question, source, endpoint, transport }
+    const about = { question, source, endpoint, transport, basis: undefined }
+    // What is refused before anybody is asked, and before it costs anything.
+    const byPolicy: Told = { ...about, basis: { kind: 'policy', revision: snapshot.revision } }
     const unserved = whyUnserved(question)
     if (unserved !== undefined)
-      return refuse(asked, about, 'policy', Rcode.Refused, Ede.NotSupported, { text: unserved })
+      return refuse(asked, byPolicy, 'policy', Rcode.Refused, Ede.NotSupported, { text: unserved })
     if (endpoint === undefined && parts.unknownEndpoint === 'deny')
-      return refuse(asked, about, 'policy', Rcode.Refused, Ede.Prohibited, { text: 'no endpoint is known with this source address' }) // prettier-ignore
+      return refuse(asked, byPolicy, 'policy', Rcode.Refused, Ede.Prohibited, { text: 'no endpoint is known with this source address' }) // prettier-ignore
     const policy = endpoint === undefined ? undefined : snapshot.policyOf(endpoint.identity)
     const verdict = policy?.mayAsk(question.labels) ?? {
       kind: 'allow' as const,
@@ -131,10 +152,10 @@ async function story(
     }
     // A denied name may still be an alias of an allowed one; only its answer tells.
     const maybeAlias = verdict.kind === 'deny' && policy !== undefined && mayBeAlias(policy, question)
-    if (verdict.kind === 'deny' && !maybeAlias) return refuseDenied(parts, asked, about, policy, verdict.why)
+    if (verdict.kind === 'deny' && !maybeAlias) return refuseDenied(parts, asked, byPolicy, policy, verdict.why)
     if (parts.names.isDohRefused(question.wire, policy?.refusesDoh === true))
-      return refuse(asked, about, 'doh', Rcode.NXDomain, Ede.Filtered, { text: 'resolvers that would not be seen are refused' }) // prettier-ignore
-    const spender = endpoint?.identity ?? source
+      return refuse(asked, byPolicy, 'doh', Rcode.NXDomain, Ede.Filtered, { text: 'resolvers that would not be seen are refused' }) // prettier-ignore
+    const spender = spenderOf(endpoint, source)
     const overdrawn = start > 0 ? undefined : parts.budgets.spend(spender, question.wire)
     if (overdrawn !== undefined)
       return refuse(asked, about, overdrawn.budget, Rcode.Refused, Ede.Prohibited, { text: `over budget: ${overdrawn.text}` }) // prettier-ignore
@@ -216,6 +237,7 @@ async function story(
       kind: 'answered',
       reply,
       ...about,
+      basis: basisOf(snapshot, answered, answer, fact),
       rcode,
       addresses,
       ttlSeconds,
@@ -227,7 +249,7 @@ async function story(
       why,
     }
   }
-  const about = { question, source, endpoint: parts.snapshot().endpointOf(source), transport }
+  const about = { question, source, endpoint: parts.snapshot().endpointOf(source), transport, basis: undefined }
   return fail(asked, about, 'policy', Ede.NotReady, 'policy changed again and again while the answer was under way')
 }
 
@@ -309,6 +331,22 @@ function refuseDenied(
     return refuse(asked, about, 'search', Rcode.NXDomain, Ede.Blocked, { ...why, text })
   }
   return refuse(asked, about, 'policy', policy?.denyReply === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused, Ede.Blocked, why)
+} // prettier-ignore
+
+/** Whose budget a question is taken from. */
+export function spenderOf(endpoint: Endpoint | undefined, source: Address): string | number {
+  return endpoint?.identity ?? source
+}
+
+/** @param told the answer as it was screened: it is its octets that are told again. */
+function basisOf(
+  { revision }: Snapshot,
+  { keptAt, ttlSeconds, ageSeconds }: Answered & { kind: 'answer' },
+  told: FitAnswer,
+  fact: Fact | undefined,
+): Basis | undefined {
+  if (keptAt === undefined) return undefined
+  return { kind: 'answer', revision, answer: told, keptAt, ttlSeconds: Math.min(ttlSeconds + ageSeconds, keptSecondsMax), fact }
 } // prettier-ignore
 
 type Query = Asked & { readonly kind: 'query'; readonly question: Question }

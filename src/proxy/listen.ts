@@ -1,11 +1,23 @@
 // The proxy's sockets: UDP and TCP on one port, for each family. Reads messages, gives them to the story, writes its replies.
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
-import { addressFromText, type Address } from '../net/address.ts'
+import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { Rcode } from '../wire/codes.ts'
 import { gate, readQuestion } from '../wire/message.ts'
 import { buildError } from '../wire/reply.ts'
+import {
+  addressOf,
+  batchMax,
+  makeBatches,
+  placeAt,
+  portOf,
+  replyOctetsMax,
+  type Batches,
+  type Datagrams,
+  type Place,
+} from './datagrams.ts'
 import { framed } from './frame.ts'
+import type { Replays } from './replay.ts'
 
 /** Where to listen: an address of this namespace (port 0: any that is free for both), or sockets that were bound in another one. */
 export type Listener =
@@ -52,8 +64,18 @@ const tcpInHandMax = 64
 const tcpIdleMillisDefault = 10_000
 const drainMillis = 2000
 
+export interface ListenOptions {
+  /** Answers what it can at once; all else is the answerer's. */
+  readonly replays?: Pick<Replays, 'turn' | 'replay'>
+  /** Undefined: datagrams come and go one by one. */
+  readonly batches: Batches | undefined
+  readonly tcpIdleMillis?: number
+}
+
 /** What the sockets of one proxy share. */
 interface Desk {
+  readonly replays: Pick<Replays, 'turn' | 'replay'>
+  readonly batches: Batches | undefined
   /** Never rejects. */
   readonly answer: Answerer
   readonly addressOf: (text: string) => Address | undefined
@@ -78,9 +100,11 @@ export async function listen(
   listeners: readonly Listener[],
   answer: Answerer,
   onFault: (error: unknown) => void = warn,
-  tcpIdleMillis: number = tcpIdleMillisDefault,
+  { replays = noReplays, batches, tcpIdleMillis = tcpIdleMillisDefault }: ListenOptions = { batches: makeBatches() },
 ): Promise<Listening> {
   const desk: Desk = {
+    replays,
+    batches,
     answer: guarded(answer, onFault),
     addressOf: makeAddressReader(),
     tcpIdleMillis,
@@ -93,8 +117,8 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const serve = (udp: UdpSocket, tcp: Server): void => {
-    serveUdp(desk, udp)
+  const serve: Serve = (udp, udpFd, tcp) => {
+    serveUdp(desk, udp, udpFd === undefined ? undefined : batches?.on(udpFd))
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
       const held = [...connections.values()].filter((other) => other === source).length
@@ -107,7 +131,7 @@ export async function listen(
       serveTcp(desk, connection, source)
     })
   }
-  const port = await bindAll(listeners, bound, serve)
+  const port = await bindAll(listeners, batches, bound, serve)
 
   let closed: Promise<void> | undefined
   async function shut(): Promise<void> {
@@ -164,11 +188,75 @@ function drained(desk: Desk): Promise<void> {
   })
 }
 
-function serveUdp(desk: Desk, socket: UdpSocket): void {
+const noReplays: Pick<Replays, 'turn' | 'replay'> = { turn: () => undefined, replay: () => 0 }
+/** Batches that are read at once, before timers and connections get their turn: 256 questions, under 2 ms. */
+const batchesPerTurn = 4
+
+/**
+ * Reads questions one by one as they come, and with `datagrams` in batches what has come behind each; replies that are ready together leave
+ * together.
+ */
+function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefined): void {
+  const { replays } = desk
+  const scratch = new Uint8Array(replyOctetsMax)
+  /** Told when the replies that wait have left. */
+  let waiting: (() => void)[] = []
+
   socket.on('message', (message, from) => {
+    replays.turn()
     const source = desk.addressOf(from.address)
     // Nobody can be answered at port 0 (RFC 768: none was given); to try would throw.
-    if (source === undefined || from.port === 0 || !desk.shares.take(source)) {
+    if (source === undefined || from.port === 0) desk.dropped++
+    else takeFirst(message, source, from.address, from.port)
+    if (datagrams !== undefined) takeMore(datagrams)
+  })
+
+  function takeFirst(message: Uint8Array, source: Address, address: string, port: number): void {
+    // A scope (`fe80::1%eth0`) says more than the address: that is left to libuv.
+    const place = datagrams === undefined || address.includes('%') ? undefined : placeAt(source, port)
+    if (datagrams === undefined || place === undefined) {
+      const length = replays.replay(message, 0, message.length, source, scratch, 0)
+      // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
+      if (length > 0) socket.send(scratch.slice(0, length), port, address)
+      else ask(message, source, (reply, done) => socket.send(reply, port, address, done))
+      return
+    }
+    if (datagrams.isFull()) flush(datagrams)
+    const length = replays.replay(message, 0, message.length, source, datagrams.outgoing, datagrams.replyAt())
+    if (length > 0) datagrams.replyTo(place, length)
+    else ask(message, source, (reply, done) => sendSoon(datagrams, reply, place, done))
+  }
+
+  function takeMore(datagrams: Datagrams): void {
+    for (let batch = 0; batch < batchesPerTurn; batch++) {
+      const count = datagrams.receive()
+      if (count > 0) replays.turn()
+      for (let i = 0; i < count; i++) takeOne(datagrams, i)
+      flush(datagrams)
+      if (count < batchMax) return
+    }
+  }
+
+  function takeOne(datagrams: Datagrams, i: number): void {
+    const source = datagrams.sourceOf(i)
+    if (datagrams.portOf(i) === 0) {
+      desk.dropped++
+      return
+    }
+    const start = datagrams.startOf(i)
+    const end = start + datagrams.lengthOf(i)
+    if (datagrams.isFull()) flush(datagrams)
+    const length = replays.replay(datagrams.incoming, start, end, source, datagrams.outgoing, datagrams.replyAt())
+    if (length > 0) {
+      datagrams.replyBack(i, length)
+      return
+    }
+    const place = datagrams.placeOf(i)
+    ask(datagrams.incoming.slice(start, end), source, (reply, done) => sendSoon(datagrams, reply, place, done))
+  }
+
+  function ask(message: Uint8Array, source: Address, send: (reply: Uint8Array, done: () => void) => void): void {
+    if (!desk.shares.take(source)) {
       desk.dropped++
       return
     }
@@ -179,13 +267,30 @@ function serveUdp(desk: Desk, socket: UdpSocket): void {
       desk.onDone()
     }
     void desk.answer(message, source, 'udp').then((reply) => {
-      // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
       if (reply === undefined || desk.closed) done()
-      else socket.send(reply, from.port, from.address, done)
+      else send(reply, done)
     })
-  })
-}
+  }
 
+  /** With all other replies of this turn. */
+  function sendSoon(datagrams: Datagrams, reply: Uint8Array, place: Place, done: () => void): void {
+    if (datagrams.isFull()) flush(datagrams)
+    datagrams.outgoing.set(reply, datagrams.replyAt())
+    datagrams.replyTo(place, reply.length)
+    if (waiting.push(done) === 1) process.nextTick(flush, datagrams)
+  }
+  function flush(datagrams: Datagrams): void {
+    if (!desk.closed) datagrams.flush(sendLeft)
+    if (waiting.length === 0) return
+    const left = waiting
+    waiting = []
+    for (const done of left) done()
+  }
+  /** Waits for room in the socket, as libuv does. */
+  function sendLeft(reply: Uint8Array, place: Place): void {
+    if (!desk.closed) socket.send(reply, portOf(place), addressToText(addressOf(place)))
+  }
+}
 function serveTcp(desk: Desk, connection: Socket, source: Address): void {
   let buffered: Buffer = Buffer.alloc(0)
   let inHand = 0
@@ -253,7 +358,8 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
-type Serve = (udp: UdpSocket, tcp: Server) => void
+/** `udpFd` where it is known. */
+type Serve = (udp: UdpSocket, udpFd: number | undefined, tcp: Server) => void
 
 /** The two sockets of one listener. */
 interface Pair {
@@ -266,13 +372,19 @@ interface Pair {
 const portTries = 10
 
 /** Binds every listener and puts the sockets into `bound`; port 0 becomes one port that is free for all of them. */
-async function bindAll(listeners: readonly Listener[], bound: Pair[], serve: Serve): Promise<number> {
+async function bindAll(
+  listeners: readonly Listener[],
+  batches: Batches | undefined,
+  bound: Pair[],
+  serve: Serve,
+): Promise<number> {
+  // prettier-ignore
   const [first] = listeners
   if (first === undefined) throw new Error('no listener is given')
   for (let i = 1; ; i++) {
     try {
       for (const listener of listeners)
-        bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0), serve))
+        bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0), batches, serve))
       return bound[0]?.port ?? 0
     } catch (error) {
       for (const { udp, tcp } of bound.splice(0)) {
@@ -285,7 +397,8 @@ async function bindAll(listeners: readonly Listener[], bound: Pair[], serve: Ser
   }
 }
 
-async function bindPair(listener: Listener, port: number, serve: Serve): Promise<Pair> {
+async function bindPair(listener: Listener, port: number, batches: Batches | undefined, serve: Serve): Promise<Pair> {
+  // prettier-ignore
   const isSix = listener.kind === 'sockets' ? listener.family === 6 : listener.address.includes(':')
   const udp = createSocket({
     type: isSix ? 'udp6' : 'udp4',
@@ -296,10 +409,12 @@ async function bindPair(listener: Listener, port: number, serve: Serve): Promise
   })
   const tcp = createServer({ noDelay: true, allowHalfOpen: true })
   tcp.maxConnections = tcpConnectionsMax
-  // Before binding: from then on there may be questions.
-  serve(udp, tcp)
   try {
-    const bound = await bindUdp(udp, listener, port)
+    const udpFd = listener.kind === 'sockets' ? listener.udpFd : openUdp(listener, port, batches)
+    // Before binding: from then on there may be questions.
+    serve(udp, udpFd, tcp)
+    const bound = await bindUdp(udp, listener, udpFd, port)
+    if (listener.kind === 'address' && udpFd !== undefined) batches?.claim(udpFd)
     await bindTcp(tcp, listener, bound, isSix)
     return { udp, tcp, port: bound }
   } catch (error) {
@@ -309,7 +424,13 @@ async function bindPair(listener: Listener, port: number, serve: Serve): Promise
   }
 }
 
-function bindUdp(socket: UdpSocket, listener: Listener, port: number): Promise<number> {
+/** A socket of our own, so that we know its number; undefined where `node:dgram` must make one. */
+function openUdp({ address: text }: Listener & { kind: 'address' }, port: number, batches: Batches | undefined): number | undefined {
+  const address = text.includes('%') ? undefined : addressFromText(text)
+  return address === undefined ? undefined : batches?.open(address, port)
+} // prettier-ignore
+
+function bindUdp(socket: UdpSocket, listener: Listener, fd: number | undefined, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
     socket.once('error', reject)
     const bound = (): void => {
@@ -317,8 +438,8 @@ function bindUdp(socket: UdpSocket, listener: Listener, port: number): Promise<n
       socket.on('error', () => undefined)
       resolve(listener.kind === 'sockets' ? listener.port : socket.address().port)
     }
-    if (listener.kind === 'sockets') socket.bind({ fd: listener.udpFd, exclusive: true }, bound)
-    else socket.bind({ address: listener.address, port, exclusive: true }, bound)
+    if (fd !== undefined) socket.bind({ fd, exclusive: true }, bound)
+    else if (listener.kind === 'address') socket.bind({ address: listener.address, port, exclusive: true }, bound)
   })
 }
 

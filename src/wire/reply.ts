@@ -135,7 +135,8 @@ function putHeader(reply: Uint8Array, { message }: Asked, rcode: number): void {
   reply[3] = 0x80 | ((message[3] ?? 0) & 0x10) | rcode
 }
 
-function capTtl(reply: Uint8Array, at: number, ttlSeconds: number, ageSeconds: number): void {
+/** Makes the TTL at `at` what is left of it after `ageSeconds`, and not above `ttlSeconds`. */
+export function capTtl(reply: Uint8Array, at: number, ttlSeconds: number, ageSeconds: number): void {
   const original = ((reply[at] ?? 0) & 0x80) !== 0 ? 0 : get32(reply, at)
   const ttl = Math.max(0, Math.min(original - ageSeconds, ttlSeconds))
   put16(reply, at, Math.floor(ttl / 65536))

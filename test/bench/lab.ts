@@ -9,6 +9,7 @@ import { addHost, enterLab, sh, type Host } from '../support/lab.ts'
 import type { Load, Measured } from './client.ts'
 
 export interface Lab {
+  readonly client: Host
   readonly world: Host
   readonly folder: string
   readonly load: (load: Omit<Load, 'server'>) => Promise<Measured>
@@ -26,7 +27,7 @@ export interface Contestant {
 
 /** One core for what is measured, the other for load and upstream. */
 const measuredCore = '0'
-const loadCore = '1'
+export const loadCore = '1'
 const file = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 
 export async function makeLab(): Promise<Lab> {
@@ -66,7 +67,7 @@ EOF`) // prettier-ignore
     world.stop()
     rmSync(folder, { recursive: true, force: true })
   }
-  return { world, folder, load, arrived, stop }
+  return { client, world, folder, load, arrived, stop }
 }
 
 const manifests = `
@@ -90,7 +91,7 @@ async function stopProcess(child: ChildProcess): Promise<void> {
 }
 
 /** Starts a program on the measured core and waits until it answers a question. */
-async function startMeasured(
+export async function startMeasured(
   lab: Lab,
   command: readonly string[],
 ): Promise<{ process: ChildProcess; stop: () => Promise<void> }> {

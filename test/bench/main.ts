@@ -1,6 +1,7 @@
-// `npm run bench [-- race cold patterns policy commit packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy commit packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
+import { dns } from './dns.ts'
 import { makeLab, type Lab } from './lab.ts'
 import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
@@ -21,6 +22,7 @@ const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<voi
   },
   race: async (lab) => race(await lab()),
   cold: async (lab) => cold(await lab()),
+  dns: async (lab) => dns(await lab()),
 }
 
 const asked = process.argv.slice(2)

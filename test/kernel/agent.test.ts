@@ -152,6 +152,31 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
       .toMatchObject([['198.18.0.20'], { cached: true, committed: 0 }])
   })
 
+  test('told again and again: as it stands in the kernel, and by the story when the table was flushed or a lease cleaned', async () => {
+    // Without a cookie, which is another one each time.
+    const ask = (): Promise<string[]> => short(web, '+nocookie api.example.com @9.9.9.9')
+    await ask()
+    await ask()
+    outcomes.length = 0
+    for (let i = 0; i < 2; i++) expect(await ask()).toEqual(['198.18.0.20'])
+    expect(outcomes[0]).toMatchObject({ kind: 'answered', cached: true, committed: 0 })
+    // One object for all that are told again.
+    expect(outcomes[1]).toBe(outcomes[0])
+
+    const flush = (): Promise<string> => Promise.resolve(sh('nft flush set inet namegate learned4'))
+    const clean = (): Promise<number> => agent.cleanLeases((lease) => lease.name === 'api.example.com')
+    for (const change of [flush, clean]) {
+      await change()
+      expect(await ask()).toEqual(['198.18.0.20'])
+      expect(await connect(web, '198.18.0.20')).toBe(true)
+      expect(outcomes.at(-1)).not.toBe(outcomes.at(-2))
+      // The flush may also be put right by the agent's own look at the table.
+      if (change === clean) expect(outcomes.at(-1)).toMatchObject({ kind: 'answered', committed: 1 })
+      await ask()
+      await ask()
+    }
+  })
+
   test('an answer from the cache opens for another identity only by its own commit', async () => {
     await short(web, 'pay.example.com @9.9.9.9')
     expect(await connect(db, '198.18.0.21')).toBe(false)

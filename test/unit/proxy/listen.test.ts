@@ -1,11 +1,13 @@
 // The proxy's sockets, by real clients over loopback.
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { once } from 'node:events'
+import { closeSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
-import { afterEach, describe, expect, test } from 'vitest'
-import { addressToText } from '../../../src/net/address.ts'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { addressFromText, addressToText } from '../../../src/net/address.ts'
 import { framed } from '../../../src/proxy/frame.ts'
-import { listen, type Answerer, type Listener, type Listening } from '../../../src/proxy/listen.ts'
+import { addressOf, makeBatches, placeAt, portOf, type Batches } from '../../../src/proxy/datagrams.ts'
+import { listen, type Answerer, type Listener, type Listening, type ListenOptions } from '../../../src/proxy/listen.ts'
 import { count } from '../../../src/wire/message.ts'
 import { query, response } from '../wire/build.ts'
 import { promised, settle } from './world.ts'
@@ -14,6 +16,18 @@ const closers: (() => unknown)[] = []
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close()
 })
+
+/** How datagrams come and go in the tests of `both`. */
+let using: Batches | undefined
+function both(title: string, body: () => void): void {
+  for (const [how, batches] of [['in batches', makeBatches()], ['one by one', undefined]] as const)
+    describe(`${title}, ${how}`, () => {
+      beforeEach(() => {
+        using = batches
+      })
+      body()
+    })
+} // prettier-ignore
 
 const here: Listener = { kind: 'address', address: '127.0.0.1', port: 0 }
 /** Answers a query with its own octets, QR set. */
@@ -26,9 +40,9 @@ async function start(
   answer: Answerer,
   listeners: readonly Listener[] = [here],
   onFault?: (error: unknown) => void,
-  tcpIdleMillis?: number,
+  options?: Partial<ListenOptions>,
 ): Promise<Listening> {
-  const listening = await listen(listeners, answer, onFault, tcpIdleMillis)
+  const listening = await listen(listeners, answer, onFault, { batches: using, ...options })
   closers.push(listening.close)
   return listening
 }
@@ -110,7 +124,7 @@ function holding(): { answer: Answerer; ids: () => number[]; release: (...ids: n
 const numbers = (length: number, first = 1): number[] => Array.from({ length }, (_, i) => first + i)
 const asked = (ids: number[]): Uint8Array[] => ids.map((id) => query({ id }))
 
-describe('one port', () => {
+both('one port', () => {
   test('for UDP and TCP, IPv4 and IPv6, when any will do', async () => {
     const sources: string[] = []
     const answer: Answerer = (message, source, transport) => {
@@ -131,7 +145,7 @@ describe('one port', () => {
     closers.push(() => other.close())
     await once(other, 'listening')
     const { port } = other.address() as AddressInfo
-    await expect(listen([{ ...here, port }], echo)).rejects.toMatchObject({ code: 'EADDRINUSE' })
+    await expect(start(echo, [{ ...here, port }])).rejects.toMatchObject({ code: 'EADDRINUSE' })
     // UDP was bound before TCP failed: it must be free again.
     const socket = createSocket('udp4')
     closers.push(() => socket.close())
@@ -140,7 +154,7 @@ describe('one port', () => {
   })
 
   test('of an address that is not ours: rejects', async () =>
-    await expect(listen([{ ...here, address: '192.0.2.1' }], echo)).rejects.toMatchObject({ code: 'EADDRNOTAVAIL' }))
+    await expect(start(echo, [{ ...here, address: '192.0.2.1' }])).rejects.toMatchObject({ code: 'EADDRNOTAVAIL' }))
   test('of no listener: rejects', async () => await expect(listen([], echo)).rejects.toThrow('no listener'))
 })
 
@@ -241,7 +255,7 @@ describe('TCP', () => {
   ] // prettier-ignore
   for (const [title, answer, idle] of idlers)
     test(`a client ${title} is not waited for`, async () => {
-      const { port } = await start(answer, [here], undefined, 300)
+      const { port } = await start(answer, [here], undefined, { tcpIdleMillis: 300 })
       const { socket } = await tcpClient(port)
       let closed = false
       // A paused socket hears of no end: writing to what is closed tells it.
@@ -249,7 +263,7 @@ describe('TCP', () => {
       await until(() => (idle(socket), closed))
     })
   test('a client that goes on asking is kept, and one whose answer takes its time within the limit', async () => {
-    const { port } = await start(echo, [here], undefined, 200)
+    const { port } = await start(echo, [here], undefined, { tcpIdleMillis: 200 })
     const client = await tcpClient(port)
     const since = performance.now()
     let asked = 0
@@ -273,7 +287,7 @@ describe('TCP', () => {
   })
 })
 
-describe('UDP', () => {
+both('UDP', () => {
   test('1024 in hand of one source, 4096 in all: what comes on top is dropped and counted', async () => {
     const held = holding()
     const { port, dropped } = await start(held.answer)
@@ -301,6 +315,38 @@ describe('UDP', () => {
     held.release(...held.ids())
   })
 
+  test('many at once, of both families: each gets its own, from the story or told again', async () => {
+    const asked = new Map<string, number>()
+    // Even numbers are told again, with QR set; what is not the very datagram would show.
+    const replays: ListenOptions['replays'] = {
+      turn: () => undefined,
+      replay(message, start, end, source, reply, at) {
+        const text = addressToText(source)
+        asked.set(text, (asked.get(text) ?? 0) + 1)
+        if (count(message, start) % 2 === 1) return 0
+        reply.set(message.subarray(start, end), at)
+        reply[at + 2] = (reply[at + 2] ?? 0) | 0x80
+        return end - start
+      },
+    }
+    const { port } = await start(echo, [here, { kind: 'address', address: '::1', port: 0 }], undefined, { replays })
+    const clients = [await udpClient(port), await udpClient(port, '127.0.0.1', '127.0.0.9'), await udpClient(port, '::1')] // prettier-ignore
+    clients.forEach((client, i) =>
+      client.send(...numbers(150, 1 + i * 1000).map((id) => query({ id, name: `n${id}` }))),
+    )
+    for (const [i, client] of clients.entries())
+      expect((await client.got(150)).toSorted((a, b) => a - b)).toEqual(numbers(150, 1 + i * 1000))
+    expect([...asked].sort()).toEqual([['127.0.0.1', 150], ['127.0.0.9', 150], ['::1', 150]]) // prettier-ignore
+  })
+
+  test('the port is nobody else’s', async () => {
+    const { port } = await start(echo)
+    const other = createSocket({ type: 'udp4', reuseAddr: true })
+    closers.push(() => other.close())
+    other.bind({ port, address: '127.0.0.1', exclusive: true })
+    expect(await once(other, 'error')).toMatchObject([{ code: 'EADDRINUSE' }])
+  })
+
   test('what deserves no answer gets none', async () => {
     const { port } = await start((message, source, transport) =>
       count(message, 0) === 1 ? Promise.resolve(undefined) : echo(message, source, transport),
@@ -311,7 +357,7 @@ describe('UDP', () => {
   })
 })
 
-describe('a fault of ours', () => {
+both('a fault of ours', () => {
   for (const transport of ['udp', 'tcp'] as const)
     test(`over ${transport}: is told, and answered with SERVFAIL`, async () => {
       const faults: unknown[] = []
@@ -348,7 +394,7 @@ describe('a fault of ours', () => {
   })
 })
 
-describe('close', () => {
+both('close', () => {
   test('waits for what is in hand, and that is answered; nothing more is read', async () => {
     const held = holding()
     const { port, close } = await start(held.answer)
@@ -392,4 +438,39 @@ describe('close', () => {
     await ended
     await start(echo, [{ ...here, port }])
   })
+})
+
+describe('datagrams in batches', () => {
+  const batches = makeBatches()
+  const place = (text: string, port: number): Uint8Array => placeAt(addressFromText(text) ?? expect.fail(text), port)
+
+  test('are to be had on this machine', () => expect(batches !== undefined).toBe(process.platform === 'linux'))
+
+  test.skipIf(batches === undefined)('one that cannot be sent does not hold up the others', async () => {
+    const { port } = await start(echo)
+    const client = createSocket('udp4')
+    closers.push(() => client.close())
+    const heard: string[] = []
+    client.on('message', (message) => heard.push(message.toString()))
+    await new Promise<void>((done) => client.bind({ address: '127.0.0.1' }, done))
+    const fd = batches?.open(addressFromText('127.0.0.1') ?? expect.fail(), 0) ?? -1
+    closers.push(() => closeSync(fd))
+    const datagrams = batches?.on(fd) ?? expect.fail()
+    // Nobody has port 0, and no IPv4 socket sends to IPv6.
+    const places = [place('127.0.0.1', client.address().port), place('127.0.0.1', 0), place('::1', port)]
+    const left: unknown[] = []
+    for (let i = 0; i < 9; i++) {
+      datagrams.outgoing.set(Buffer.from(`reply ${i}`), datagrams.replyAt())
+      datagrams.replyTo(places[i % 3] ?? expect.fail(), 7)
+    }
+    datagrams.flush((reply, to) => left.push([reply, to]))
+    await until(() => heard.length === 3)
+    expect(heard).toEqual(['reply 0', 'reply 3', 'reply 6'])
+    expect(left).toEqual([])
+  })
+
+  test('a place says what it was made of', () => {
+    for (const [text, port] of [['192.0.2.7', 53], ['2001:db8::53', 65_535]] as const)
+      expect([addressToText(addressOf(place(text, port))), portOf(place(text, port))]).toEqual([text, port])
+  }) // prettier-ignore
 })

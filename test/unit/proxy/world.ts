@@ -46,7 +46,7 @@ export function answered(
 ): Answered {
   const answer = fit(question, response(parts))
   if (answer.kind === 'fault') return { kind: 'unfit', text: answer.fault }
-  return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds - ageSeconds, ageSeconds, cached }
+  return { kind: 'answer', answer, ttlSeconds: answer.ttlSeconds - ageSeconds, ageSeconds, cached, keptAt: undefined }
 }
 
 export interface Rules {

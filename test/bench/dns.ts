@@ -1,0 +1,191 @@
+// The proxy against the resolvers that people use: questions per second from kept answers and for denied names, alternating rounds, and
+// latency at half of the highest load. What is measured has one core, dnsperf and the upstream the other. The generator may be close to its
+// own limit, so processor time per question is told as well.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { table } from '../../src/cli/output.ts'
+import { identities, names, resolvers, sources, zones, type Resolver } from './dnsContestants.ts'
+import { loadCore, spread, type Lab } from './lab.ts'
+
+const rounds = Number(process.env['NAMEGATE_BENCH_ROUNDS'] ?? 5)
+const seconds = 3
+/** A resolver that does not get through a run in this time is told of, and the run counts for nothing. */
+const patienceSeconds = 15
+/** Linux tells processor time in hundredths of a second, whatever the kernel's own clock is. */
+const ticksPerSecond = 100
+
+interface Run {
+  readonly perSecond: number
+  readonly lost: number
+  readonly sent: number
+  /** Of answers by their code, as dnsperf names them: `NOERROR`. */
+  readonly rcodes: Readonly<Record<string, number>>
+  /** Processor time of the measured process. */
+  readonly microsPerQuestion: number
+}
+
+interface Trial {
+  readonly title: string
+  readonly file: string
+  readonly rcodes: readonly string[]
+  readonly transport: 'udp' | 'tcp'
+  readonly isWarm: boolean
+}
+
+export async function dns(lab: Lab): Promise<void> {
+  if (spawnSync('dnsperf', ['-h']).error !== undefined) {
+    console.log('dns: not measured: dnsperf is not installed (Debian: apt-get install dnsperf)')
+    return
+  }
+  giveIdentities(lab)
+  // As many lines as make each name always come from the same workload: its lease is there from the second time on.
+  const kept = [...names.slice(0, 9000), ...Array.from({ length: 1000 }, (_, i) => `w.${zones[i] ?? ''}`)]
+  const denied = Array.from({ length: 10_000 }, (_, i) => `n${i}.denied.test`)
+  const trials: readonly Trial[] = [
+    { title: 'warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'udp', isWarm: true },
+    { title: 'denied', file: questions(lab, 'denied', denied), rcodes: ['REFUSED', 'NXDOMAIN'], transport: 'udp', isWarm: false },
+    { title: 'TCP, warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'tcp', isWarm: true },
+  ] // prettier-ignore
+  const all = resolvers()
+  const runs = new Map<string, Run[]>()
+  const latencies = new Map<string, { p50: number; p99: number; p999: number }[]>()
+  for (let round = 0; round < rounds; round++)
+    for (const resolver of all) {
+      const running = await resolver.start(lab)
+      const pid = running.process.pid ?? 0
+      for (const trial of trials) {
+        // Everybody's answers are kept, leases stand and code is compiled before anything is measured.
+        await perf(lab, trial, pid, ['-n', '3', '-q', '100'])
+        const run = await perf(lab, trial, pid, ['-l', String(seconds), '-q', '200'])
+        tellStrange(resolver, trial, run)
+        push(runs, `${trial.title}/${resolver.name}`, run)
+      }
+      const [warm] = trials
+      const half = Math.round((runs.get(`warm/${resolver.name}`)?.at(-1)?.perSecond ?? 0) / 2)
+      if (warm !== undefined) push(latencies, resolver.name, await latency(lab, warm.file, half))
+      await running.stop()
+    }
+
+  console.log(`DNS, ${identities} identities, ${names.length} names, ${zones.length} patterns, ${rounds} rounds of ${seconds} s: median (least-greatest)`) // prettier-ignore
+  for (const { title } of trials) {
+    const ours = runs.get(`${title}/namegate`) ?? []
+    const rows = all.map(({ name }) => {
+      const theirs = runs.get(`${title}/${name}`) ?? []
+      const ratios = ours.map((run, i) => run.perSecond / (theirs[i]?.perSecond ?? NaN))
+      return [
+        name,
+        spread(theirs.map((run) => run.perSecond)),
+        spread(theirs.map((run) => run.microsPerQuestion), 2),
+        String(theirs.reduce((sum, run) => sum + run.lost, 0)),
+        name === 'namegate' ? '' : `${spread(ratios, 2)}x`,
+      ]
+    }) // prettier-ignore
+    console.log(table([title, 'per second', 'processor us each', 'lost', 'namegate against it, round by round'], rows))
+  }
+  const rows = all.map(({ name }) => {
+    const list = latencies.get(name) ?? []
+    return [name, ...(['p50', 'p99', 'p999'] as const).map((p) => spread(list.map((one) => one[p] * 1e6)))]
+  })
+  console.log(table(['at half of its own highest load, us', 'p50', 'p99', 'p99.9'], rows))
+}
+
+/** Each socket of the generator asks as one of the workloads, by its port, and knows nothing of it: both ways are rewritten, none is tracked. */
+function giveIdentities(lab: Lab): void {
+  const { status, err } = lab.client.sh(`set -e
+    for i in $(seq 3 ${identities + 1}); do ip addr add 10.1.0.$i/24 dev eth0; done
+    nft -f - <<'EOF'
+table ip workloads {
+  chain out { type filter hook output priority -300; meta l4proto {tcp, udp} th dport 53 ip saddr set th sport map { ${portMap()} }; }
+  chain in { type filter hook prerouting priority -300; meta l4proto {tcp, udp} th sport 53 ip daddr set 10.1.0.2; }
+}
+EOF`) // prettier-ignore
+  if (status !== 0) throw new Error(err)
+}
+
+/** The generator's own ports over UDP: a workload each, the same one in every run, so that what a run warmed the next one finds. */
+const firstPort = 20_000
+/** Ports to addresses; those that the system chose (TCP: a port cannot be taken again at once) in equal parts. */
+function portMap(): string {
+  const [first, last] = [firstPort + identities, 65_535]
+  const width = Math.ceil((last - first + 1) / identities)
+  const chosen = sources.map((ip, i) => `${first + i * width}-${Math.min(last, first + (i + 1) * width - 1)} : ${ip}`)
+  return [`0-${firstPort - 1} : ${sources[0] ?? ''}`, ...sources.map((ip, i) => `${firstPort + i} : ${ip}`), ...chosen].join(', ') // prettier-ignore
+}
+
+function questions(lab: Lab, name: string, list: readonly string[]): string {
+  const path = join(lab.folder, `${name}.txt`)
+  writeFileSync(path, list.map((one) => `${one} A\n`).join(''))
+  return path
+}
+
+function push<T>(lists: Map<string, T[]>, key: string, value: T): void {
+  const list = lists.get(key)
+  if (list === undefined) lists.set(key, [value])
+  else list.push(value)
+}
+
+/** What makes a run worth nothing is said where it happens. */
+function tellStrange({ name }: Resolver, { title, rcodes }: Trial, run: Run): void {
+  if (Number.isNaN(run.perSecond)) console.log(`${name}, ${title}: not through after ${patienceSeconds} s`)
+  const strange = Object.entries(run.rcodes).filter(([rcode]) => rcode !== '' && !rcodes.includes(rcode))
+  if (strange.length > 0) console.log(`${name}, ${title}: unexpected answers: ${JSON.stringify(Object.fromEntries(strange))}`) // prettier-ignore
+}
+
+async function dnsperf(lab: Lab, options: readonly string[]): Promise<string> {
+  const child = spawn('nsenter', [`--net=${lab.client.path}`, 'taskset', '-c', loadCore, 'timeout', String(patienceSeconds), 'dnsperf', '-s', '10.1.0.1', '-T', '1', '-t', '2', ...options], { stdio: ['ignore', 'pipe', 'ignore'] }) // prettier-ignore
+  let out = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))
+  await once(child, 'close')
+  return out
+}
+
+async function perf(lab: Lab, { file, transport }: Trial, pid: number, options: readonly string[]): Promise<Run> {
+  const clients = transport === 'tcp' ? '20' : String(identities)
+  const before = processorSeconds(pid)
+  const out = await dnsperf(lab, ['-d', file, '-m', transport, '-c', clients, ...(transport === 'udp' ? ['-x', String(firstPort)] : []), ...options]) // prettier-ignore
+  const spent = processorSeconds(pid) - before
+  const number = (label: string): number => Number.parseFloat(after(out, label))
+  const codes = after(out, 'Response codes:')
+    .split(', ')
+    .map((part) => part.split(' '))
+  return {
+    perSecond: number('Queries per second:'),
+    lost: number('Queries lost:'),
+    sent: number('Queries sent:'),
+    rcodes: Object.fromEntries(codes.map(([rcode = '', count]) => [rcode, Number(count)])),
+    microsPerQuestion: (spent * 1e6) / number('Queries completed:'),
+  }
+}
+
+/** What stands behind a label in dnsperf's summary. */
+function after(out: string, label: string): string {
+  return (
+    out
+      .split('\n')
+      .find((line) => line.includes(label))
+      ?.split(label)[1]
+      ?.trim() ?? ''
+  )
+}
+
+/** User and system time of all threads of a process (proc(5): fields 14 and 15 of stat). */
+function processorSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond
+}
+
+/** Seconds, of each question by itself. dnsperf -v prints `> NOERROR name type latency`. */
+async function latency(lab: Lab, file: string, perSecond: number): Promise<{ p50: number; p99: number; p999: number }> {
+  const out = await dnsperf(lab, ['-d', file, '-c', String(identities), '-x', String(firstPort), '-v', '-l', String(seconds), '-Q', String(perSecond)]) // prettier-ignore
+  const all = out
+    .split('\n')
+    .filter((line) => line.startsWith('>'))
+    .map((line) => Number(line.slice(line.lastIndexOf(' ') + 1)))
+    .filter((value) => !Number.isNaN(value))
+    .sort((a, b) => a - b)
+  const at = (share: number): number => all[Math.floor(all.length * share)] ?? NaN
+  return { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+}
