@@ -27,7 +27,7 @@ export async function serveApi(agent: ApiView, { socket, address, port }: ApiPla
   try {
     if (socket !== undefined) {
       await mkdir(dirname(socket), { recursive: true })
-      await clear(socket)
+      await clearSocket(socket)
       const app = makeApi(agent, false)
       await app.listen({ path: socket })
       apps.push(app)
@@ -47,7 +47,7 @@ export async function serveApi(agent: ApiView, { socket, address, port }: ApiPla
 }
 
 /** Takes away the socket that a killed agent left behind, and nothing else. */
-async function clear(socket: string): Promise<void> {
+export async function clearSocket(socket: string): Promise<void> {
   const found = await lstat(socket).catch(() => undefined)
   if (found === undefined) return
   if (!found.isSocket()) throw new Error(`${socket} is there and is no socket`)

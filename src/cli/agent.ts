@@ -1,18 +1,19 @@
 // `namegate agent`: reads the configuration, starts the agent and its API, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
 import { networkInterfaces } from 'node:os'
-import { ManifestError, startAgent } from '../agent.ts'
+import { ManifestError, startAgent, type Agent } from '../agent.ts'
 import { serveApi } from '../api/serve.ts'
-import { parseConfig } from '../config.ts'
+import { parseConfig, type Config } from '../config.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
+import type { ServedHubble } from '../observe/hubble/server.ts'
 import { addressFromText } from '../net/address.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
 
 /** Runs until a signal; resolves with the exit status. */
-export async function agentCommand(configFile: string): Promise<number> {
+export async function agentCommand(configFile: string, version: string): Promise<number> {
   const result = parseConfig(await readFile(configFile, 'utf8'), configFile)
   if (!result.ok) {
     process.stderr.write(result.issues.map((issue) => `${issueToText(issue)}\n`).join(''))
@@ -36,6 +37,7 @@ export async function agentCommand(configFile: string): Promise<number> {
       listeners: config.listeners,
       upstreams,
       hostAddresses,
+      observe: config.observe,
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
     })
     const api = await serveApi(agent, config.api).catch(async (error: unknown) => {
@@ -43,8 +45,14 @@ export async function agentCommand(configFile: string): Promise<number> {
       throw error
     })
     log.info({ urls: api.urls }, 'inspection endpoint')
+    const hubble = await hubbleOf(agent, config.observe.hubble, version).catch(async (error: unknown) => {
+      await api.close()
+      await agent.close()
+      throw error
+    })
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
+    await hubble?.close()
     await api.close()
     await agent.close()
     return 0
@@ -53,6 +61,17 @@ export async function agentCommand(configFile: string): Promise<number> {
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
   }
+} // prettier-ignore
+
+/** Hubble's API where the configuration wants it. */
+async function hubbleOf(agent: Agent, { listen, certificate, key, clientCa }: Config['observe']['hubble'], version: string): Promise<ServedHubble | undefined> {
+  if (listen.length === 0) return undefined
+  const { serveHubble } = await import('../observe/hubble/server.ts')
+  const tls =
+    certificate === undefined || key === undefined
+      ? undefined
+      : { certificate: await readFile(certificate), key: await readFile(key), ...(clientCa === undefined ? {} : { clientCa: await readFile(clientCa) }) }
+  return serveHubble(agent.observer, listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
 } // prettier-ignore
 
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */

@@ -47,7 +47,7 @@ Examples:
     .requiredOption('--config <file>', 'configuration file (YAML)')
     .action(async ({ config }: { config: string }) => {
       const { agentCommand } = await import('./agent.ts')
-      process.exitCode = await agentCommand(config)
+      process.exitCode = await agentCommand(config, version)
     })
   addRun(program)
   program
