@@ -16,6 +16,8 @@ import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
+import { capacityDefault } from './observe/ring.ts'
+import { makeObserver, type Observer } from './observe/observer.ts'
 import type { Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
@@ -76,6 +78,8 @@ export interface AgentParts {
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: { readonly nft: Nft; readonly netlinkFd: number } | undefined
   readonly onOutcome?: (outcome: Outcome) => void
+  /** Flows kept (2^n-1), and what they say of where they are from. */
+  readonly observe?: { readonly capacity: number; readonly cluster: string; readonly node: string }
   readonly clock?: Clock
 }
 
@@ -106,6 +110,7 @@ export interface Agent {
   readonly port: number
   readonly clock: Clock
   readonly metrics: Metrics
+  readonly observer: Observer
   readonly snapshot: () => Snapshot
   readonly leases: LeaseTable
   readonly policySet: () => PolicySet
@@ -189,7 +194,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       throw error
     })
   }
-  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => metrics.commit(seconds, count))
+  const { capacity, cluster, node } = parts.observe ?? { capacity: capacityDefault, cluster: settings.policy.clusterName, node: settings.policy.localNode ?? 'localhost' } // prettier-ignore
+  const observer = makeObserver({ snapshot: () => snapshot, capacity, place: { cluster, node }, now: Date.now })
+  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => {
+    metrics.commit(seconds, count)
+    observer.commit(seconds * 1000, count)
+  })
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
     await stopListening()
@@ -227,7 +237,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
     ask,
-    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
+    learn: (fact) => {
+      const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
+      if (learned.kind === 'learned') observer.lease('learned', fact)
+      return learned
+    },
     commit,
     report,
   }
@@ -239,7 +253,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     dropped: listening.dropped,
   })
   serving.resolve(async (message, source, transport) => {
+    const startedAt = clock()
     const outcome = await handle(proxyParts, message, source, transport)
+    observer.question(outcome, clock() - startedAt)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
 
@@ -386,6 +402,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     port: listening.port,
     clock,
     metrics,
+    observer,
     snapshot: () => snapshot,
     leases,
     policySet: () => policySet,
