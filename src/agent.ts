@@ -17,6 +17,7 @@ import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import { capacityDefault } from './observe/ring.ts'
+import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
 import { makeObserver, type Observer } from './observe/observer.ts'
 import type { Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
@@ -76,11 +77,17 @@ export interface AgentParts {
   readonly upstreams: readonly Server[]
   readonly hostAddresses: readonly Address[]
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
-  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number } | undefined
+  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number; readonly log?: KernelLog } | undefined
   readonly onOutcome?: (outcome: Outcome) => void
   /** Flows kept (2^n-1), and what they say of where they are from. */
   readonly observe?: { readonly capacity: number; readonly cluster: string; readonly node: string }
   readonly clock?: Clock
+}
+
+/** Where the kernel tells of packets: a netfilter netlink socket of the workloads' namespace, and a group that nobody else listens to. */
+export interface KernelLog {
+  readonly fd: number
+  readonly group: number
 }
 
 /** The manifests cannot be used; `issues` says all that is wrong with them. */
@@ -184,6 +191,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       ...settings.datapath,
       strangers: settings.dns.unknownEndpoint,
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
+      ...(kernel.log === undefined ? {} : { logGroup: kernel.log.group }),
       ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: parts.upstreams } } : {}),
     }
     datapath = await startDatapath(
@@ -201,8 +209,20 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     observer.commit(seconds * 1000, count)
   })
   const { leases } = keeper
+  const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
+  /** Without it packets meet the same policy; nobody hears of them. */
+  function listenTo({ fd, group }: KernelLog): KernelFlows | undefined {
+    const join = makeJoiner(() => snapshot, leases.namesOf)
+    try {
+      return listenToKernel(makeNetlink(fd), group, (logged) => observer.connection(join(logged, Date.now())), observer.lost) // prettier-ignore
+    } catch (error) {
+      log.error({ err: error }, 'the kernel does not tell of packets: flows of connections are not observed')
+      return undefined
+    }
+  }
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
     await stopListening()
+    kernelFlows?.close()
     datapath?.close()
     throw error
   })
@@ -387,6 +407,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     await changing
     upstreams.close()
     await stopListening()
+    kernelFlows?.close()
     datapath?.close()
   }
   log.info(

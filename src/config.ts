@@ -21,6 +21,8 @@ export interface Config {
   readonly enforce: 'kernel' | 'none'
   readonly api: { readonly socket: string | undefined; readonly address: string; readonly port: number | undefined }
   readonly observe: {
+    /** The NFLOG group by which the kernel tells of packets; undefined: it does not. */
+    readonly logGroup: number | undefined
     readonly capacity: number
     readonly cluster: string
     readonly node: string
@@ -190,6 +192,8 @@ const schema = z.strictObject({
         .int()
         .refine(isCapacity, { error: `must be 2^n-1 and at most ${capacityMax}` })
         .default(capacityDefault),
+      /** The NFLOG group by which the kernel tells of packets; null: it does not. */
+      kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
       /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
       hubble: z
         .strictObject({
@@ -323,6 +327,7 @@ function toConfig({
     enforce,
     api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
     observe: {
+      logGroup: observe.kernelGroup ?? undefined,
       capacity: observe.flows,
       cluster: policy.clusterName,
       node: host.node ?? hostname(),

@@ -38,7 +38,7 @@ export async function agentCommand(configFile: string, version: string): Promise
       upstreams,
       hostAddresses,
       observe: config.observe,
-      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink() } : undefined,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     const api = await serveApi(agent, config.api).catch(async (error: unknown) => {
       await agent.close()

@@ -4,7 +4,15 @@ import type { Address } from '../net/address.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import { typeName } from '../wire/codes.ts'
 import type { Place } from './filters.ts'
-import { endOf, endOfEndpoint, isHubbleFlow, proxyEnd, type Flow, type LeaseChange } from './flow.ts'
+import {
+  endOf,
+  endOfEndpoint,
+  isHubbleFlow,
+  proxyEnd,
+  type ConnectionFlow,
+  type Flow,
+  type LeaseChange,
+} from './flow.ts'
 import { makeRing, type Ring } from './ring.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 
@@ -23,6 +31,10 @@ export interface Observer {
   readonly question: (outcome: Outcome, millis: number) => void
   readonly commit: (millis: number, elements: number | undefined) => void
   readonly lease: (change: LeaseChange, fact: LeaseFact, why?: Why) => void
+  /** A packet that the kernel told of; undefined is none. */
+  readonly connection: (flow: ConnectionFlow | undefined) => void
+  /** Packets that it did not tell of. */
+  readonly lost: (count: number) => void
   readonly status: () => ObserverStatus
   /** Namespaces that had a flow within the last hour. */
   readonly namespaces: () => readonly string[]
@@ -114,6 +126,8 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     question,
     commit: (millis, elements) => record({ kind: 'commit', time: now(), why: undefined, elements: elements ?? 0, millis, acknowledged: elements !== undefined }), // prettier-ignore
     lease: (change, { identity, endpoint, name, addresses, ttlSeconds }, why) => record({ kind: 'lease', time: now(), why, change, identity, endpoint, name, addresses, ttlSeconds }), // prettier-ignore
+    connection: (flow) => flow !== undefined && record(flow),
+    lost: (count) => ring.write({ kind: 'lost', source: 'kernel', count, time: now() }),
     status,
     namespaces: () => [...seenAt].filter(([, time]) => time > now() - namespaceMillis).map(([namespace]) => namespace).sort(), // prettier-ignore
   }

@@ -36,6 +36,7 @@ const pureFiles = [
   'src/datapath/desired.ts',
   'src/datapath/structure.ts',
   'src/datapath/nfnetlink.ts',
+  'src/datapath/nflog.ts',
 ]
 
 for (const file of files) {
