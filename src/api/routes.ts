@@ -10,6 +10,8 @@ import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
+import { readFlowQuery, flowLines } from './flows.ts'
+import type { Observer } from '../observe/observer.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
@@ -26,6 +28,7 @@ export interface ApiView {
   readonly policySet: () => PolicySet
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
+  readonly observer: Pick<Observer, 'ring' | 'place'>
 }
 
 /** One name as one identity holds it: the addresses that were learned together. */
@@ -94,6 +97,7 @@ export const routes = [
   'GET /v1/identity/:id',
   'GET /v1/endpoint',
   'GET /v1/policy',
+  'GET /v1/flows',
 ] as const
 
 const bodyOctetsMax = 64 * 1024
@@ -105,6 +109,7 @@ export const leasesPerTurn = 1000
 const parameters: Readonly<Record<string, readonly string[]>> = {
   'GET /v1/fqdn/cache': ['matchpattern', 'cidr', 'identity', 'source'],
   'DELETE /v1/fqdn/cache': ['matchpattern'],
+  'GET /v1/flows': ['last', 'first', 'since', 'until', 'follow', 'allow', 'deny'],
 }
 /** Cilium's sources of leases. `connection` is what its zombies have; we have none yet. */
 const sources = ['lookup', 'connection']
@@ -313,5 +318,12 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
   })
   app.get('/v1/endpoint', async () => endpointRows(agent))
   app.get('/v1/policy', async () => policyView(agent))
+  app.get('/v1/flows', async (request, reply) => {
+    const query = readFlowQuery(request.query as Record<string, string>, agent.observer.place)
+    if (!query.ok) return bad(reply, query.error)
+    const gone = new AbortController()
+    reply.raw.once('close', () => gone.abort())
+    return reply.type('application/x-ndjson').send(Readable.from(flowLines(agent.observer, query, gone.signal)))
+  })
   return app
 }

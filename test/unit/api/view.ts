@@ -3,6 +3,7 @@ import type { ApiView } from '../../../src/api/routes.ts'
 import { makeIdentities } from '../../../src/identity/identities.ts'
 import { makeLeases, type LeaseFact } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
+import { makeObserver } from '../../../src/observe/observer.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
 
@@ -53,6 +54,7 @@ export function showWorld(over: Partial<ApiView> = {}): Shown {
     policySet: () => ({ revision: 1, policies: world.policies, warnings: [], refused: [] }),
     cleanLeases: async (matches) => leases.drop(matches).dropped.length,
     troubles: () => [],
+    observer: makeObserver({ snapshot: () => snapshot, capacity: 4095, place: { cluster: 'default', node: 'node-1' }, now: () => now }), // prettier-ignore
     ...over,
     learn: ({ ips, ...fact }) => void leases.learn({ identity: 256, endpoint: 1, addresses: ips.map(at), ttlSeconds: 60, ports: [{ kind: 'all' }], ...fact }), // prettier-ignore
     setTime: (millis) => void (now = millis),
