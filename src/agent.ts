@@ -204,10 +204,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const { capacity, cluster, node } = parts.observe ?? { capacity: capacityDefault, cluster: settings.policy.clusterName, node: settings.policy.localNode ?? 'localhost' } // prettier-ignore
   const observer = makeObserver({ snapshot: () => snapshot, capacity, place: { cluster, node }, now: Date.now })
-  const keeper = makeKeeper(clock, settings.leases, datapath, (seconds, count) => {
-    metrics.commit(seconds, count)
-    observer.commit(seconds * 1000, count)
-  })
+  const keeper = makeKeeper(
+    clock,
+    settings.leases,
+    datapath,
+    (seconds, count) => {
+      metrics.commit(seconds, count)
+      observer.commit(seconds * 1000, count)
+    },
+    (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
+  )
   const { leases } = keeper
   const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
   /** Without it packets meet the same policy; nobody hears of them. */

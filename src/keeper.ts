@@ -75,6 +75,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
+ * @param over is told of each lease whose time is over, or that somebody cleaned.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -82,10 +83,11 @@ export function makeKeeper(
   limits: LeaseLimits,
   datapath: Datapath | undefined,
   committed: (seconds: number, elements: number | undefined) => void,
+  over: (how: 'expired' | 'revoked', lease: Lease) => void = () => undefined,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
   const alarm = makeAlarm(clock, () => {
-    leases.expire()
+    for (const lease of leases.expire()) over('expired', lease)
     return leases.nextDeadline()
   })
   /** Elements that must not stand in the kernel any more, by key. */
@@ -274,6 +276,7 @@ export function makeKeeper(
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
     const { dropped, remove: orphans } = leases.drop(matches)
+    for (const lease of dropped) over('revoked', lease)
     owe(orphans)
     await settle()
     return dropped.length

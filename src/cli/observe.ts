@@ -104,7 +104,7 @@ export function compactLine({ flow, lost_events: lost, time }: FlowLine, colours
   if (flow === undefined) return ''
   const verdict = String(flow['verdict'])
   const ip = (flow['IP'] ?? {}) as { source?: string; destination?: string }
-  const ports = (Object.values((flow['l4'] ?? {}) as Record<string, Ports>)[0] ?? {}) as Ports
+  const ports = Object.values((flow['l4'] ?? {}) as Record<string, Ports>)[0] ?? {}
   const names = (key: string): readonly string[] => (flow[key] ?? []) as readonly string[]
   const from = partyOf(flow['source'] as EndLine, ip.source, names('source_names'), ports.source_port)
   const to = partyOf(flow['destination'] as EndLine, ip.destination, names('destination_names'), ports.destination_port)

@@ -91,6 +91,19 @@ describe.skipIf(reason !== undefined)(`flows of the kernel ${reason ?? ''}`, () 
     await connect('198.18.66.1', 443)
     expect(await flowTo('198.18.66.1', 443)).toMatchObject({ verdict: 'DROPPED', byDenyRule: true, why: { policy: 'default/web' } }) // prettier-ignore
   })
+  test('what is learned, committed and cleaned leaves a record each', async () => {
+    const { ring } = agent.observer
+    const from = ring.end()
+    await web.run('dig +short short.example.com @9.9.9.9')
+    await agent.cleanLeases(({ name }) => name === 'short.example.com')
+    const kinds: string[] = []
+    for (let at = from; at < ring.end(); at++) {
+      const entry = ring.at(at)
+      if (entry?.kind === 'lease') kinds.push(`${entry.change} ${entry.name}`)
+      else if (entry !== undefined && entry.kind !== 'connection') kinds.push(entry.kind)
+    }
+    expect(kinds).toEqual(['learned short.example.com', 'commit', 'query', 'answer', 'revoked short.example.com'])
+  })
   test('the table stands as it was rendered', () => {
     expect(sh('nft -s -t list table inet namegate')).toContain('limit rate 2000/second burst 2000 packets log prefix "denied egress" group 4244 snaplen 96\n') // prettier-ignore
   })
