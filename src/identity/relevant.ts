@@ -1,6 +1,6 @@
 // Which labels make an identity: Cilium's default filter (pkg/labelsfilter). What comes and goes with every rollout (pod-template-hash and
 // its like) would otherwise give each revision of a workload an identity of its own.
-import type { Labels } from './labels.ts'
+import { podSource } from './selector.ts'
 
 /** What a key begins with to be in, although an exclusion covers it. */
 const included = [
@@ -43,13 +43,10 @@ export function isIdentityRelevant(key: string): boolean {
   return included.some((prefix) => prefix.length > ignored && key.startsWith(prefix))
 }
 
-/** The labels that make the identity; keys carry a source. `kept` are keys without source that stay in whatever the filter says. */
-export function identityLabels(labels: Labels, kept: ReadonlySet<string>): Labels {
-  return new Map([...labels].filter(([key]) => isRelevant(key, kept)))
-}
-
-function isRelevant(key: string, kept: ReadonlySet<string>): boolean {
-  const colon = key.indexOf(':')
-  const bare = key.slice(colon + 1)
-  return key.startsWith('reserved:') || isIdentityRelevant(bare) || kept.has(bare)
+/**
+ * The key that a pod's label has in its identity. What the filter leaves out no Cilium policy can select, whatever it writes; Kubernetes' own
+ * policies select by every label of a pod. So such labels have a source of their own, which only those policies' selectors carry.
+ */
+export function podLabelKey(key: string): string {
+  return isIdentityRelevant(key) ? `k8s:${key}` : `${podSource}:${key}`
 }

@@ -16,6 +16,12 @@ export const clusterKey = 'k8s:io.cilium.k8s.policy.cluster'
 /** Tells identities apart whose pods have equal labels and unequal named ports. */
 export const namedPortsKey = 'gen:io.cilium.k8s.named-ports'
 
+/**
+ * Source of pod labels that are in an identity for the sake of a Kubernetes policy that selects by them: no Cilium policy can write it, and
+ * `any:` does not mean it.
+ */
+export const podSource = 'pod'
+
 /** What may stand in front of a key's first colon. */
 export const labelSources: readonly string[] = [
   'k8s',
@@ -69,10 +75,13 @@ function valuesOf(key: string, labels: Labels): readonly string[] {
     const value = labels.get(key)
     return value === undefined ? [] : [value]
   }
-  const bare = key.slice('any:'.length)
-  return [...labels]
-    .filter(([labelKey]) => labelKey.slice(labelKey.indexOf(':') + 1) === bare)
-    .map(([, value]) => value)
+  return [...labels].filter(([labelKey]) => anyKeyOf(labelKey) === key).map(([, value]) => value)
+}
+
+/** How a selector that names no source calls a label's key; undefined for a label that it does not see. */
+export function anyKeyOf(labelKey: string): string | undefined {
+  const colon = labelKey.indexOf(':')
+  return labelKey.slice(0, colon) === podSource ? undefined : `any${labelKey.slice(colon)}`
 }
 
 /** Whether any requirement is on this key, under its own source or any. */

@@ -1,6 +1,6 @@
 // All identities there are at a moment, and which of them a selector selects: an index by label makes that cheap for many selectors.
 import type { Identity, IdentityId } from './endpoints.ts'
-import { selects, type Selector } from './selector.ts'
+import { anyKeyOf, selects, type Selector } from './selector.ts'
 
 export interface Universe {
   readonly identities: ReadonlyMap<IdentityId, Identity>
@@ -104,7 +104,8 @@ function indexOf(identities: readonly Identity[]): ReadonlyMap<string, readonly 
   for (const identity of identities)
     for (const [key, value] of identity.labels) {
       put(`${key}\0${value}`, identity)
-      put(`any:${key.slice(key.indexOf(':') + 1)}\0${value}`, identity)
+      const any = anyKeyOf(key)
+      if (any !== undefined) put(`${any}\0${value}`, identity)
     }
   return byLabel
 }

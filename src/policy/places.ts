@@ -2,9 +2,9 @@
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import { labelSetText, type IdentityTable } from '../identity/identities.ts'
 import type { Labels } from '../identity/labels.ts'
-import { identityLabels, isIdentityRelevant } from '../identity/relevant.ts'
+import { podLabelKey } from '../identity/relevant.ts'
 import { apiServerLabels, hostId, hostIdentity, nodeLabels, reservedNodeId, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
-import { clusterKey, namedPortsKey, namespaceKey, namespaceLabelsPrefix, serviceAccountKey, type Selector } from '../identity/selector.ts' // prettier-ignore
+import { clusterKey, namedPortsKey, namespaceKey, namespaceLabelsPrefix, podSource, serviceAccountKey, type Selector } from '../identity/selector.ts' // prettier-ignore
 import { makeUniverse, type Universe } from '../identity/universe.ts'
 import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
 import type { NamedPort, Node, Pod, Policy, Semantics, World } from './rules.ts'
@@ -160,13 +160,15 @@ function drawPod(
   clusterName: string,
 ): Drawn {
   const { namespace, name, serviceAccount } = pod
-  const all = new Map<string, string>([...pod.labels].filter(([key]) => !isOurs(key)).map(([key, value]) => [`k8s:${key}`, value])) // prettier-ignore
+  const isKept = (key: string): boolean => key.startsWith('k8s:') || kept.has(key)
+  const own = [...pod.labels].filter(([key]) => !isOurs(key)).map(([key, value]) => [podLabelKey(key), value] as const)
+  const all = new Map(own.filter(([key]) => isKept(key)))
   all.set(namespaceKey, namespace)
   all.set(clusterKey, clusterName)
   all.set(`${namespaceLabelsPrefix}kubernetes.io/metadata.name`, namespace)
   for (const [key, value] of ofNamespace ?? []) all.set(namespaceLabelsPrefix + key, value)
   if (serviceAccount !== undefined) all.set(serviceAccountKey, serviceAccount)
-  const labels = sorted(identityLabels(all, kept))
+  const labels = sorted(all)
   const addresses = new Map<Address, true>()
   const faults: string[] = []
   for (const text of pod.addresses) {
@@ -279,7 +281,7 @@ function nodeSubject(labels: ReadonlyMap<string, string>, clusterName: string): 
   return sorted(new Map([...[...labels].map(([key, value]): [string, string] => [`node:${key}`, value]), [clusterKey, clusterName], ['reserved:host', '']])) // prettier-ignore
 }
 
-/** The keys that the filter leaves out and some selector of these policies mentions, without source. */
+/** The keys that Cilium's filter leaves out of identities and some selector of these policies mentions: Kubernetes' own kinds can. */
 function makeKeyReader(): (policies: readonly Policy[]) => ReadonlySet<string> {
   const ofPolicy = new WeakMap<Policy, readonly string[]>()
   return (policies) => {
@@ -297,8 +299,8 @@ function filteredKeys(policy: Policy): readonly string[] {
   const selectors: Selector[] = [policy.subject.selector]
   for (const { peers } of policy.rules)
     for (const peer of peers === 'everyone' ? [] : peers) if (peer.kind === 'endpoints') selectors.push(peer.selector)
-  const bare = selectors.flatMap((selector) => selector.map(({ key }) => key.slice(key.indexOf(':') + 1)))
-  return [...new Set(bare.filter((key) => !isIdentityRelevant(key)))]
+  const keys = selectors.flatMap((selector) => selector.map(({ key }) => key))
+  return [...new Set(keys.filter((key) => key.startsWith(`${podSource}:`)))]
 }
 
 function sameSet(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {

@@ -1,16 +1,16 @@
 // The selectors of Kubernetes' own policies, podSelector and namespaceSelector, as selectors over identity labels.
+import { podLabelKey } from '../identity/relevant.ts'
 import { mentions, clusterKey, namespaceKey, namespaceLabelsPrefix, type Requirement, type Selector } from '../identity/selector.ts' // prettier-ignore
 import { isSince } from './context.ts'
 import { isAbsent, readList, readMap, readPart, readString, type Field, type Report } from './field.ts'
 import type { ParseOptions } from './rules.ts'
 import { readSelector } from './selectors.ts'
 
-const podKey = (key: string): string => `k8s:${key}`
 const namespaceLabelKey = (key: string): string => namespaceLabelsPrefix + key
 
 /** Keys of pods. Absent selects every pod, as empty does. */
 export function readPodSelector(report: Report, field: Field | undefined): Selector {
-  return readKubernetesSelector(report, field, podKey)
+  return readKubernetesSelector(report, field, podLabelKey)
 }
 
 /** Keys of namespaces. Absent selects every namespace, as empty does. */

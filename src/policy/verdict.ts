@@ -189,8 +189,10 @@ export function resolveParty(
       return { identity, address, isOutside: outsiders.has(identity) }
     }
     case 'endpoint': {
-      const { endpoint, address } = party
-      return { identity: endpoint.identity, address: address ?? addressFor(endpoint, other), isOutside: false }
+      const { endpoint, address = addressFor(endpoint, other) } = party
+      // At an address that somebody else claims too, nobody is who it says.
+      const isNobodys = address !== undefined && snapshot.addresses.get(address) === unknownId
+      return { identity: isNobodys ? unknownId : endpoint.identity, address, isOutside: false }
     }
     case 'identity':
       return { identity: party.identity, address: undefined, isOutside: false }

@@ -93,10 +93,10 @@ function isApiServer({ world }: Case, text: string): boolean {
 
 function whoIs(at: Case, end: End): Who {
   const address = end.address === undefined ? undefined : numberOf(end.address)
-  if ('pod' in end) return end.pod.hostNetwork ? ofNode(at, end.pod.node, address) : ofPod(at, end.pod, address)
   const { world, switches } = at
-  const having = world.pods.filter((pod) => !pod.hostNetwork && pod.addresses.some((text) => isSame(text, end.address)))
+  const having = world.pods.filter((pod) => !pod.hostNetwork && pod.addresses.some((text) => end.address !== undefined && isSame(text, end.address))) // prettier-ignore
   if (having.length > 1) return { kind: 'unknown', labels: new Map(), ports: [], address }
+  if ('pod' in end) return end.pod.hostNetwork ? ofNode(at, end.pod.node, address) : ofPod(at, end.pod, address)
   if (having[0] !== undefined) return ofPod(at, having[0], address)
   const nodes = world.nodes.filter((node) => node.addresses.some((text) => isSame(text, end.address)))
   if (switches.hostAddresses.some((text) => isSame(text, end.address)) || nodes.some((node) => isLocalNode(at, node)))
@@ -130,12 +130,16 @@ function ofNode(at: Case, name: string | undefined, address: Who['address']): Wh
 const included = [/^io\.kubernetes\.pod\.namespace/, /^io\.cilium\.k8s\.namespace\.labels/, /^app\.kubernetes\.io/, /^io\.cilium\.k8s\.policy\.cluster/, /^io\.cilium\.k8s\.policy\.serviceaccount/] // prettier-ignore
 const excluded = [/^io\.kubernetes/, /^kubernetes\.io/, /^statefulset\.kubernetes\.io\/pod-name/, /^apps\.kubernetes\.io\/pod-index/, /^batch\.kubernetes\.io\/job-completion-index/, /^batch\.kubernetes\.io\/controller-uid/, /^controller-uid/, /^.*beta\.kubernetes\.io/, /^k8s\.io/, /^pod-template-generation/, /^pod-template-hash/, /^controller-revision-hash/, /^annotation.*/, /^etcd_node/, /^topology\.kubernetes\.io/] // prettier-ignore
 
-function isKept({ world, switches }: Case, key: string): boolean {
+function isCiliums(key: string): boolean {
   const lengths = (patterns: readonly RegExp[]): number[] => patterns.flatMap((pattern) => pattern.exec(key)?.[0].length ?? []) // prettier-ignore
   const ignored = lengths(excluded)
-  if (ignored.length === 0 || Math.max(0, ...lengths(included)) > Math.min(...ignored)) return true
-  if (switches.semantics === 'cilium') return false
-  const mentions = (selector: Selector): boolean => selector.some((requirement) => requirement.key.replace(/^[a-z0-9]+:/, '') === key) // prettier-ignore
+  return ignored.length === 0 || Math.max(0, ...lengths(included)) > Math.min(...ignored)
+}
+
+/** Kubernetes' own policies select by all labels of a pod; what only they can select has the source `pod`. It makes no identity of its own unless mentioned. */
+function isKept({ world, switches }: Case, key: string): boolean {
+  if (isCiliums(key) || switches.semantics === 'cilium') return isCiliums(key)
+  const mentions = (selector: Selector): boolean => selector.some((requirement) => requirement.key === `pod:${key}`)
   return world.policies.some((policy) => mentions(policy.subject.selector) || policy.rules.some(({ peers }) => peers !== 'everyone' && peers.some((peer) => peer.kind === 'endpoints' && mentions(peer.selector)))) // prettier-ignore
 }
 
@@ -148,7 +152,7 @@ function ofPod(at: Case, pod: Pod, address: Who['address']): Who {
   for (const [key, value] of ofNamespace) all.push([`io.cilium.k8s.namespace.labels.${key}`, value])
   all.push(['io.kubernetes.pod.namespace', pod.namespace], ['io.cilium.k8s.policy.cluster', at.switches.clusterName])
   if (pod.serviceAccount !== undefined) all.push(['io.cilium.k8s.policy.serviceaccount', pod.serviceAccount])
-  const labels = new Map(all.filter(([key]) => isKept(at, key)).map(([key, value]): [string, string] => [`k8s:${key}`, value])) // prettier-ignore
+  const labels = new Map(all.filter(([key]) => isKept(at, key)).map(([key, value]): [string, string] => [`${isCiliums(key) ? 'k8s' : 'pod'}:${key}`, value])) // prettier-ignore
   return { kind: 'pod', labels, ports: pod.ports, address }
 }
 
@@ -159,7 +163,7 @@ function matches(selector: Selector, labels: ReadonlyMap<string, string>): boole
     const [source, bare] = /^([a-z0-9]+):(.*)$/.exec(requirement.key)?.slice(1) ?? ['any', requirement.key]
     const values = [...labels].flatMap(([key, value]) => {
       const cut = key.indexOf(':')
-      const isIt = key.slice(cut + 1) === bare && (source === 'any' || source === 'unspec' || key.slice(0, cut) === source) // prettier-ignore
+      const isIt = key.slice(cut + 1) === bare && (((source === 'any' || source === 'unspec') && !key.startsWith('pod:')) || key.slice(0, cut) === source) // prettier-ignore
       return isIt ? [value] : []
     })
     const among = (): boolean => 'values' in requirement && values.some((value) => requirement.values.includes(value))

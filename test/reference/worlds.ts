@@ -52,6 +52,7 @@ const requirement = fc.oneof(
   keyed('k8s:io.kubernetes.pod.namespace', ['a', 'b']),
   keyed('k8s:io.cilium.k8s.namespace.labels.team', ['red', 'blue']),
   keyed('any:pod-template-hash', ['1', '2']),
+  keyed('pod:pod-template-hash', ['1', '2']),
   keyed('k8s:io.cilium.k8s.policy.cluster', ['default', 'other']),
   pick<Selector>([{ operator: 'Exists', key: 'reserved:host' }], [{ operator: 'Exists', key: 'reserved:world' }], [{ operator: 'DoesNotExist', key: 'reserved:kube-apiserver' }]), // prettier-ignore
 )

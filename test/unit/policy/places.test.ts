@@ -68,23 +68,44 @@ describe('labels that make an identity (Cilium pkg/labelsfilter, defaults)', () 
   for (const [key, isIn] of rows) test(`${key}: ${isIn ? 'in' : 'out'}`, () => expect(isIdentityRelevant(key)).toBe(isIn)) // prettier-ignore
 
   const text = pod('a', '10.0.0.1', 'app: a, pod-template-hash: x') + pod('b', '10.0.0.2', 'app: a, pod-template-hash: y') // prettier-ignore
-  const mentions = `---
+  const ofCilium = (selector: string): string => `---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
+metadata: {name: c, namespace: shop}
+spec: {endpointSelector: ${selector}, egress: [{}]}
+`
+  const ofKubernetes = `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
 metadata: {name: p, namespace: shop}
-spec: {endpointSelector: {matchLabels: {pod-template-hash: x}}, egress: [{}]}
+spec: {podSelector: {matchLabels: {pod-template-hash: x}}, policyTypes: [Egress]}
 `
   test('what is out tells no pods apart', () => {
     const snapshot = compile(text)
     expect(snapshot.identityOf(at('10.0.0.1'))).toBe(snapshot.identityOf(at('10.0.0.2')))
   })
-  test('by the specification a label that a policy mentions counts; in Cilium the policy selects nobody', () => {
-    const selected = (semantics: 'spec' | 'cilium'): string[] => {
-      const snapshot = compile(text + mentions, { semantics })
-      return ['10.0.0.1', '10.0.0.2'].filter((address) => snapshot.policyOf(snapshot.identityOf(at(address))).directions.egress.selected) // prettier-ignore
-    }
-    expect([selected('spec'), selected('cilium')]).toEqual([['10.0.0.1'], []])
+  const selected = (policies: string, semantics: 'spec' | 'cilium'): string[] => {
+    const snapshot = compile(text + policies, { semantics })
+    return ['10.0.0.1', '10.0.0.2'].filter((address) => snapshot.policyOf(snapshot.identityOf(at(address))).directions.egress.selected) // prettier-ignore
+  }
+  test("Kubernetes' own policies select by every label; for Cilium such a label is not there", () => {
+    expect([selected(ofKubernetes, 'spec'), selected(ofKubernetes, 'cilium')]).toEqual([['10.0.0.1'], []])
   })
+  const both = ['10.0.0.1', '10.0.0.2']
+  const seen: [selector: string, selects: string[]][] = [
+    ['{matchLabels: {pod-template-hash: x}}', []],
+    ['{matchLabels: {"k8s:pod-template-hash": x}}', []],
+    ['{matchLabels: {"any:pod-template-hash": x}}', []],
+    ['{matchLabels: {"pod:pod-template-hash": x}}', []],
+    ['{matchExpressions: [{key: pod-template-hash, operator: Exists}]}', []],
+    ['{matchExpressions: [{key: pod-template-hash, operator: DoesNotExist}]}', both],
+    ['{matchExpressions: [{key: pod-template-hash, operator: NotIn, values: [x]}]}', both],
+  ]
+  // That another policy makes the label known must not let Cilium's see it.
+  for (const [selector, want] of seen)
+    for (const semantics of ['spec', 'cilium'] as const)
+      test(`a Cilium policy, ${semantics}: ${selector}`, () =>
+        expect(selected(ofCilium(selector) + ofKubernetes.replace('{name: p', '{name: q').replace('hash: x', 'hash: none'), semantics)).toEqual(want)) // prettier-ignore
 })
 
 describe('named ports', () => {

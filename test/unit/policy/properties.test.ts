@@ -45,7 +45,7 @@ function compare(of: World, by: Switches, snapshot: Snapshot, questions: readonl
   }
 }
 
-test(`${worlds} worlds, ${flowsPerWorld} flows each: the engine says what the policies say`, { timeout: 120_000 }, () => {
+test(`${worlds} worlds, ${flowsPerWorld} flows each: the engine says what the policies say`, { timeout: 600_000 }, () => {
   fc.assert(
     fc.property(world, switches, fc.array(draft, { minLength: flowsPerWorld, maxLength: flowsPerWorld }), (of, by, drafts) => {
       compare(of, by, compilerFor(by)(of), drafts.map((each) => questionIn(of, each)))
@@ -55,7 +55,7 @@ test(`${worlds} worlds, ${flowsPerWorld} flows each: the engine says what the po
   expect(compared).toBeGreaterThanOrEqual(worlds * flowsPerWorld)
 }) // prettier-ignore
 
-test('a compiler that has seen other worlds says the same as a fresh one', { timeout: 60_000 }, () => {
+test('a compiler that has seen other worlds says the same as a fresh one', { timeout: 600_000 }, () => {
   const change = fc.oneof(
     fc.tuple(fc.nat(4), policy).map(([i, fresh]) => (of: World): World => ({ ...of, policies: of.policies.map((policy, j) => (j === i ? fresh : policy)) })),
     policy.map((fresh) => (of: World): World => ({ ...of, policies: [...of.policies, fresh] })),

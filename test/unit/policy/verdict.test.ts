@@ -78,6 +78,18 @@ describe('why', () => {
     const snapshot = compile(cnp('p', 'web', 'egress: [{toEntities: [all], authentication: {mode: required}}]'))
     expect(decide(snapshot, flow(web, '8.8.8.8', 80)).egress.why.map((why) => why.text)).toEqual(['allowed by rule', 'authentication is required, not enforced yet']) // prettier-ignore
   })
+  test('at an address that two claim, nobody is who it says', () => {
+    const snapshot = compile(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: twin, namespace: shop, labels: {app: web}}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.7}]}
+`)
+    const twin = snapshot.endpoints.find(({ name }) => name === 'twin') ?? expect.fail()
+    const from = (address: string): Flow => ({ ...flow(web, db, 80), from: { kind: 'endpoint', endpoint: twin, address: at(address) } }) // prettier-ignore
+    expect(said(decide(snapshot, from('10.0.0.1')))[2]).toBe('nobody knows whose address this is')
+    expect(decide(snapshot, from('10.0.0.7')).verdict).toBe('allowed')
+  })
   test('a workload without addresses is known by its labels', () => {
     const snapshot = compile(cnp('p', 'db', 'ingress: [{fromEndpoints: [{matchLabels: {app: jobs}}]}]'))
     const jobs = snapshot.endpoints.find(({ name }) => name === 'jobs') ?? expect.fail()
