@@ -142,6 +142,9 @@ export interface LeaseTable {
   readonly current: (element: LeaseElement) => LeaseElement | undefined
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
+  /** The leases of an address, and of a name, whoever holds them. */
+  readonly leasesAt: (address: Address) => Lease[]
+  readonly leasesAs: (name: string) => Lease[]
   readonly list: () => Iterable<Lease>
   readonly size: () => number
 }
@@ -488,6 +491,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
   ]
+  const ofEverybody = (find: (holder: Holder) => Iterable<Lease> | undefined): Lease[] => [...holders.values()].flatMap((holder) => [...(find(holder) ?? [])]) // prettier-ignore
   return {
     learn,
     sending,
@@ -501,6 +505,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     lacking,
     current,
     namesOf,
+    leasesAt: (address) => ofEverybody((holder) => holder.byAddress.get(address)?.byName.values()),
+    leasesAs: (name) => ofEverybody((holder) => holder.byName.get(name)?.values()),
     list,
     size: () => count,
   }
