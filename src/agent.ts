@@ -11,6 +11,7 @@ import {
 } from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
+import type { IdentityId } from './identity/endpoints.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
@@ -20,6 +21,7 @@ import { capacityDefault } from './observe/ring.ts'
 import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
 import { makeObserver, type Observer } from './observe/observer.ts'
 import type { Address } from './net/address.ts'
+import type { L4 } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
@@ -113,6 +115,9 @@ export interface DeniedWithWhy extends DeniedFlow {
   readonly why: Why
 }
 
+/** Whether the kernel holds an address open to an identity on this port, as learned; undefined: no kernel enforces. */
+export type KernelHolds = (identity: IdentityId, address: Address, l4: L4) => Promise<boolean | undefined>
+
 export interface Agent {
   readonly port: number
   readonly clock: Clock
@@ -124,6 +129,7 @@ export interface Agent {
   /** Takes leases out of the cache and the kernel; new packets obey when it resolves. */
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly denied: () => Promise<DeniedWithWhy[]>
+  readonly kernelHolds: KernelHolds
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   readonly close: () => Promise<void>
@@ -435,6 +441,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     policySet: () => policySet,
     cleanLeases: keeper.clean,
     denied,
+    kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),
     troubles,
     close,
   }

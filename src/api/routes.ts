@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import type { PolicySet } from '../agent.ts'
+import type { KernelHolds, PolicySet } from '../agent.ts'
 import { wallTime, type Clock } from '../clock.ts'
 import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
@@ -12,6 +12,7 @@ import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
 import { readFlowQuery, flowLines } from './flows.ts'
 import type { Observer } from '../observe/observer.ts'
+import { answerWhy, readWhyQuery } from './why.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
@@ -24,7 +25,8 @@ export interface ApiView {
   readonly clock: Clock
   readonly metrics: Pick<Metrics, 'text'>
   readonly snapshot: () => Snapshot
-  readonly leases: Pick<LeaseTable, 'list' | 'size'>
+  readonly leases: Pick<LeaseTable, 'list' | 'size' | 'leasesAt' | 'leasesAs'>
+  readonly kernelHolds: KernelHolds
   readonly policySet: () => PolicySet
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
@@ -98,6 +100,7 @@ export const routes = [
   'GET /v1/endpoint',
   'GET /v1/policy',
   'GET /v1/flows',
+  'GET /v1/why',
 ] as const
 
 const bodyOctetsMax = 64 * 1024
@@ -110,6 +113,7 @@ const parameters: Readonly<Record<string, readonly string[]>> = {
   'GET /v1/fqdn/cache': ['matchpattern', 'cidr', 'identity', 'source'],
   'DELETE /v1/fqdn/cache': ['matchpattern'],
   'GET /v1/flows': ['last', 'first', 'since', 'until', 'follow', 'allow', 'deny'],
+  'GET /v1/why': ['from', 'to', 'protocol'],
 }
 /** Cilium's sources of leases. `connection` is what its zombies have; we have none yet. */
 const sources = ['lookup', 'connection']
@@ -324,6 +328,10 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
     const gone = new AbortController()
     reply.raw.once('close', () => gone.abort())
     return reply.type('application/x-ndjson').send(Readable.from(flowLines(agent.observer, query, gone.signal)))
+  })
+  app.get('/v1/why', async (request, reply) => {
+    const query = readWhyQuery(request.query as Record<string, string>, agent.snapshot())
+    return query.ok ? answerWhy(agent, query) : bad(reply, query.error)
   })
   return app
 }

@@ -11,6 +11,7 @@ import { callApi, defaultApi } from './client.ts'
 import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
 import { addObserve } from './observe.ts'
+import { addWhy } from './why.ts'
 import { addPolicy } from './policy.ts'
 import { print } from './print.ts'
 
@@ -61,6 +62,7 @@ Examples:
       process.exitCode = await demoCommand({ once: options.once === true, verdictsOnly: options.verdictsOnly === true })
     })
   addObserve(program, withApi)
+  addWhy(program, asking)
   addInspection(program)
   return program
 }

@@ -81,7 +81,9 @@ function portsOf({ protocol, port, icmpType }: L4): Record<string, unknown> {
 /** A name for the policy that says what it is for; as Kubernetes wants it (RFC 1123). */
 function nameOf(direction: Direction, peer: RulePeer): string {
   const what = peer.kind === 'name' ? peer.name : peer.kind === 'address' ? addressToText(peer.address) : `identity ${peer.identity}` // prettier-ignore
-  const plain = [...what.toLowerCase()].map((c) => ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ? c : '-')).join('')
+  const plain = [...what.toLowerCase()]
+    .map((c) => ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ? c : '-'))
+    .join('')
   const text = `allow-${direction}-${plain}`.slice(0, 63)
   return text.endsWith('-') ? `${text.slice(0, -1)}0` : text
 }

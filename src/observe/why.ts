@@ -35,7 +35,8 @@ export const missingLinks = {
 export type Missing = keyof typeof missingLinks
 
 /** `endpoint`: who asks; `policy`: what selects it; `question`: may the name be asked; the others as their names say. */
-export type LinkName = 'endpoint' | 'policy' | 'question' | 'lookup' | 'lease' | 'kernel' | 'egress' | 'ingress' | 'seen'
+export type LinkName =
+  'endpoint' | 'policy' | 'question' | 'lookup' | 'lease' | 'kernel' | 'egress' | 'ingress' | 'seen'
 
 export interface Link {
   readonly link: LinkName
@@ -214,7 +215,11 @@ function findingOf({ steps, verdict, why, subject, peer }: DirectionExplanation)
   return near ?? { missing: 'no-rule', text: why[0]?.text ?? '', by: undefined, tier: undefined }
 }
 
-function linkOf(direction: Direction, { verdict, why: [why] }: DirectionExplanation, finding: Finding | undefined): Link {
+function linkOf(
+  direction: Direction,
+  { verdict, why: [why] }: DirectionExplanation,
+  finding: Finding | undefined,
+): Link {
   const holds = verdict === 'allowed' || verdict === 'audited'
   const by = finding?.by ?? why
   return { link: direction, holds, text: `${verdict === 'redirect' ? 'denied' : verdict}: ${finding?.text ?? why?.text ?? ''}`, ...(by === undefined ? {} : { why: by }) } // prettier-ignore
@@ -265,7 +270,10 @@ function lookupOfName({ leasesAs, flows }: WhyFacts, identity: IdentityId, name:
   }
   const other = leasesAs(name).find((lease) => lease.identity !== identity)
   if (other !== undefined) return { missing: 'other-identity', text: `${name} was asked by identity ${other.identity}, not by identity ${identity}` } // prettier-ignore
-  return { missing: 'never-resolved', text: `${name} may be asked, and nobody of identity ${identity} has asked for it` }
+  return {
+    missing: 'never-resolved',
+    text: `${name} may be asked, and nobody of identity ${identity} has asked for it`,
+  }
 }
 
 /** Where the name led when it was last answered. */

@@ -6,6 +6,7 @@ import { openNetlink } from '../../src/datapath/netlink.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import type { ConnectionFlow } from '../../src/observe/flow.ts'
 import { summaryOf } from '../../src/observe/summary.ts'
+import { answerWhy, readWhyQuery, type WhyAnswer } from '../../src/api/why.ts'
 import { addressToText } from '../../src/net/address.ts'
 import { startTestAgent } from '../support/agent.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
@@ -86,6 +87,21 @@ describe.skipIf(reason !== undefined)(`flows of the kernel ${reason ?? ''}`, () 
   test('the same name on another port: the rule that is near', async () => {
     await connect('198.18.0.20', 80)
     expect(await flowTo('198.18.0.20', 80)).toMatchObject({ verdict: 'DROPPED', byDenyRule: false, why: { policy: 'default/web', text: 'api.example.com is allowed on tcp/443 only' } }) // prettier-ignore
+  })
+  test('why: the lease that the kernel holds, and the one that it does not hold any more', async () => {
+    const ask = async (to: string): Promise<WhyAnswer> => {
+      const query = readWhyQuery({ from: 'web', to }, agent.snapshot())
+      return query.ok ? answerWhy(agent, query) : expect.fail(query.error)
+    }
+    await web.run('dig +short api.example.com @9.9.9.9')
+    await connect('198.18.0.20', 443)
+    await flowTo('198.18.0.20', 443)
+    const said = await ask('api.example.com')
+    expect(said).toMatchObject({ verdict: 'allowed', by: { rule: 'spec.egress[0].toFQDNs[0]' } })
+    expect(said.chain.map(({ link, holds }) => `${link} ${holds}`)).toEqual(['endpoint true', 'policy undefined', 'question true', 'lookup true', 'lease true', 'egress true', 'ingress true', 'seen undefined', 'kernel true']) // prettier-ignore
+    sh('nft flush set inet namegate learned4')
+    expect(await ask('198.18.0.20')).toMatchObject({ verdict: 'denied', missing: 'kernel' })
+    await agent.cleanLeases(() => true)
   })
   test('a deny rule', async () => {
     await connect('198.18.66.1', 443)

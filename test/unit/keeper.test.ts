@@ -57,6 +57,7 @@ const datapath: Datapath = {
   epoch: () => epoch,
   repair: () => Promise.resolve({ found: 'stands', epoch }),
   denied: () => Promise.resolve([]),
+  holds: () => Promise.resolve(true),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
 }

@@ -37,9 +37,9 @@ export interface Shown extends ApiView {
   readonly setTime: (millis: number) => void
 }
 
-/** Web is endpoint 1 with identity 256, db endpoint 2 with 257. `over` replaces what the agent would say. */
-export function showWorld(over: Partial<ApiView> = {}): Shown {
-  const loaded = loadWorld([{ path: 'world.yaml', text: manifests }])
+/** Web is endpoint 1 with identity 256, db endpoint 2 with 257. `over` replaces what the agent would say; `more` are further manifests. */
+export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
+  const loaded = loadWorld([{ path: 'world.yaml', text: manifests + more }])
   if (!loaded.ok) return raise(JSON.stringify(loaded.issues))
   const { world } = loaded
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', identities: makeIdentities(undefined, (text) => text) })(world) // prettier-ignore
@@ -51,6 +51,7 @@ export function showWorld(over: Partial<ApiView> = {}): Shown {
     metrics: { text: async () => 'namegate_leases 2\n' },
     snapshot: () => snapshot,
     leases,
+    kernelHolds: async () => undefined,
     policySet: () => ({ revision: 1, policies: world.policies, warnings: [], refused: [] }),
     cleanLeases: async (matches) => leases.drop(matches).dropped.length,
     troubles: () => [],

@@ -29,6 +29,9 @@ function numbered(of: World): World {
 function changed(of: World, change: (rule: Rule, policy: Policy) => Rule | undefined): World {
   return { ...of, policies: of.policies.map((policy) => ({ ...policy, rules: policy.rules.flatMap((rule) => change(rule, policy) ?? []) })) } // prettier-ignore
 }
+/** A copy that lacks these fields. */
+const without = <T extends object>(value: T, ...keys: readonly (keyof T)[]): T => Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key as keyof T))) as T // prettier-ignore
+
 /** The world without default denials: only deny rules deny. */
 const undenying = (of: World): World => ({ ...of, policies: of.policies.map((policy) => ({ ...policy, defaultDeny: { ingress: false, egress: false } })) }) // prettier-ignore
 
@@ -53,7 +56,13 @@ function factsOf(snapshot: Snapshot, identity: number, names: readonly string[],
 
 const text = (value: unknown): string => JSON.stringify(value, (_, v: unknown): unknown => (v instanceof Map ? [...(v as Map<string, string>)] : typeof v === 'bigint' ? v.toString() : v)) // prettier-ignore
 const counts = new Map<string, number>()
-const label = { leased: '', expired: 'lease-over', revoked: 'revoked', other: 'other-identity', none: 'other-resolver' } as const
+const label = {
+  leased: '',
+  expired: 'lease-over',
+  revoked: 'revoked',
+  other: 'other-identity',
+  none: 'other-resolver',
+} as const
 
 /** What is wrong with a report, by the reference; undefined: nothing. */
 function wrongWith(of: World, by: Switches, question: Question, state: State, report: WhyReport): string | undefined {
@@ -90,7 +99,7 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
       if (byName && state !== 'none') return `a name would open it: ${label[state]}`
       return passes(changed(of, (rule, policy) => (names(rule, policy, report.by) ? { ...rule, ports: [{ kind: 'all' }] } : rule))) ? undefined : 'that rule with all ports does not allow it' // prettier-ignore
     case 'not-enforced':
-      return passes(changed(of, ({ l7: _, serverNames: __, ...rule }) => rule)) ? undefined : 'nor is it allowed without what is above L4' // prettier-ignore
+      return passes(changed(of, (rule) => without(rule, 'l7', 'serverNames'))) ? undefined : 'nor is it allowed without what is above L4' // prettier-ignore
     case 'claimed-twice':
       return [question.from, question.to].some(({ address }) => of.pods.filter(({ addresses }) => address !== undefined && addresses.includes(address)).length > 1) ? undefined : 'nobody else has the address' // prettier-ignore
     case 'no-rule':
@@ -99,7 +108,9 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
       // A named port that nobody has is about nothing.
       return passes(changed(of, (rule) => (rule.kind === 'allow' && rule.ports.some(({ kind }) => kind !== 'named') ? { ...rule, ports: [{ kind: 'all' }] } : rule))) ? 'a rule is about it on other ports' : undefined // prettier-ignore
     case 'other-resolver':
-      return passes(nameRules) && (state === 'none' || !byName) ? undefined : `no name opens that port, or ${label[state]}`
+      return passes(nameRules) && (state === 'none' || !byName)
+        ? undefined
+        : `no name opens that port, or ${label[state]}`
     case 'lease-over':
     case 'revoked':
     case 'other-identity':
@@ -134,7 +145,7 @@ test(`${verdicts} verdicts: the deciding rule or the missing link is named, and 
       const snapshot = compilerOf(by)(of)
       for (const [each, state, outside] of drafts) {
         // What a packet tells of itself, and nothing above L4; half of the flows leave the cluster.
-        const { method: _, sni: __, ...question } = questionIn(of, outside === undefined ? each : { ...each, to: outside })
+        const question = without(questionIn(of, outside === undefined ? each : { ...each, to: outside }), 'method', 'sni')
         const [from, to] = [partyOf(snapshot, question.from), partyOf(snapshot, question.to)]
         const address = to.kind === 'address' ? to.address : undefined
         const report = explainWhy(factsOf(snapshot, identityOf(snapshot, from), question.names, address, state), { ...l4Of(question), from, to })
