@@ -82,7 +82,13 @@ export interface AgentParts {
   readonly kernel: { readonly nft: Nft; readonly netlinkFd: number; readonly log?: KernelLog } | undefined
   readonly onOutcome?: (outcome: Outcome) => void
   /** Flows kept (2^n-1), and what they say of where they are from. */
-  readonly observe?: { readonly capacity: number; readonly cluster: string; readonly node: string }
+  readonly observe?: {
+    readonly capacity: number
+    readonly cluster: string
+    readonly node: string
+    /** Metrics by Hubble's and Cilium's names too. */
+    readonly hubbleMetrics?: boolean
+  }
   readonly clock?: Clock
 }
 
@@ -182,7 +188,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const serving = Promise.withResolvers<Answerer>()
   const listening: Listening = await listen(
     parts.listeners,
-    async (message, source, transport) => (await serving.promise)(message, source, transport),
+    async (...asked) => (await serving.promise)(...asked),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
   )
   const stopListening = async (): Promise<void> => {
@@ -253,7 +259,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   )
   const commit: ProxyParts['commit'] = async ({ elements }) => {
     try {
+      const startedAt = clock()
       await keeper.commit(elements)
+      metrics.step('commit', (clock() - startedAt) / 1000)
       if (elements.length > 0) refusals.delete('lease')
     } catch (error) {
       sayRefusal('lease', 'the kernel did not acknowledge a lease', error)
@@ -268,9 +276,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const proxyParts: ProxyParts = {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
-    ask,
+    ask: async (question, flags) => {
+      const startedAt = clock()
+      const answered = await ask(question, flags)
+      metrics.step(answered.kind === 'answer' && answered.cached ? 'cache' : 'upstream', (clock() - startedAt) / 1000)
+      return answered
+    },
     learn: (fact) => {
+      const startedAt = clock()
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
+      metrics.step('learn', (clock() - startedAt) / 1000)
       if (learned.kind === 'learned') observer.lease('learned', fact)
       return learned
     },
@@ -283,11 +298,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     policyRevision: () => snapshot.revision,
     strangers: upstreams.strangers,
     dropped: listening.dropped,
+    flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
+    identities: () => snapshot.identities.size,
+    policies: () => policySet.policies.length,
+    leasedNames: () => leases.names(),
+    hubble: parts.observe?.hubbleMetrics === true ? { cluster } : undefined,
   })
-  serving.resolve(async (message, source, transport) => {
+  observer.tap(metrics.flow)
+  serving.resolve(async (message, source, transport, sourcePort) => {
     const startedAt = clock()
     const outcome = await handle(proxyParts, message, source, transport)
-    observer.question(outcome, clock() - startedAt)
+    const millis = clock() - startedAt
+    metrics.step('total', millis / 1000)
+    observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
 

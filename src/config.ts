@@ -26,6 +26,7 @@ export interface Config {
     readonly capacity: number
     readonly cluster: string
     readonly node: string
+    readonly hubbleMetrics: boolean
     readonly hubble: {
       readonly listen: readonly string[]
       readonly certificate: string | undefined
@@ -192,6 +193,8 @@ const schema = z.strictObject({
         .int()
         .refine(isCapacity, { error: `must be 2^n-1 and at most ${capacityMax}` })
         .default(capacityDefault),
+      /** Metrics by Hubble's and Cilium's names too, for dashboards that are there. */
+      hubbleMetrics: z.boolean().default(false),
       /** The NFLOG group by which the kernel tells of packets; null: it does not. */
       kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
       /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
@@ -331,6 +334,7 @@ function toConfig({
       capacity: observe.flows,
       cluster: policy.clusterName,
       node: host.node ?? hostname(),
+      hubbleMetrics: observe.hubbleMetrics,
       hubble: {
         listen: observe.hubble.listen,
         certificate: observe.hubble.tls?.certificate,

@@ -75,7 +75,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
- * @param over is told of each lease whose time is over, or that somebody cleaned.
+ * @param over is told of each lease whose time is over, or that policy or a person took back.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -245,12 +245,12 @@ export function makeKeeper(
     // within milliseconds, the moved workload is refused: it is the other way round that an address would be open to whom it is not granted.
     copyMoved(before, next, () => true)
     const identities = new Map(next.endpoints.map(({ id, identity }) => [id, identity]))
-    owe(
-      leases.regrant(
-        (lease) => portsOf(lease, next, lease.identity),
-        (endpoint, identity) => identities.get(endpoint) === identity,
-      ),
+    const { lost, remove: orphans } = leases.regrant(
+      (lease) => portsOf(lease, next, lease.identity),
+      (endpoint, identity) => identities.get(endpoint) === identity,
     )
+    for (const lease of lost) over('revoked', lease)
+    owe(orphans)
     const isRegranted = (id: IdentityId): boolean => next.policyOf(id).grantsText !== before.policyOf(id).grantsText
     const regranted = new Set([...next.identities.keys()].filter(isRegranted))
     disown((element) => isNobodys(element, next) || regranted.has(element.identity))

@@ -1,13 +1,23 @@
-// Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses.
+// Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses. Under Hubble's and Cilium's
+// names too where that is wanted.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { Flow } from './observe/flow.ts'
+import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
 import { rcodeName } from './wire/codes.ts'
+
+/** `cache` and `upstream`: where the answer came from; `total`: from the question read to the answer ready. */
+export const steps = ['cache', 'upstream', 'learn', 'commit', 'total'] as const
+export type Step = (typeof steps)[number]
 
 export interface Metrics {
   readonly question: (outcome: Outcome) => void
   readonly upstreamSeconds: (seconds: number, result: 'message' | 'failed') => void
   /** `elements` is undefined when the kernel did not acknowledge. */
   readonly commit: (seconds: number, elements: number | undefined) => void
+  /** A step of a question's story is done. */
+  readonly step: (step: Step, seconds: number) => void
+  readonly flow: (flow: Flow) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly text: () => Promise<string>
@@ -20,10 +30,20 @@ export interface Gauges {
   readonly policyRevision: () => number
   readonly strangers: () => number
   readonly dropped: () => number
+  /** Flows that followers missed, and packets that the kernel did not tell of. */
+  readonly flowsLost: () => { readonly ring: number; readonly kernel: number }
+  readonly identities: () => number
+  readonly policies: () => number
+  readonly leasedNames: () => number
+  /** Undefined: only our own names. */
+  readonly hubble: { readonly cluster: string } | undefined
 }
 
+const stepSeconds = [0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5] // prettier-ignore
+
 export function makeMetrics(gauges: Gauges): Metrics {
-  const registers = [new Registry()]
+  const registry = new Registry()
+  const registers = [registry]
   const counter = (name: string, help: string, labelNames: string[] = []): Counter =>
     new Counter({ name, help, labelNames, registers })
   const gauge = (name: string, help: string, read: () => number): Gauge =>
@@ -47,6 +67,25 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const failures = counter('namegate_commit_failures_total', 'Commits that the kernel did not acknowledge.')
   const loads = counter('namegate_policy_loads_total', 'Loads of the manifests.', ['result'])
   const repairs = counter('namegate_table_repairs_total', 'Times the kernel table had to be made ours again.')
+  const stepped = new Histogram({ name: 'namegate_dns_step_seconds', help: 'Time that each step of a question took; `total` is all of it.', labelNames: ['step'], buckets: stepSeconds, registers }) // prettier-ignore
+  // Bound to their labels once: to look them up for each question would cost as much as the rest.
+  const byStep = Object.fromEntries(steps.map((step) => [step, stepped.labels(step)])) as Record<Step, Histogram.Internal<string>> // prettier-ignore
+  const flows = counter('namegate_flows_total', 'Flows recorded.', ['kind', 'verdict', 'direction'])
+  const boundFlows = new Map<string, Counter.Internal>()
+  new Counter({
+    name: 'namegate_flows_lost_total',
+    help: 'Flows that followers were too slow for (ring), and packets that the kernel did not tell of (kernel).',
+    labelNames: ['source'],
+    registers,
+    collect() {
+      this.reset()
+      for (const [source, count] of Object.entries(gauges.flowsLost())) this.inc({ source }, count)
+    },
+  })
+  const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
+  gauge('namegate_identities', 'Identities in use.', gauges.identities)
+  gauge('namegate_policies', 'Policies in force.', gauges.policies)
+  gauge('namegate_leased_names', 'Names that lead somewhere for somebody.', gauges.leasedNames)
   gauge('namegate_leases', 'Leases held.', gauges.leases)
   gauge('namegate_endpoints', 'Endpoints known.', gauges.endpoints)
   gauge('namegate_policy_revision', 'Revision of the snapshot in force.', gauges.policyRevision)
@@ -70,8 +109,17 @@ export function makeMetrics(gauges: Gauges): Metrics {
         elements.inc(count)
       }
     },
+    step: (step, seconds) => byStep[step].observe(seconds),
+    flow(flow) {
+      const [verdict, direction] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
+      const key = `${flow.kind} ${verdict} ${direction}`
+      let bound = boundFlows.get(key)
+      if (bound === undefined) boundFlows.set(key, (bound = flows.labels(flow.kind, verdict, direction)))
+      bound.inc()
+      hubble?.flow(flow)
+    },
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
-    text: () => registers[0]?.metrics() ?? Promise.resolve(''),
+    text: () => registry.metrics(),
   }
 }

@@ -131,11 +131,11 @@ export interface LeaseTable {
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives what opens nothing any more, and elements to remove; what is to be added is `lacking`. */
   readonly regrant: (
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ) => LeaseElement[]
+  ) => { readonly lost: Lease[]; readonly remove: LeaseElement[] }
   /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
   readonly lacking: () => LeaseElement[]
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
@@ -147,6 +147,8 @@ export interface LeaseTable {
   readonly leasesAs: (name: string) => Lease[]
   readonly list: () => Iterable<Lease>
   readonly size: () => number
+  /** Names that lead somewhere for somebody: of each identity its own. */
+  readonly names: () => number
 }
 
 /**
@@ -438,7 +440,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function regrant(
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ): LeaseElement[] {
+  ): { lost: Lease[]; remove: LeaseElement[] } {
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
@@ -452,7 +454,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
     for (const [identity, holder] of holders)
       for (const [address, door] of holder.byAddress) remove.push(...orphans(identity, address, door))
-    return remove
+    return { lost, remove }
   }
 
   function current({ identity, address, ports }: LeaseElement): LeaseElement | undefined {
@@ -509,6 +511,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     leasesAs: (name) => ofEverybody((holder) => holder.byName.get(name)?.values()),
     list,
     size: () => count,
+    names: () => [...holders.values()].reduce((sum, { byName }) => sum + byName.size, 0),
   }
 }
 

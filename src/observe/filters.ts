@@ -158,7 +158,7 @@ const ofLabel = (side: Side): Maker => (values) => {
 const portOf = (side: Side, flow: HubbleFlow): number | undefined => {
   if (flow.kind === 'connection') return side === 'source' ? flow.sourcePort : flow.destinationPort
   // The question goes to port 53, the answer comes from it.
-  return (flow.kind === 'query') === (side === 'destination') ? 53 : undefined
+  return (flow.kind === 'query') === (side === 'destination') ? 53 : flow.clientPort
 }
 const ofPort = (side: Side): Maker => (values) => {
   const wanted = new Set(values.map(numberOf))

@@ -40,6 +40,8 @@ interface Between extends Said {
 export interface QueryFlow extends Between {
   readonly kind: 'query'
   readonly transport: 'udp' | 'tcp'
+  /** The asker's. */
+  readonly clientPort: number
   /** Without final dot; '' is the root. */
   readonly qname: string
   readonly qtype: string
@@ -48,6 +50,8 @@ export interface QueryFlow extends Between {
 export interface AnswerFlow extends Between {
   readonly kind: 'answer'
   readonly transport: 'udp' | 'tcp'
+  /** The asker's. */
+  readonly clientPort: number
   readonly qname: string
   readonly qtype: string
   readonly rcode: number

@@ -27,9 +27,14 @@ export function makeJoiner(
 ): (logged: Logged, time: number) => ConnectionFlow | undefined {
   let of: Snapshot | undefined
   let decide: (flow: Flow) => Decision
+  const audited = makeRecent(auditedMax)
   return (logged, time) => {
-    const direction = directionOf(logged.prefix)
-    if (direction === undefined) return undefined
+    const denied = directionOf(logged.prefix)
+    const isDenied = denied !== undefined
+    if (!isDenied && logged.prefix !== logPrefix.allowed) return undefined
+    // Audit mode lets pass what it has told of: that is one flow.
+    const packet = packetKey(logged)
+    if (!isDenied && audited.take(packet)) return undefined
     const now = snapshot()
     if (of !== now) {
       of = now
@@ -39,9 +44,12 @@ export function makeJoiner(
     const from = now.endpointOf(source)
     const names = from === undefined ? [] : namesOf(from.identity, destination)
     const decision = decide({ from: { kind: 'address', address: source }, to: { kind: 'address', address: destination }, protocol, port: destinationPort, icmpType: icmp?.type, names }) // prettier-ignore
-    const isDenied = logged.prefix !== logPrefix.allowed
-    const said = isDenied ? decision[direction] : decision.egress
-    const isAudited = said.verdict === 'audited'
+    // Who has no policy of ours was not asked: then the receiver's let it pass.
+    const isSubject = from !== undefined ? from.local : now.policyOf(now.identityOf(source)).directions.egress.selected
+    const direction = denied ?? (isSubject ? 'egress' : 'ingress')
+    const said = decision[direction]
+    const isAudited = isDenied && now.policyOf(now.identityOf(direction === 'egress' ? source : destination)).directions[direction].audit // prettier-ignore
+    if (isAudited) audited.add(packet)
     return {
       kind: 'connection',
       time,
@@ -82,10 +90,31 @@ function sayWhy(why: Why, isDenied: boolean, verdict: string): Why {
   return why
 }
 
+/** Whose denial it is; undefined: none. */
 function directionOf(prefix: string): Direction | undefined {
-  if (prefix === logPrefix.egress || prefix === logPrefix.allowed) return 'egress'
+  if (prefix === logPrefix.egress) return 'egress'
   return prefix === logPrefix.ingress ? 'ingress' : undefined
 }
+
+/** Packets of audit mode whose passing is still to be told of: it follows at once, or was not logged. */
+const auditedMax = 4096
+
+/** The last so many keys; those longest in it go first. */
+function makeRecent(max: number): { add: (key: string) => void; take: (key: string) => boolean } {
+  const keys = new Set<string>()
+  return {
+    add: (key) => {
+      keys.add(key)
+      if (keys.size <= max) return
+      const [eldest] = keys
+      if (eldest !== undefined) keys.delete(eldest)
+    },
+    take: (key) => keys.delete(key),
+  }
+}
+
+const packetKey = ({ source, destination, protocol, sourcePort, destinationPort, icmp }: Logged): string =>
+  `${source} ${destination} ${protocol} ${sourcePort ?? icmp?.type} ${destinationPort}`
 
 /**
  * Listens to a group. Takes over the socket. Throws `KernelError` when the kernel has no such thing, or somebody else has the group.

@@ -27,8 +27,8 @@ export interface LeaseFact {
 export interface Observer {
   readonly ring: Ring
   readonly place: Place
-  /** How a question ended: a flow for it, and one for what was answered. @param millis how long that took */
-  readonly question: (outcome: Outcome, millis: number) => void
+  /** How a question ended: a flow for it, and one for what was answered. @param millis how long that took; clientPort the asker's */
+  readonly question: (outcome: Outcome, millis: number, clientPort: number) => void
   readonly commit: (millis: number, elements: number | undefined) => void
   readonly lease: (change: LeaseChange, fact: LeaseFact, why?: Why) => void
   /** A packet that the kernel told of; undefined is none. */
@@ -36,6 +36,10 @@ export interface Observer {
   /** Packets that it did not tell of. */
   readonly lost: (count: number) => void
   readonly status: () => ObserverStatus
+  /** Packets that the kernel did not tell of. */
+  readonly kernelLost: () => number
+  /** Is told of each flow, as it is written. */
+  readonly tap: (see: (flow: Flow) => void) => void
   /** Namespaces that had a flow within the last hour. */
   readonly namespaces: () => readonly string[]
 }
@@ -69,12 +73,15 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
   const startedAt = now()
   const seenAt = new Map<string, number>()
   let seen = 0
+  let kernelLost = 0
+  const taps: ((flow: Flow) => void)[] = []
   /** Flows by second, the last minute of them. */
   const perSecond = new Float64Array(rateSeconds)
   const secondOf = new Float64Array(rateSeconds)
 
   function record(flow: Flow): void {
     ring.write(flow)
+    for (const see of taps) see(flow)
     if (!isHubbleFlow(flow)) return
     seen++
     const second = Math.floor(flow.time / 1000)
@@ -97,12 +104,12 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     if (eldest !== undefined) seenAt.delete(eldest)
   }
 
-  function question(outcome: Outcome, millis: number): void {
+  function question(outcome: Outcome, millis: number, clientPort: number): void {
     if (outcome.kind === 'ignored' || outcome.kind === 'rejected') return
     const time = now()
     const { question: asked, source, endpoint, transport, why } = outcome
     const asker = endpoint === undefined ? endOf(snapshot(), source) : endOfEndpoint(endpoint, source)
-    const about = { transport, qname: asked.name, qtype: typeName(asked.qtype) }
+    const about = { transport, clientPort, qname: asked.name, qtype: typeName(asked.qtype) }
     const verdict = outcome.kind === 'refused' ? 'DROPPED' : outcome.kind === 'failed' ? 'ERROR' : 'FORWARDED'
     record({ kind: 'query', time: time - millis, why, source: asker, destination: proxyEnd, verdict, ...about })
     const rcode = outcome.kind === 'failed' ? 2 : outcome.rcode
@@ -127,7 +134,12 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     commit: (millis, elements) => record({ kind: 'commit', time: now(), why: undefined, elements: elements ?? 0, millis, acknowledged: elements !== undefined }), // prettier-ignore
     lease: (change, { identity, endpoint, name, addresses, ttlSeconds }, why) => record({ kind: 'lease', time: now(), why, change, identity, endpoint, name, addresses, ttlSeconds }), // prettier-ignore
     connection: (flow) => flow !== undefined && record(flow),
-    lost: (count) => ring.write({ kind: 'lost', source: 'kernel', count, time: now() }),
+    lost: (count) => {
+      kernelLost += count
+      ring.write({ kind: 'lost', source: 'kernel', count, time: now() })
+    },
+    kernelLost: () => kernelLost,
+    tap: (see) => void taps.push(see),
     status,
     namespaces: () => [...seenAt].filter(([, time]) => time > now() - namespaceMillis).map(([namespace]) => namespace).sort(), // prettier-ignore
   }

@@ -24,7 +24,8 @@ test('all defaults', () => {
     hostAddresses: [],
     enforce: 'kernel',
     api: { socket: '/run/namegate/api.sock', address: '127.0.0.1', port: 9653 },
-    observe: { logGroup: 4244, capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
+    observe: { logGroup: 4244,
+      hubbleMetrics: false, capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
     logLevel: 'info',
     settings: defaultSettings(),
   })

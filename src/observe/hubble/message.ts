@@ -54,7 +54,10 @@ function endMessage(end: End, { cluster }: Place): Message {
 
 function l4Of(flow: HubbleFlow): Message {
   if (flow.kind !== 'connection') {
-    const ports = flow.kind === 'query' ? { destination_port: 53 } : { source_port: 53 }
+    const ports =
+      flow.kind === 'query'
+        ? { source_port: flow.clientPort, destination_port: 53 }
+        : { source_port: 53, destination_port: flow.clientPort }
     return { l4: flow.transport === 'udp' ? { UDP: ports } : { TCP: ports } }
   }
   const { protocol, sourcePort: source_port, destinationPort: destination_port, icmp, tcpFlags } = flow

@@ -34,8 +34,8 @@ test('the command asks the agent and prints what it says', async () => {
   onTestFinished(() => api.close())
   const observe = async (...args: string[]): Promise<string> => (await promisify(execFile)(process.execPath, ['src/main.ts', 'observe', '--api', `unix:${socket}`, ...args])).stdout // prettier-ignore
   expect(await observe()).toBe(
-    '1970-01-01T00:00:01.000Z: shop/web-7d9f -> reserved:host:53 FORWARDED (DNS Query api.example.com. A): toFQDNs (shop/web spec.egress[0])\n' +
-      '1970-01-01T00:00:01.001Z: shop/web-7d9f <- reserved:host:53 FORWARDED (DNS Answer "198.18.0.20" TTL: 60 (Proxy api.example.com. A))\n' +
+    '1970-01-01T00:00:01.000Z: shop/web-7d9f:40001 -> reserved:host:53 FORWARDED (DNS Query api.example.com. A): toFQDNs (shop/web spec.egress[0])\n' +
+      '1970-01-01T00:00:01.001Z: shop/web-7d9f:40001 <- reserved:host:53 FORWARDED (DNS Answer "198.18.0.20" TTL: 60 (Proxy api.example.com. A))\n' +
       '1970-01-01T00:00:01.002Z: shop/web-7d9f:40000 <> api.example.com:443 DROPPED (TCP Flags: SYN): no rule matched; selected by shop/web\n',
   )
   const [json = ''] = (await observe('--verdict', 'dropped', '-o', 'json')).split('\n')

@@ -46,6 +46,8 @@ const table: readonly (readonly [FlowFilter, readonly string[]])[] = [
   [{ protocol: ['ipv4'] }, all],
   [{ protocol: ['quic'] }, ['unrecognized protocol: quic']],
   [{ source_port: ['40000'] }, ['connection']],
+  [{ source_port: ['40001'] }, ['query']],
+  [{ destination_port: ['40001'] }, ['answer']],
   [{ destination_port: ['443', '53'] }, ['query', 'connection']],
   [{ destination_port: ['70000'] }, ['70000 is not a port']],
   [{ reply: [false] }, ['query', 'connection']],

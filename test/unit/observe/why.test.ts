@@ -87,6 +87,8 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
   const passes = (of_: World, names_: readonly string[] = asked.names, by_ = by): boolean => !['denied', 'audited'].includes(evaluate(of_, by_, { ...asked, names: names_ })[direction]) // prettier-ignore
   const passesUndenied = (of_: World): boolean => passes(undenying(of_), asked.names, { ...by, enforcement: 'default' })
   if (!isBad(said[direction])) return `${direction} does not deny it`
+  // All of its protocol; without ports a rule may mean others (services that come to nothing, to Cilium).
+  const whole: Rule['ports'] = [{ kind: 'protocol', protocol: question.protocol }]
   const named = (rule: Rule): boolean => rule.peers !== 'everyone' && rule.peers.some(({ kind }) => kind === 'name')
   const nameRules = changed(of, (rule) => rule.direction !== direction || rule.kind !== 'allow' ? rule : named(rule) ? { ...rule, peers: 'everyone' } : undefined) // prettier-ignore
   const byName = direction === 'egress' && !isKnown && question.names.some((name) => evaluate(of, by, { ...asked, names: [name] }).egress === 'allowed') // prettier-ignore
@@ -97,7 +99,7 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
     }
     case 'port':
       if (byName && state !== 'none') return `a name would open it: ${label[state]}`
-      return passes(changed(of, (rule, policy) => (names(rule, policy, report.by) ? { ...rule, ports: [{ kind: 'all' }] } : rule))) ? undefined : 'that rule with all ports does not allow it' // prettier-ignore
+      return passes(changed(of, (rule, policy) => (names(rule, policy, report.by) ? { ...rule, ports: whole } : rule))) ? undefined : 'that rule with all ports does not allow it' // prettier-ignore
     case 'not-enforced':
       return passes(changed(of, (rule) => without(rule, 'l7', 'serverNames'))) ? undefined : 'nor is it allowed without what is above L4' // prettier-ignore
     case 'claimed-twice':
@@ -106,7 +108,7 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
       if (!passesUndenied(of)) return 'a rule denies it'
       if (byName) return `a name would open it: ${label[state]}`
       // A named port that nobody has is about nothing.
-      return passes(changed(of, (rule) => (rule.kind === 'allow' && rule.ports.some(({ kind }) => kind !== 'named') ? { ...rule, ports: [{ kind: 'all' }] } : rule))) ? 'a rule is about it on other ports' : undefined // prettier-ignore
+      return passes(changed(of, (rule) => (rule.kind === 'allow' && rule.ports.some(({ kind }) => kind !== 'named') ? { ...rule, ports: whole } : rule))) ? 'a rule is about it on other ports' : undefined // prettier-ignore
     case 'other-resolver':
       return passes(nameRules) && (state === 'none' || !byName)
         ? undefined
