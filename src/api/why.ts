@@ -1,15 +1,15 @@
 // GET /v1/why: a question as people put it, read against the workloads there are, and answered with the chain of facts.
 import type { Clock } from '../clock.ts'
-import type { LeaseTable } from '../leases/leases.ts'
+import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern } from '../match/pattern.ts'
 import { addressFromText, addressToText, familyOf } from '../net/address.ts'
 import { icmpProtocol, Protocol, type L4 } from '../net/ports.ts'
 import type { Flow } from '../observe/flow.ts'
 import type { Observer } from '../observe/observer.ts'
-import { explainWhy, l4Text, withKernel, type WhyQuestion, type WhyReport } from '../observe/why.ts'
+import { explainWhy, l4Text, somewhere, withKernel, type WhyQuestion, type WhyReport } from '../observe/why.ts'
 import type { Ring } from '../observe/ring.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
-import type { Party } from '../policy/verdict.ts'
+import { makeDecider, type Decision, type Party } from '../policy/verdict.ts'
 import type { Endpoint } from '../identity/endpoints.ts'
 import type { KernelHolds } from '../agent.ts'
 
@@ -117,6 +117,31 @@ export async function answerWhy(view: WhyView, { question, from, to }: WhyReadin
   const held = report.relies === undefined ? undefined : await view.kernelHolds(report.relies.identity, report.relies.address, question) // prettier-ignore
   const { verdict, missing, direction, text, by, chain, rule, advice } = withKernel(report, held)
   return { from, to, verdict, missing, direction, text, by, chain, rule, advice }
+}
+
+/** The verdict alone, both directions, by the names that are leased now; a name without a lease is judged as leading to some address outside. */
+export function answerVerdict({ snapshot, leases }: WhyView, { question }: WhyReading & { ok: true }): Decision {
+  const { from, to, ...l4 } = question
+  const now = snapshot()
+  const source = from.kind === 'endpoint' ? from.endpoint.identity : from.kind === 'address' ? now.identityOf(from.address) : from.identity // prettier-ignore
+  const judge = makeDecider(now)
+  const isMine = ({ identity }: Lease): boolean => identity === source
+  if (to.kind !== 'name') {
+    const names =
+      to.kind === 'address'
+        ? leases
+            .leasesAt(to.address)
+            .filter(isMine)
+            .map(({ name }) => name)
+        : []
+    return judge({ ...l4, from, to, names })
+  }
+  const addresses = leases
+    .leasesAs(to.name)
+    .filter(isMine)
+    .map(({ address }) => address)
+  const all = (addresses.length === 0 ? [somewhere] : addresses).map((address) => judge({ ...l4, from, to: { kind: 'address', address }, names: [to.name] })) // prettier-ignore
+  return all.find(({ verdict }) => verdict !== 'allowed') ?? (all[0] as Decision)
 }
 
 function* newestFirst(ring: Ring): Iterable<Flow> {

@@ -80,7 +80,7 @@ export interface WhyQuestion extends L4 {
 }
 
 /** An address that nobody has (RFC 5737): what a name leads to as long as nobody knows. */
-const somewhere = '\xc0\0\x02\x01' as Address
+export const somewhere = '\xc0\0\x02\x01' as Address
 
 /** Says why. Looks at every rule of both ends, and at every flow that is remembered. */
 export function explainWhy(facts: WhyFacts, question: WhyQuestion): WhyReport {
