@@ -1,6 +1,7 @@
 // Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses. Under Hubble's and Cilium's
 // names too where that is wanted.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { makeHistogram } from './histogram.ts'
 import type { Flow } from './observe/flow.ts'
 import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
@@ -67,11 +68,20 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const failures = counter('namegate_commit_failures_total', 'Commits that the kernel did not acknowledge.')
   const loads = counter('namegate_policy_loads_total', 'Loads of the manifests.', ['result'])
   const repairs = counter('namegate_table_repairs_total', 'Times the kernel table had to be made ours again.')
-  const stepped = new Histogram({ name: 'namegate_dns_step_seconds', help: 'Time that each step of a question took; `total` is all of it.', labelNames: ['step'], buckets: stepSeconds, registers }) // prettier-ignore
-  // Bound to their labels once: to look them up for each question would cost as much as the rest.
-  const byStep = Object.fromEntries(steps.map((step) => [step, stepped.labels(step)])) as Record<Step, Histogram.Internal<string>> // prettier-ignore
-  const flows = counter('namegate_flows_total', 'Flows recorded.', ['kind', 'verdict', 'direction'])
-  const boundFlows = new Map<string, Counter.Internal>()
+  const stepped = makeHistogram('namegate_dns_step_seconds', 'Time that each step of a question took; `total` is all of it.', 'step', steps, stepSeconds) // prettier-ignore
+  registry.registerMetric(stepped.metric as never)
+  /** Counted by key here, and told when somebody asks: prom-client makes a text of the labels for each count. */
+  const flows = new Map<string, { readonly labels: Readonly<Record<string, string>>; count: number }>()
+  new Counter({
+    name: 'namegate_flows_total',
+    help: 'Flows recorded.',
+    labelNames: ['kind', 'verdict', 'direction'],
+    registers,
+    collect() {
+      this.reset()
+      for (const { labels, count } of flows.values()) this.inc(labels, count)
+    },
+  })
   new Counter({
     name: 'namegate_flows_lost_total',
     help: 'Flows that followers were too slow for (ring), and packets that the kernel did not tell of (kernel).',
@@ -109,13 +119,13 @@ export function makeMetrics(gauges: Gauges): Metrics {
         elements.inc(count)
       }
     },
-    step: (step, seconds) => byStep[step].observe(seconds),
+    step: stepped.observe,
     flow(flow) {
-      const [verdict, direction] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
+      const [verdict = '', direction = ''] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
       const key = `${flow.kind} ${verdict} ${direction}`
-      let bound = boundFlows.get(key)
-      if (bound === undefined) boundFlows.set(key, (bound = flows.labels(flow.kind, verdict, direction)))
-      bound.inc()
+      const counted = flows.get(key)
+      if (counted !== undefined) counted.count++
+      else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: 1 })
       hubble?.flow(flow)
     },
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),

@@ -93,7 +93,7 @@ export interface StatusView {
 }
 
 /** Every route, for documentation and the test that holds the two together. */
-export const routes = Object.keys(routeTable)
+export const routes: readonly string[] = Object.keys(routeTable)
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string } // prettier-ignore
 
