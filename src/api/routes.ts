@@ -70,6 +70,7 @@ export interface IdentityRow {
 export interface PolicyView {
   readonly revision: number
   readonly policies: readonly {
+    readonly kind: string
     readonly name: string
     readonly file: string
     readonly 'egress-rules': number
@@ -249,7 +250,8 @@ function policyView(agent: ApiView): PolicyView {
   const endpoints = endpointRows(agent)
   return {
     revision,
-    policies: policies.map(({ name, file, rules }) => ({
+    policies: policies.map(({ kind, name, file, rules }) => ({
+      kind,
       name,
       file,
       'egress-rules': rules.filter((rule) => rule.direction === 'egress').length,

@@ -223,7 +223,14 @@ function addGet(policy: Command, asking: (command: Command) => Command): void {
 
 async function printInForce(api: string, format: Format): Promise<void> {
   const view = (await callApi(api, 'GET', '/v1/policy')) as PolicyView
-  const rows = view.policies.map((p) => [p.name, String(p['egress-rules']), p.endpoints.join(','), p.file])
+  const rows = view.policies.map((p) => [
+    p.kind,
+    p.name,
+    String(p['ingress-rules']),
+    String(p['egress-rules']),
+    p.endpoints.join(','),
+    p.file,
+  ])
   const notes = [...view.refused.map((text) => `refused: ${text}\n`), ...view.warnings.map((text) => `${text}\n`)].join(
     '',
   )
@@ -231,7 +238,8 @@ async function printInForce(api: string, format: Format): Promise<void> {
     render(
       format,
       view,
-      () => `Revision: ${view.revision}\n${table(['Policy', 'Rules', 'Endpoints', 'File'], rows)}${notes}`,
+      () =>
+        `Revision: ${view.revision}\n${table(['Kind', 'Policy', 'Ingress', 'Egress', 'Endpoints', 'File'], rows)}${notes}`,
     ),
   )
 }

@@ -160,8 +160,9 @@ function addInspection(program: Command): void {
   const endpoint = program.command('endpoint').description('workloads')
   asking(endpoint.command('list').description('workloads with identity, addresses and policies')).action(async ({ api, output }: Asking) => {
     const rows = (await callApi(api, 'GET', '/v1/endpoint')) as EndpointRow[]
-    const cells = (row: EndpointRow): string[] => [String(row.id), `${row.namespace}/${row.name}`, String(row.identity), row['egress-default-deny'] ? 'deny' : 'allow', row.addresses.join(','), row.policies.join(',')]
-    await print(render(output, rows, () => table(['Endpoint', 'Pod', 'Identity', 'Default', 'Addresses', 'Policies'], rows.map(cells))))
+    const byDefault = (isDeny: boolean): string => (isDeny ? 'deny' : 'allow')
+    const cells = (row: EndpointRow): string[] => [String(row.id), `${row.namespace}/${row.name}`, String(row.identity), byDefault(row['ingress-default-deny']), byDefault(row['egress-default-deny']), row.addresses.join(','), row.policies.join(',')]
+    await print(render(output, rows, () => table(['Endpoint', 'Pod', 'Identity', 'Ingress', 'Egress', 'Addresses', 'Policies'], rows.map(cells))))
   })
   addPolicy(program, asking, version)
   asking(program.command('status').description('whether the agent does its job; exit status 1 when not')).action(async ({ api, output }: Asking) => {

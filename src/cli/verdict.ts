@@ -92,7 +92,8 @@ function answerLine(line: string, answer: (value: unknown) => Answer): Answer {
   if (line.length > lineCharactersMax) return { error: `a line has at most ${lineCharactersMax} characters` }
   let value: unknown
   try {
-    value = JSON.parse(line)
+    // A byte order mark and a carriage return count as blanks here.
+    value = JSON.parse(line.trim())
   } catch (error) {
     return { error: `not JSON: ${(error as Error).message}` }
   }

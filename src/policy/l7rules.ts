@@ -20,9 +20,10 @@ export function parseL7(context: Context, field: Field): L7 | undefined {
   const fields = readMap(report, field, kinds)
   const given = kinds.filter((key) => !isAbsent(fields.get(key)))
   if (given.length === 0) report.error(field, '"rules" must validate one and only one schema (oneOf): http or dns')
+  // Who has such rules must be able to bring them: they close more than what Cilium 1.20 would make of them.
   if (isSince(options, '1.20'))
     for (const key of given.filter((k) => k in removed))
-      report.error(fields.get(key) ?? field, `Cilium 1.20 removed ${key} rules: ${removed[key] ?? ''}`)
+      report.warn(fields.get(key) ?? field, `Cilium 1.20 removed ${key} rules; here they are judged as before: ${removed[key] ?? ''}`) // prettier-ignore
   const generic = given.includes('l7proto')
   if (given.includes('l7') && !generic)
     report.error(fields.get('l7') ?? field, "'l7' may only be specified when a 'l7proto' is also specified")

@@ -219,7 +219,7 @@ describe('verdict', () => {
     run('bin/namegate', ['policy', 'verdict', '--manifests', at('good'), ...args], lines.map((line) => (typeof line === 'string' ? line : JSON.stringify(line))).join('\n')) // prettier-ignore
 
   test('a line for each flow, in order, errors among them', async () => {
-    const lines = [flow, 'nonsense', { ...flow, port: 5433 }, '', { ...flow, from: 'shop/gone' }, { ...flow, from: '192.0.2.1' }] // prettier-ignore
+    const lines = [`\u{feff}${JSON.stringify(flow)}\r`, 'nonsense', { ...flow, port: 5433 }, '', { ...flow, from: 'shop/gone' }, { ...flow, from: '192.0.2.1' }] // prettier-ignore
     const { status, out, err } = await ask(lines, '--flows', '-', '-o', 'json')
     expect([status, err]).toEqual([0, ''])
     const answers = out.trimEnd().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>) // prettier-ignore

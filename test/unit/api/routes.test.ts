@@ -245,7 +245,14 @@ test('the policy in force, and what is wrong with a newer set', async () => {
   expect((await ask('/v1/policy', 'GET', { ...view, policySet: () => ({ ...policySet(), refused }) })).body).toEqual({
     revision: 1,
     policies: [
-      { name: 'shop/web', file: 'world.yaml', 'egress-rules': 1, 'ingress-rules': 0, endpoints: ['shop/web'] },
+      {
+        kind: 'CiliumNetworkPolicy',
+        name: 'shop/web',
+        file: 'world.yaml',
+        'egress-rules': 1,
+        'ingress-rules': 0,
+        endpoints: ['shop/web'],
+      },
     ],
     warnings: [],
     refused: ['new.yaml:3:5: spec: must be a mapping'],

@@ -64,8 +64,8 @@ describe('what is shown', () => {
     { args: ['fqdn', 'cache', 'list', '-p', 'www.*.com', '-o', 'yaml'], shows: /^- fqdn: www\.example\.com\.\n {2}ips:\n {4}- 2001:db8::1\n/ }, // prettier-ignore
     { args: ['identity', 'list'], shows: /^Identity +Kernel +Labels\n256 +0x100 +k8s:app=web\n +k8s:io/ },
     { args: ['identity', 'get', '257', '-o', 'json'], shows: /"id": 257,\n {2}"labels": \[\n {4}"k8s:app=db"/ },
-    { args: ['endpoint', 'list'], shows: /\n1 +shop\/web +256 +deny +10\.1\.0\.2 +shop\/web\n2 +shop\/db +257 +allow +10\.1\.0\.3,fd01::3\n$/ }, // prettier-ignore
-    { args: ['policy', 'get'], shows: /^Revision: 1\nPolicy +Rules +Endpoints +File\nshop\/web +1 +shop\/web +world\.yaml\n$/ }, // prettier-ignore
+    { args: ['endpoint', 'list'], shows: /\n1 +shop\/web +256 +allow +deny +10\.1\.0\.2 +shop\/web\n2 +shop\/db +257 +allow +allow +10\.1\.0\.3,fd01::3\n$/ }, // prettier-ignore
+    { args: ['policy', 'get'], shows: /^Revision: 1\nKind +Policy +Ingress +Egress +Endpoints +File\nCiliumNetworkPolicy +shop\/web +0 +1 +shop\/web +world\.yaml\n$/ }, // prettier-ignore
     { args: ['status'], shows: /^Status +ready\ntroubles +none\n/ },
   ]
   for (const { args, shows } of listings)
