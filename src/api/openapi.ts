@@ -24,7 +24,7 @@ const ends = {
 export const routeTable: Readonly<Record<string, RouteFacts>> = {
   'GET /healthz': { summary: 'Whether the agent does its job; 503 with reasons when not.' },
   'GET /metrics': { summary: 'Numbers for Prometheus.', type: 'text/plain' },
-  'GET /v1/openapi.json': { summary: 'This document.' },
+  'GET /v1/openapi': { summary: 'This document.' },
   'GET /v1/status': { summary: 'What stands: revision, endpoints, policies, leases, troubles.' },
   'GET /v1/fqdn/cache': {
     summary: 'Leases by name and identity, a page of them where a limit is given.',

@@ -336,7 +336,7 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
   })
   app.get('/v1/fqdn/names', async () => nameRows(agent.policySet().policies, agent.leases.list()))
   app.get('/v1/policy/selectors', async () => selectorRows(agent.policySet().policies, agent.snapshot()))
-  app.get('/v1/openapi.json', async () => openApiDocument(version))
+  app.get('/v1/openapi', async () => openApiDocument(version))
   app.get('/v1/verdict', async (request, reply) => {
     const query = readWhyQuery(request.query as Record<string, string>, agent.snapshot())
     return query.ok ? answerVerdict(agent, query) : bad(reply, query.error)

@@ -177,7 +177,7 @@ test('every route that is listed answers', async () => {
 })
 
 test('the OpenAPI document tells of every route and parameter, and of nothing else', async () => {
-  const { body } = await ask('/v1/openapi.json')
+  const { body } = await ask('/v1/openapi')
   const { paths } = body as { paths: Record<string, Record<string, { parameters: { name: string; in: string }[] }>> }
   const told = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, { parameters }]) => ({ route: `${method.toUpperCase()} ${path.replace('{id}', ':id')}`, parameters }))) // prettier-ignore
   expect(told.map(({ route }) => route).sort()).toEqual([...routes].sort())
