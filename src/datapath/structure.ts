@@ -4,6 +4,7 @@
 //   that number and port;  if a lease could open it, the learned sets;  and then the same for its destination, with the source as peer.
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
+import { snapOctets } from './nflog.ts'
 import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
@@ -28,6 +29,8 @@ export interface StructureOptions {
    * reach whatever those policies say. Absent: they hold for nothing.
    */
   readonly hostPolicies?: { readonly upstreams: readonly { readonly address: Address; readonly port: number }[] }
+  /** The NFLOG group that is told of first packets, allowed and denied, at most `loggedPerSecond` of each. Absent: nobody is. */
+  readonly logGroup?: number
   /** Bound of each learned set; the kernel refuses more (ENFILE), and the answer is then SERVFAIL. */
   readonly learnedMax: number
 }
@@ -38,6 +41,16 @@ const tried = { port: 853, lines: [`size ${triedMax}`, 'flags dynamic,timeout', 
 
 /** Denied flows that are remembered for the summary and `denied()`: past the bound only the counter goes on. */
 export const deniedFlowsMax = 4096
+
+/** What the kernel tells of: packets that policy denies in a direction, and connections that it lets begin. */
+export const logPrefix = { egress: 'denied egress', ingress: 'denied ingress', allowed: 'allowed' } as const
+/** Told of in a second, for each prefix: past that packets go their way untold. */
+const loggedPerSecond = 2000
+
+function log({ logGroup }: StructureOptions, prefix: keyof typeof logPrefix): string[] {
+  if (logGroup === undefined) return []
+  return [`limit rate ${loggedPerSecond}/second burst ${loggedPerSecond} packets log prefix "${logPrefix[prefix]}" group ${logGroup} snaplen ${snapOctets}`] // prettier-ignore
+}
 
 const families = [4, 6] as const
 const directions = ['egress', 'ingress'] as const
@@ -146,11 +159,11 @@ const sides = (direction: 'egress' | 'ingress', f: F): { subject: string; peer: 
  * that an element of a verdict map leads to, for each element, whenever the map changes.
  */
 function chains(options: StructureOptions): string[] {
-  const { proxy, hostPolicies } = options
+  const { proxy } = options
   const dns = `meta l4proto { tcp, udp } th dport ${proxy.port} fib daddr type local accept`
   const from = workloadMatches(options)
   return [
-    block('chain allowed', ['meta priority set none accept']),
+    block('chain allowed', [...log(options, 'allowed'), 'meta priority set none accept']),
     block('chain refuse', [
       'meta priority set none',
       // A reset ends a connect at once; on an ICMP error that comes back while it still sends, TCP tries again a second later.
@@ -158,10 +171,10 @@ function chains(options: StructureOptions): string[] {
         ? ['counter drop']
         : ['meta l4proto tcp counter reject with tcp reset', 'counter reject with icmpx admin-prohibited']),
     ]),
-    ...families.flatMap((f) => judging('ingress', f, hostPolicies !== undefined)),
+    ...families.flatMap((f) => judging('ingress', f, options)),
     // What its sender may send may still not be for its receiver.
     block('chain passed', [...families.map((f) => `${ip(f)} daddr @identity${f} goto ingress${f}`), 'goto allowed']),
-    ...families.flatMap((f) => judging('egress', f, hostPolicies !== undefined)),
+    ...families.flatMap((f) => judging('egress', f, options)),
     ...families.map((f) =>
       block(`chain outgoing${f}`, [
         ...(f === 6 ? [...NEIGHBOURS, PART] : []),
@@ -213,7 +226,7 @@ function chains(options: StructureOptions): string[] {
 }
 
 /** The chains that judge a packet in one direction: its peer's number, the policy's word on it, leases, and what is remembered of denials. */
-function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[] {
+function judging(direction: 'egress' | 'ingress', f: F, options: StructureOptions): string[] {
   const { subject, peer } = sides(direction, f)
   const allowed = direction === 'egress' ? 'passed' : 'allowed'
   const key = `meta priority . ${subject}`
@@ -227,7 +240,8 @@ function judging(direction: 'egress' | 'ingress', f: F, host: boolean): string[]
   ]
   return [
     block(`chain denied_${direction}${f}`, [
-      ...(host ? [`meta priority set ${hostClass}`] : []),
+      ...log(options, direction),
+      ...(options.hostPolicies !== undefined ? [`meta priority set ${hostClass}`] : []),
       identity,
       `${PORTED} update @denied_${direction}${f} { ${flow} counter }`,
       // Without the protocols named, an ICMP packet's checksum would be its port.

@@ -138,11 +138,11 @@ export interface LeaseTable {
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives what opens nothing any more, and elements to remove; what is to be added is `lacking`. */
   readonly regrant: (
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ) => LeaseElement[]
+  ) => { readonly lost: Lease[]; readonly remove: LeaseElement[] }
   /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
   readonly lacking: () => LeaseElement[]
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
@@ -151,8 +151,13 @@ export interface LeaseTable {
   readonly assured: (identity: IdentityId, name: string, addresses: readonly Address[]) => Assured | undefined
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
+  /** The leases of an address, and of a name, whoever holds them. */
+  readonly leasesAt: (address: Address) => Lease[]
+  readonly leasesAs: (name: string) => Lease[]
   readonly list: () => Iterable<Lease>
   readonly size: () => number
+  /** Names that lead somewhere for somebody: of each identity its own. */
+  readonly names: () => number
 }
 
 /**
@@ -444,7 +449,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function regrant(
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ): LeaseElement[] {
+  ): { lost: Lease[]; remove: LeaseElement[] } {
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
@@ -458,7 +463,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
     for (const [identity, holder] of holders)
       for (const [address, door] of holder.byAddress) remove.push(...orphans(identity, address, door))
-    return remove
+    return { lost, remove }
   }
 
   function current({ identity, address, ports }: LeaseElement): LeaseElement | undefined {
@@ -513,6 +518,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
   ]
+  const ofEverybody = (find: (holder: Holder) => Iterable<Lease> | undefined): Lease[] => [...holders.values()].flatMap((holder) => [...(find(holder) ?? [])]) // prettier-ignore
   return {
     learn,
     sending,
@@ -527,8 +533,11 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     current,
     assured,
     namesOf,
+    leasesAt: (address) => ofEverybody((holder) => holder.byAddress.get(address)?.byName.values()),
+    leasesAs: (name) => ofEverybody((holder) => holder.byName.get(name)?.values()),
     list,
     size: () => count,
+    names: () => [...holders.values()].reduce((sum, { byName }) => sum + byName.size, 0),
   }
 }
 

@@ -23,6 +23,7 @@ export type Answerer = (
   message: Uint8Array,
   source: Address,
   transport: 'udp' | 'tcp',
+  sourcePort: number,
 ) => Promise<Uint8Array | undefined>
 
 export interface Listening {
@@ -178,7 +179,7 @@ function serveUdp(desk: Desk, socket: UdpSocket): void {
       desk.shares.giveBack(source)
       desk.onDone()
     }
-    void desk.answer(message, source, 'udp').then((reply) => {
+    void desk.answer(message, source, 'udp', from.port).then((reply) => {
       // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
       if (reply === undefined || desk.closed) done()
       else socket.send(reply, from.port, from.address, done)
@@ -212,7 +213,7 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
       inHand++
       desk.inHand.tcp++
       idle.refresh()
-      void desk.answer(message, source, 'tcp').then((reply) => {
+      void desk.answer(message, source, 'tcp', connection.remotePort ?? 0).then((reply) => {
         if (reply !== undefined && connection.writable) connection.write(framed(reply), done)
         else {
           // What deserves no answer is not DNS: there is nothing more to say on this connection.
@@ -237,9 +238,9 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
 
 /** An answerer that never rejects: what goes wrong inside is told to `onFault`, and the client gets SERVFAIL where a reply is due. */
 function guarded(answer: Answerer, onFault: (error: unknown) => void): Answerer {
-  return async (message, source, transport) => {
+  return async (message, source, transport, sourcePort) => {
     try {
-      return await answer(message, source, transport)
+      return await answer(message, source, transport, sourcePort)
     } catch (error) {
       onFault(error)
       if (gate(message).kind === 'ignore') return undefined

@@ -38,6 +38,7 @@ const pureFiles = [
   'src/datapath/nfnetlink.ts',
   'src/datapath/ctnetlink.ts',
   'src/datapath/rtnetlink.ts',
+  'src/datapath/nflog.ts',
 ]
 
 for (const file of files) {
