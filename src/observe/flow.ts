@@ -3,6 +3,7 @@ import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
 import { labelsToText, type Labels } from '../identity/labels.ts'
 import { hostId } from '../identity/reserved.ts'
 import type { Address } from '../net/address.ts'
+import type { Outcome } from '../proxy/handle.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 
@@ -47,6 +48,8 @@ export interface QueryFlow extends Between {
   readonly qtype: string
 }
 
+export type Refusal = (Outcome & { readonly kind: 'refused' })['reason']
+
 export interface AnswerFlow extends Between {
   readonly kind: 'answer'
   readonly transport: 'udp' | 'tcp'
@@ -57,6 +60,8 @@ export interface AnswerFlow extends Between {
   readonly rcode: number
   readonly addresses: readonly Address[]
   readonly ttlSeconds: number
+  /** Why the question, or what its answer says, was refused. */
+  readonly refused?: Refusal
   /** From the question read to the answer ready. */
   readonly millis: number
 }

@@ -115,7 +115,8 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     const rcode = outcome.kind === 'failed' ? 2 : outcome.rcode
     const told = outcome.kind === 'answered' ? outcome : { addresses: [], ttlSeconds: 0 }
     const { addresses, ttlSeconds } = told
-    record({ kind: 'answer', time, why, source: proxyEnd, destination: asker, verdict, ...about, rcode, addresses, ttlSeconds, millis }) // prettier-ignore
+    const refused = outcome.kind === 'refused' ? { refused: outcome.reason } : {}
+    record({ kind: 'answer', time, why, source: proxyEnd, destination: asker, verdict, ...about, rcode, addresses, ttlSeconds, millis, ...refused }) // prettier-ignore
   }
 
   function status(): ObserverStatus {

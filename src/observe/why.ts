@@ -9,7 +9,7 @@ import { explain, type DirectionExplanation, type Explanation } from '../policy/
 import { Tier, type Direction } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 import { labelsOfName, outsidersOf, resolveParty, type Flow as Asked, type Party } from '../policy/verdict.ts'
-import type { ConnectionFlow, Flow } from './flow.ts'
+import type { ConnectionFlow, Flow, Refusal } from './flow.ts'
 import { smallestRule, type RulePeer } from './smallestRule.ts'
 
 /** What keeps it from passing; each is one thing to do about it. */
@@ -29,6 +29,9 @@ export const missingLinks = {
   'other-resolver': 'the address was not learned from namegate',
   'no-address': 'the name has no address of that kind',
   'answer-failed': 'the name was asked, and the answer was not given',
+  rebinding: 'the answer led where no public name should, and was refused',
+  budget: 'the question was over budget',
+  'doh-refused': 'the name is one of a resolver that would not be seen, and such are refused',
   'lease-over': 'the TTL and the grace of the last lookup are over',
   revoked: 'the lease was taken back',
   kernel: 'the kernel does not hold the lease',
@@ -181,8 +184,10 @@ function whyName(facts: WhyFacts, who: Who, from: Party, name: string, l4: L4): 
   // Nobody knows where it leads: what would be, if it led somewhere outside that only this name leads to?
   const would = whyFlow(facts, who, { ...l4, from, to: { kind: 'address', address: somewhere }, names: [name] }, [question]) // prettier-ignore
   const isOpen = explain(snapshot, { ...l4, from, to: { kind: 'address', address: somewhere } }).decision.verdict === 'allowed' // prettier-ignore
-  if (would.verdict !== 'allowed' || isOpen) return { ...would, relies: undefined }
   const lookup = lookupOfName(facts, who.identity, name)
+  const isRefused = Object.values(missingOfRefusal).includes(lookup.missing)
+  if (would.verdict === 'denied' || (!isRefused && (would.verdict !== 'allowed' || isOpen)))
+    return { ...would, relies: undefined }
   const chain: Link[] = [...would.chain.filter(({ link }) => link !== 'egress' && link !== 'ingress'), { link: 'lookup', holds: false, text: lookup.text }] // prettier-ignore
   const by = grants.find(({ kind, ports }) => kind === 'allow' && portsCover(ports, l4))?.why
   return { ...none, verdict: 'denied', missing: lookup.missing, text: `denied: ${lookup.text}`, by, chain, advice: adviceOf(lookup.missing, undefined) } // prettier-ignore
@@ -262,11 +267,16 @@ function goneText(change: 'learned' | 'expired' | 'revoked', name: string): Look
     : { missing: 'revoked', text: `the lease as ${name} was taken back` }
 }
 
+/** Refusals that are not for policy to explain. */
+const missingOfRefusal: Readonly<Partial<Record<Refusal, Missing>>> = { private: 'rebinding', doh: 'doh-refused', queries: 'budget', names: 'budget', octets: 'budget', nxdomain: 'budget' } // prettier-ignore
+
 /** Why a name that may be asked and would open it has no lease. */
 function lookupOfName({ leasesAs, flows }: WhyFacts, identity: IdentityId, name: string): Lookup {
   for (const flow of flows()) {
     if (flow.kind === 'lease' && flow.identity === identity && flow.name === name) return goneText(flow.change, name)
     if (flow.kind !== 'answer' || flow.destination.identity !== identity || flow.qname !== name) continue
+    const refusal = flow.refused === undefined ? undefined : missingOfRefusal[flow.refused]
+    if (refusal !== undefined) return { missing: refusal, text: `${name} ${flow.qtype} was asked, and refused: ${flow.why?.text ?? missingLinks[refusal]}` } // prettier-ignore
     if (flow.verdict === 'ERROR') return { missing: 'answer-failed', text: `${name} ${flow.qtype} was asked, and not answered: ${flow.why?.text ?? 'no reason is known'}` } // prettier-ignore
     if (flow.verdict === 'FORWARDED' && (flow.rcode !== 0 || flow.addresses.length === 0)) return { missing: 'no-address', text: `${name} ${flow.qtype} was asked; there is no address (RCODE ${flow.rcode})` } // prettier-ignore
   }
@@ -338,6 +348,12 @@ function adviceOf(missing: Missing, rule: string | undefined): string | undefine
     case 'name-denied':
     case 'resolver-denied':
       return rule === undefined ? 'no rule allows it while that deny rule stands: narrow that' : undefined
+    case 'rebinding':
+      return 'if the name is to lead there, name its domain in dns.privateSuffixes, or allow the address itself'
+    case 'budget':
+      return 'see dns.budgets, and what asks so much'
+    case 'doh-refused':
+      return 'let the workload ask by its resolver on port 53, which leads here'
     case 'conflict':
       return 'let both rules ask the same above L4, or let them differ in peers or ports'
     case 'claimed-twice':
