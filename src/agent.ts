@@ -14,13 +14,17 @@ import {
 } from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
-import { makeIdentities, type Digest } from './identity/identities.ts'
 import type { IdentityId } from './identity/endpoints.ts'
+import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
+import { capacityDefault } from './observe/ring.ts'
+import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
+import { makeObserver, type Observer } from './observe/observer.ts'
 import type { Address } from './net/address.ts'
+import type { L4 } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeStepwiseCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
@@ -105,6 +109,14 @@ export interface AgentParts {
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: KernelParts | undefined
   readonly onOutcome?: (outcome: Outcome) => void
+  /** Flows kept (2^n-1), and what they say of where they are from. */
+  readonly observe?: {
+    readonly capacity: number
+    readonly cluster: string
+    readonly node: string
+    /** Metrics by Hubble's and Cilium's names too. */
+    readonly hubbleMetrics?: boolean
+  }
   readonly clock?: Clock
 }
 
@@ -114,6 +126,13 @@ export interface KernelParts {
   /** Netfilter netlink sockets: for learned addresses, and for connections. Without the latter connections go on at an address that passes to another workload. */
   readonly netlinkFd: number
   readonly connectionsFd?: number
+  readonly log?: KernelLog
+}
+
+/** Where the kernel tells of packets: a netfilter netlink socket of the workloads' namespace, and a group that nobody else listens to. */
+export interface KernelLog {
+  readonly fd: number
+  readonly group: number
 }
 
 /** The manifests cannot be used; `issues` says all that is wrong with them. */
@@ -143,10 +162,14 @@ export interface DeniedWithWhy extends DeniedFlow {
   readonly why: Why
 }
 
+/** Whether the kernel holds an address open to an identity on this port, as learned; undefined: no kernel enforces. */
+export type KernelHolds = (identity: IdentityId, address: Address, l4: L4) => Promise<boolean | undefined>
+
 export interface Agent {
   readonly port: number
   readonly clock: Clock
   readonly metrics: Metrics
+  readonly observer: Observer
   readonly snapshot: () => Snapshot
   readonly leases: LeaseTable
   readonly policySet: () => PolicySet
@@ -155,6 +178,7 @@ export interface Agent {
   readonly denied: () => Promise<DeniedWithWhy[]>
   /** Looks now, not only every half minute, for workloads that try resolvers which would not be seen. */
   readonly lookForBypass: () => Promise<void>
+  readonly kernelHolds: KernelHolds
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   /** Looks at the manifests at once, where they are watched. */
@@ -221,13 +245,13 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const late: { replays?: Replays } = {}
   const listening: Listening = await listen(
     parts.listeners,
-    async (message, source, transport) => (await serving.promise)(message, source, transport),
+    async (...asked) => (await serving.promise)(...asked),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
     {
       replays: {
         turn: () => late.replays?.turn(),
-        replay: (message, start, end, source, reply, at) =>
-          late.replays?.replay(message, start, end, source, reply, at) ?? 0,
+        replay: (message, start, end, source, reply, at, port) =>
+          late.replays?.replay(message, start, end, source, reply, at, port) ?? 0,
       },
       batches: makeBatches(),
     },
@@ -246,6 +270,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       ...settings.datapath,
       strangers: settings.dns.unknownEndpoint,
       proxy: { port: listening.port, ...dnatTarget(parts.listeners) },
+      ...(kernel.log === undefined ? {} : { logGroup: kernel.log.group }),
       ...(settings.policy.hostPolicies ? { hostPolicies: { upstreams: servers } } : {}),
     }
     datapath = await startDatapath(
@@ -257,13 +282,35 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     })
   }
   const { mayLead, ...rules } = makeRules(settings.dns, clock)
-  const keeper = makeKeeper(clock, settings.leases, datapath, mayLead, (seconds, count) =>
-    metrics.commit(seconds, count),
+  const { capacity, cluster, node } = parts.observe ?? { capacity: capacityDefault, cluster: settings.policy.clusterName, node: settings.policy.localNode ?? 'localhost' } // prettier-ignore
+  const observer = makeObserver({ snapshot: () => snapshot, capacity, place: { cluster, node }, now: Date.now })
+  const keeper = makeKeeper(
+    clock,
+    settings.leases,
+    datapath,
+    mayLead,
+    (seconds, count) => {
+      metrics.commit(seconds, count)
+      observer.commit(seconds * 1000, count)
+    },
+    (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
   )
   const { leases } = keeper
+  const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
+  /** Without it packets meet the same policy; nobody hears of them. */
+  function listenTo({ fd, group }: KernelLog): KernelFlows | undefined {
+    const join = makeJoiner(() => snapshot, leases.namesOf)
+    try {
+      return listenToKernel(makeNetlink(fd), group, (logged) => observer.connection(join(logged, Date.now())), observer.lost) // prettier-ignore
+    } catch (error) {
+      log.error({ err: error }, 'the kernel does not tell of packets: flows of connections are not observed')
+      return undefined
+    }
+  }
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
     keeper.stop()
     await stopListening()
+    kernelFlows?.close()
     await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
     throw error
   })
@@ -295,7 +342,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   )
   const commit: ProxyParts['commit'] = async ({ elements }) => {
     try {
+      const startedAt = clock()
       await keeper.commit(elements)
+      metrics.step('commit', (clock() - startedAt) / 1000)
       if (elements.length > 0) refusals.delete('lease')
     } catch (error) {
       sayRefusal('lease', 'the kernel did not acknowledge a lease', error)
@@ -312,8 +361,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     unknownEndpoint: settings.dns.unknownEndpoint,
     ...rules,
-    ask,
-    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
+    ask: async (question, flags) => {
+      const startedAt = clock()
+      const answered = await ask(question, flags)
+      metrics.step(answered.kind === 'answer' && answered.cached ? 'cache' : 'upstream', (clock() - startedAt) / 1000)
+      return answered
+    },
+    learn: (fact) => {
+      const startedAt = clock()
+      const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
+      metrics.step('learn', (clock() - startedAt) / 1000)
+      if (learned.kind === 'learned') observer.lease('learned', fact)
+      return learned
+    },
     commit,
     standsFor: keeper.standsFor,
     report,
@@ -324,6 +384,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     policyRevision: () => snapshot.revision,
     strangers: upstreams.strangers,
     dropped: listening.dropped,
+    flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
+    identities: () => snapshot.identities.size,
+    policies: () => inForce.policies.length,
+    leasedNames: () => leases.names(),
+    hubble: parts.observe?.hubbleMetrics === true ? { cluster } : undefined,
   })
   const bypasses = makeBypassWatch(
     clock,
@@ -354,11 +419,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     leases,
     budgets: rules.budgets,
     entries: settings.dns.cache.entries,
-    report,
+    report: (outcome, sourcePort) => {
+      report(outcome)
+      observer.question(outcome, 0, sourcePort)
+    },
   }))
-  serving.resolve(async (message, source, transport) => {
+  observer.tap(metrics.flow)
+  serving.resolve(async (message, source, transport, sourcePort) => {
+    const startedAt = clock()
     const outcome = await handle(proxyParts, message, source, transport)
     replays.keep(message, outcome)
+    const millis = clock() - startedAt
+    metrics.step('total', millis / 1000)
+    observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
 
@@ -556,6 +629,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     await stopListening()
     await cutting
     connections?.close()
+    kernelFlows?.close()
     datapath?.close()
   }
   log.info(
@@ -571,12 +645,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     port: listening.port,
     clock,
     metrics,
+    observer,
     snapshot: () => snapshot,
     leases,
     policySet: () => ({ ...inForce, refused }),
     cleanLeases: keeper.clean,
     denied,
     lookForBypass,
+    kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),
     troubles,
     reload: () => watching?.look(),
     close,

@@ -1,10 +1,12 @@
 // The agent's configuration file: YAML, checked as a whole, every issue with its place.
+import { hostname } from 'node:os'
 import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
 import type { AgentSettings } from './agent.ts'
 import { logLevels, type LogLevel } from './log.ts'
 import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
+import { capacityDefault, capacityMax, isCapacity } from './observe/ring.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
 import type { Server } from './proxy/upstream.ts'
@@ -19,6 +21,20 @@ export interface Config {
   readonly hostAddresses: readonly string[]
   readonly enforce: 'kernel' | 'none'
   readonly api: { readonly socket: string | undefined; readonly address: string; readonly port: number | undefined }
+  readonly observe: {
+    /** The NFLOG group by which the kernel tells of packets; undefined: it does not. */
+    readonly logGroup: number | undefined
+    readonly capacity: number
+    readonly cluster: string
+    readonly node: string
+    readonly hubbleMetrics: boolean
+    readonly hubble: {
+      readonly listen: readonly string[]
+      readonly certificate: string | undefined
+      readonly key: string | undefined
+      readonly clientCa: string | undefined
+    }
+  }
   readonly logLevel: LogLevel
   readonly settings: AgentSettings
 }
@@ -108,6 +124,11 @@ const table = checked(
   (text) => (text.length > 0 && text.length <= 64 && isTable(text) ? text : undefined),
   'a table name (a-z, 0-9, _)',
 )
+const isHubblePlace = (text: string): boolean =>
+  text.startsWith('unix:/') ? text.length < 108 : serverFromText(text) !== undefined && !text.startsWith('unix:')
+/** Whether nobody but this machine's own processes gets there. */
+const isLocal = (text: string): boolean =>
+  text.startsWith('unix:') || text.startsWith('127.') || text.startsWith('[::1]:')
 const version = checked(versionFromText, 'a version such as 1.20')
 const count = (fallback: number, min = 0, max = 2 ** 31 - 1) => z.number().int().min(min).max(max).default(fallback)
 
@@ -222,6 +243,39 @@ const schema = z.strictObject({
         'a loopback address',
       ).default('127.0.0.1'),
       port: z.number().int().min(0).max(65535).nullable().default(9653),
+    })
+    .prefault({}),
+  observe: z
+    .strictObject({
+      /** Flows kept, 2^n-1. */
+      flows: z
+        .number()
+        .int()
+        .refine(isCapacity, { error: `must be 2^n-1 and at most ${capacityMax}` })
+        .default(capacityDefault),
+      /** Metrics by Hubble's and Cilium's names too, for dashboards that are there. */
+      hubbleMetrics: z.boolean().default(false),
+      /** The NFLOG group by which the kernel tells of packets; null: it does not. */
+      kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
+      /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
+      hubble: z
+        .strictObject({
+          listen: z
+            .array(checked((text) => (isHubblePlace(text) ? text : undefined), 'unix:/PATH or ADDRESS:PORT'))
+            .default([]),
+          tls: z
+            .strictObject({
+              certificate: z.string().min(1),
+              key: z.string().min(1),
+              clientCa: z.string().min(1).optional(),
+            })
+            .optional(),
+        })
+        .refine(({ listen, tls }) => tls?.clientCa !== undefined || listen.every(isLocal), {
+          path: ['listen'],
+          error: 'elsewhere than on loopback or a unix socket, tls.clientCa is required',
+        })
+        .prefault({}),
     })
     .prefault({}),
   log: z.strictObject({ level: z.enum(logLevels).default('info') }).prefault({}),
@@ -349,7 +403,17 @@ export function defaultSettings(): AgentSettings {
   return toConfig(schema.parse({ manifests: '.' })).settings
 }
 
-function toConfig({ manifests, dns, leases, policy, datapath, host, api, log }: z.output<typeof schema>): Config {
+function toConfig({
+  manifests,
+  dns,
+  leases,
+  policy,
+  datapath,
+  host,
+  api,
+  observe,
+  log,
+}: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
   return {
     manifests,
@@ -358,6 +422,19 @@ function toConfig({ manifests, dns, leases, policy, datapath, host, api, log }: 
     hostAddresses: host.addresses,
     enforce,
     api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
+    observe: {
+      logGroup: observe.kernelGroup ?? undefined,
+      capacity: observe.flows,
+      cluster: policy.clusterName,
+      node: host.node ?? hostname(),
+      hubbleMetrics: observe.hubbleMetrics,
+      hubble: {
+        listen: observe.hubble.listen,
+        certificate: observe.hubble.tls?.certificate,
+        key: observe.hubble.tls?.key,
+        clientCa: observe.hubble.tls?.clientCa,
+      },
+    },
     logLevel: log.level,
     settings: {
       dns,

@@ -79,6 +79,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
+ * @param over is told of each lease whose time is over, or that policy or a person took back.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -87,10 +88,11 @@ export function makeKeeper(
   datapath: Datapath | undefined,
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
+  over: (how: 'expired' | 'revoked', lease: Lease) => void = () => undefined,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
   const alarm = makeAlarm(clock, () => {
-    leases.expire()
+    for (const lease of leases.expire()) over('expired', lease)
     return leases.nextDeadline()
   })
   /** Elements that must not stand in the kernel any more, by key. */
@@ -255,12 +257,12 @@ export function makeKeeper(
     // within milliseconds, the moved workload is refused: it is the other way round that an address would be open to whom it is not granted.
     copyMoved(before, next, () => true)
     const identities = new Map(next.endpoints.map(({ id, identity }) => [id, identity]))
-    owe(
-      leases.regrant(
-        (lease) => portsOf(lease, next, lease.identity),
-        (endpoint, identity) => identities.get(endpoint) === identity,
-      ),
+    const { lost, remove: orphans } = leases.regrant(
+      (lease) => portsOf(lease, next, lease.identity),
+      (endpoint, identity) => identities.get(endpoint) === identity,
     )
+    for (const lease of lost) over('revoked', lease)
+    owe(orphans)
     const known = new Map<IdentityId, boolean>()
     // Only of those that something was learned for: of all identities it would be the work of a whole change.
     function isRegranted(id: IdentityId): boolean {
@@ -291,6 +293,7 @@ export function makeKeeper(
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
     const { dropped, remove: orphans } = leases.drop(matches)
+    for (const lease of dropped) over('revoked', lease)
     owe(orphans)
     await settle()
     return dropped.length

@@ -1,14 +1,25 @@
-// Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses.
+// Numbers for Prometheus, under our own prefix. Labels have few values by construction: no names, no addresses. Under Hubble's and Cilium's
+// names too where that is wanted.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { BypassWay } from './bypass.ts'
+import { makeHistogram } from './histogram.ts'
+import type { Flow } from './observe/flow.ts'
+import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
 import { rcodeName } from './wire/codes.ts'
+
+/** `cache` and `upstream`: where the answer came from; `total`: from the question read to the answer ready. */
+export const steps = ['cache', 'upstream', 'learn', 'commit', 'total'] as const
+export type Step = (typeof steps)[number]
 
 export interface Metrics {
   readonly question: (outcome: Outcome) => void
   readonly upstreamSeconds: (seconds: number, result: 'message' | 'failed') => void
   /** `elements` is undefined when the kernel did not acknowledge. */
   readonly commit: (seconds: number, elements: number | undefined) => void
+  /** A step of a question's story is done. */
+  readonly step: (step: Step, seconds: number) => void
+  readonly flow: (flow: Flow) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly bypass: (way: BypassWay, times: number) => void
@@ -22,10 +33,20 @@ export interface Gauges {
   readonly policyRevision: () => number
   readonly strangers: () => number
   readonly dropped: () => number
+  /** Flows that followers missed, and packets that the kernel did not tell of. */
+  readonly flowsLost: () => { readonly ring: number; readonly kernel: number }
+  readonly identities: () => number
+  readonly policies: () => number
+  readonly leasedNames: () => number
+  /** Undefined: only our own names. */
+  readonly hubble: { readonly cluster: string } | undefined
 }
 
+const stepSeconds = [0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5] // prettier-ignore
+
 export function makeMetrics(gauges: Gauges): Metrics {
-  const registers = [new Registry()]
+  const registry = new Registry()
+  const registers = [registry]
   const counter = (name: string, help: string, labelNames: string[] = []): Counter =>
     new Counter({ name, help, labelNames, registers })
   const gauge = (name: string, help: string, read: () => number): Gauge =>
@@ -62,6 +83,34 @@ export function makeMetrics(gauges: Gauges): Metrics {
     ['way'],
   )
   const repairs = counter('namegate_table_repairs_total', 'Times the kernel table had to be made ours again.')
+  const stepped = makeHistogram('namegate_dns_step_seconds', 'Time that each step of a question took; `total` is all of it.', 'step', steps, stepSeconds) // prettier-ignore
+  registry.registerMetric(stepped.metric as never)
+  /** Counted by key here, and told when somebody asks: prom-client makes a text of the labels for each count. */
+  const flows = new Map<string, { readonly labels: Readonly<Record<string, string>>; count: number }>()
+  new Counter({
+    name: 'namegate_flows_total',
+    help: 'Flows recorded.',
+    labelNames: ['kind', 'verdict', 'direction'],
+    registers,
+    collect() {
+      this.reset()
+      for (const { labels, count } of flows.values()) this.inc(labels, count)
+    },
+  })
+  new Counter({
+    name: 'namegate_flows_lost_total',
+    help: 'Flows that followers were too slow for (ring), and packets that the kernel did not tell of (kernel).',
+    labelNames: ['source'],
+    registers,
+    collect() {
+      this.reset()
+      for (const [source, count] of Object.entries(gauges.flowsLost())) this.inc({ source }, count)
+    },
+  })
+  const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
+  gauge('namegate_identities', 'Identities in use.', gauges.identities)
+  gauge('namegate_policies', 'Policies in force.', gauges.policies)
+  gauge('namegate_leased_names', 'Names that lead somewhere for somebody.', gauges.leasedNames)
   gauge('namegate_leases', 'Leases held.', gauges.leases)
   gauge('namegate_endpoints', 'Endpoints known.', gauges.endpoints)
   gauge('namegate_policy_revision', 'Revision of the snapshot in force.', gauges.policyRevision)
@@ -104,10 +153,19 @@ export function makeMetrics(gauges: Gauges): Metrics {
         elements.inc(count)
       }
     },
+    step: stepped.observe,
+    flow(flow) {
+      const [verdict = '', direction = ''] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
+      const key = `${flow.kind} ${verdict} ${direction}`
+      const counted = flows.get(key)
+      if (counted !== undefined) counted.count++
+      else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: 1 })
+      hubble?.flow(flow)
+    },
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
     bypass: (way, times) => bypasses.inc({ way }, times),
-    text: () => registers[0]?.metrics() ?? Promise.resolve(''),
+    text: () => registry.metrics(),
   }
 }
 

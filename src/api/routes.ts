@@ -1,8 +1,9 @@
 // The inspection endpoint's routes. Fields are named as in Cilium's agent API where it has them.
+import { readFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import type { PolicySet } from '../agent.ts'
+import type { KernelHolds, PolicySet } from '../agent.ts'
 import { wallTime, type Clock } from '../clock.ts'
 import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
@@ -10,6 +11,12 @@ import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
+import { readFlowQuery, flowLines } from './flows.ts'
+import type { Observer } from '../observe/observer.ts'
+import { openApiDocument, routeTable } from './openapi.ts'
+import { nameRows, selectorRows } from './selectors.ts'
+import { leaseEvents, type Watched } from './watch.ts'
+import { answerVerdict, answerWhy, readWhyQuery } from './why.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
@@ -22,10 +29,12 @@ export interface ApiView {
   readonly clock: Clock
   readonly metrics: Pick<Metrics, 'text'>
   readonly snapshot: () => Snapshot
-  readonly leases: Pick<LeaseTable, 'list' | 'size'>
+  readonly leases: Pick<LeaseTable, 'list' | 'size' | 'leasesAt' | 'leasesAs'>
+  readonly kernelHolds: KernelHolds
   readonly policySet: () => PolicySet
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
+  readonly observer: Pick<Observer, 'ring' | 'place'>
 }
 
 /** One name as one identity holds it: the addresses that were learned together. */
@@ -85,27 +94,18 @@ export interface StatusView {
 }
 
 /** Every route, for documentation and the test that holds the two together. */
-export const routes = [
-  'GET /healthz',
-  'GET /metrics',
-  'GET /v1/status',
-  'GET /v1/fqdn/cache',
-  'DELETE /v1/fqdn/cache',
-  'GET /v1/identity',
-  'GET /v1/identity/:id',
-  'GET /v1/endpoint',
-  'GET /v1/policy',
-] as const
+export const routes: readonly string[] = Object.keys(routeTable)
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string } // prettier-ignore
 
 const bodyOctetsMax = 64 * 1024
 export const requestMillisMax = 10_000
 /** Leases looked at in one turn of the event loop, about 4 ms: questions must not wait for somebody who lists a million leases. */
 export const leasesPerTurn = 1000
 
-/** The query parameters of the routes under /v1 that have any. */
-const parameters: Readonly<Record<string, readonly string[]>> = {
-  'GET /v1/fqdn/cache': ['matchpattern', 'cidr', 'identity', 'source'],
-  'DELETE /v1/fqdn/cache': ['matchpattern'],
+/** The query parameters of a route. */
+function parametersOf(route: string): readonly string[] {
+  return Object.hasOwn(routeTable, route) ? Object.keys(routeTable[route]?.query ?? {}) : []
 }
 /** Cilium's sources of leases. `connection` is what its zombies have; we have none yet. */
 const sources = ['lookup', 'connection']
@@ -121,11 +121,11 @@ function checkParameters(query: Readonly<Record<string, unknown>>, allowed: read
 
 /** Lets a lease pass, or says what is wrong with the filters. */
 type Filter =
-  { readonly ok: true; readonly matches: (lease: Lease) => boolean } | { readonly ok: false; readonly error: string }
+  { readonly ok: true; readonly matches: (lease: Watched) => boolean } | { readonly ok: false; readonly error: string }
 
 /** The filters of a query that `checkParameters` has passed. */
 function readFilter(query: Readonly<Record<string, string>>): Filter {
-  const tests: ((lease: Lease) => boolean)[] = []
+  const tests: ((lease: Watched) => boolean)[] = []
   for (const [key, value] of Object.entries(query)) {
     if (key === 'matchpattern') {
       const complaint = checkPattern(value, 'matchPattern')
@@ -173,15 +173,35 @@ function rowsOf(leases: readonly Lease[], clock: Clock): CacheRow[] {
   })
 }
 
+/** Which rows of a list. */
+interface Page {
+  readonly offset: number
+  readonly limit: number
+}
+
+/** The rows that a query asks for; a string says what is wrong. */
+function readPage({ offset, limit }: Readonly<Record<string, string>>): Page | string {
+  const isCount = (text: string): boolean => text !== '' && text.length < 10 && [...text].every((c) => c >= '0' && c <= '9') // prettier-ignore
+  for (const [key, value] of Object.entries({ offset, limit })) if (value !== undefined && !isCount(value)) return `${key}: "${value}" is not a number` // prettier-ignore
+  return { offset: Number(offset ?? 0), limit: limit === undefined ? Infinity : Number(limit) }
+}
+
 /** The cache as JSON text, in pieces between which the event loop turns; leases that come or go meanwhile may be in it or not. */
-async function* cacheText(view: ApiView, matches: (lease: Lease) => boolean): AsyncGenerator<string> {
+async function* cacheText(
+  view: ApiView,
+  matches: (lease: Lease) => boolean,
+  { offset, limit }: Page,
+): AsyncGenerator<string> {
   let text = '['
+  let row = 0
   let isFirst = true
   let visited = 0
   let held: Lease[] = []
   const flush = (): void => {
-    for (const row of rowsOf(held, view.clock)) {
-      text += `${isFirst ? '' : ','}${JSON.stringify(row)}`
+    for (const each of rowsOf(held, view.clock)) {
+      const at = row++
+      if (at < offset || at >= offset + limit) continue
+      text += `${isFirst ? '' : ','}${JSON.stringify(each)}`
       isFirst = false
     }
     held = []
@@ -190,6 +210,7 @@ async function* cacheText(view: ApiView, matches: (lease: Lease) => boolean): As
   for (const lease of view.leases.list()) {
     const [last] = held
     if (last !== undefined && (last.name !== lease.name || last.identity !== lease.identity)) flush()
+    if (row >= offset + limit) break
     if (matches(lease)) held.push(lease)
     if (++visited % leasesPerTurn !== 0) continue
     if (text !== '') yield text
@@ -284,7 +305,7 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
     })
   app.addHook('preHandler', async ({ method, query, routeOptions: { url } }, reply) => {
     if (url?.startsWith('/v1/') !== true) return undefined
-    const allowed = parameters[`${method === 'HEAD' ? 'GET' : method} ${url}`] ?? []
+    const allowed = parametersOf(`${method === 'HEAD' ? 'GET' : method} ${url}`)
     const complaint = checkParameters(query as Record<string, unknown>, allowed)
     if (complaint !== undefined) return bad(reply, complaint)
     return undefined
@@ -299,9 +320,26 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
   )
   app.get('/v1/status', async () => statusView(agent))
   app.get('/v1/fqdn/cache', async (request, reply) => {
+    const { limit, offset, ...filters } = request.query as Record<string, string>
+    const filter = readFilter(filters)
+    const page = readPage({ ...(limit === undefined ? {} : { limit }), ...(offset === undefined ? {} : { offset }) })
+    if (!filter.ok) return bad(reply, filter.error)
+    if (typeof page === 'string') return bad(reply, page)
+    return reply.type('application/json; charset=utf-8').send(Readable.from(cacheText(agent, filter.matches, page)))
+  })
+  app.get('/v1/fqdn/cache/watch', async (request, reply) => {
     const filter = readFilter(request.query as Record<string, string>)
     if (!filter.ok) return bad(reply, filter.error)
-    return reply.type('application/json; charset=utf-8').send(Readable.from(cacheText(agent, filter.matches)))
+    const gone = new AbortController()
+    reply.raw.once('close', () => gone.abort())
+    return reply.type('text/event-stream').send(Readable.from(leaseEvents(agent.observer, agent.clock, filter.matches, gone.signal))) // prettier-ignore
+  })
+  app.get('/v1/fqdn/names', async () => nameRows(agent.policySet().policies, agent.leases.list()))
+  app.get('/v1/policy/selectors', async () => selectorRows(agent.policySet().policies, agent.snapshot()))
+  app.get('/v1/openapi', async () => openApiDocument(version))
+  app.get('/v1/verdict', async (request, reply) => {
+    const query = readWhyQuery(request.query as Record<string, string>, agent.snapshot())
+    return query.ok ? answerVerdict(agent, query) : bad(reply, query.error)
   })
   app.delete('/v1/fqdn/cache', async (request, reply) => {
     const filter = readFilter(request.query as Record<string, string>)
@@ -315,5 +353,16 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
   })
   app.get('/v1/endpoint', async () => endpointRows(agent))
   app.get('/v1/policy', async () => policyView(agent))
+  app.get('/v1/flows', async (request, reply) => {
+    const query = readFlowQuery(request.query as Record<string, string>, agent.observer.place)
+    if (!query.ok) return bad(reply, query.error)
+    const gone = new AbortController()
+    reply.raw.once('close', () => gone.abort())
+    return reply.type('application/x-ndjson').send(Readable.from(flowLines(agent.observer, query, gone.signal)))
+  })
+  app.get('/v1/why', async (request, reply) => {
+    const query = readWhyQuery(request.query as Record<string, string>, agent.snapshot())
+    return query.ok ? answerWhy(agent, query) : bad(reply, query.error)
+  })
   return app
 }

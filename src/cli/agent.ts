@@ -1,20 +1,21 @@
 // `namegate agent`: reads the configuration, starts the agent and its API, looks at the manifests on SIGHUP, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
-import { ManifestError, startAgent } from '../agent.ts'
+import { ManifestError, startAgent, type Agent } from '../agent.ts'
 import { claimApi } from '../api/serve.ts'
-import { parseConfig } from '../config.ts'
+import { parseConfig, type Config } from '../config.ts'
 import { claimTable, ClaimError } from '../datapath/claim.ts'
 import { openHostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
+import type { ServedHubble } from '../observe/hubble/server.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
 import { SocketError } from '../socketError.ts'
 
 /** Runs until a signal; resolves with the exit status. */
-export async function agentCommand(configFile: string): Promise<number> {
+export async function agentCommand(configFile: string, version: string): Promise<number> {
   const result = parseConfig(await readFile(configFile, 'utf8'), configFile)
   if (!result.ok) {
     process.stderr.write(result.issues.map((issue) => `${issueToText(issue)}\n`).join(''))
@@ -50,12 +51,15 @@ export async function agentCommand(configFile: string): Promise<number> {
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink() } : undefined,
+      observe: config.observe,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     claims.push(agent.close)
     reload = agent.reload
     await api.serve(agent)
     log.info({ urls: api.urls }, 'inspection endpoint')
+    const hubble = await hubbleOf(agent, config.observe.hubble, version)
+    if (hubble !== undefined) claims.push(hubble.close)
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
     return 0
@@ -67,6 +71,17 @@ export async function agentCommand(configFile: string): Promise<number> {
   } finally {
     for (const release of claims.reverse()) await release()
   }
+} // prettier-ignore
+
+/** Hubble's API where the configuration wants it. */
+async function hubbleOf(agent: Agent, { listen, certificate, key, clientCa }: Config['observe']['hubble'], version: string): Promise<ServedHubble | undefined> {
+  if (listen.length === 0) return undefined
+  const { serveHubble } = await import('../observe/hubble/server.ts')
+  const tls =
+    certificate === undefined || key === undefined
+      ? undefined
+      : { certificate: await readFile(certificate), key: await readFile(key), ...(clientCa === undefined ? {} : { clientCa: await readFile(clientCa) }) }
+  return serveHubble(agent.observer, listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
 } // prettier-ignore
 
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */

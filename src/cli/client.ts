@@ -1,5 +1,5 @@
 // Talking to a running agent's API, over its unix socket or loopback.
-import { request } from 'node:http'
+import { request, type IncomingMessage } from 'node:http'
 
 export const defaultApi = 'unix:/run/namegate/api.sock'
 
@@ -35,6 +35,27 @@ export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Pr
     })
     call.end()
   })
+}
+
+/** The lines of an answer as they come; ends when the agent ends it. Rejects with `ApiError`. */
+export async function* streamApi(api: string, path: string): AsyncGenerator<string> {
+  const place = placeOf(api, path)
+  if (place === undefined) throw new ApiError(`"${api}" is neither unix:PATH nor http://HOST:PORT`)
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    const call = request({ ...place, method: 'GET' }, resolve)
+    call.on('error', (error) => reject(new ApiError(`no agent answers at ${api} (${error.message}); start one with: namegate agent --config FILE`))) // prettier-ignore
+    call.end()
+  })
+  let text = ''
+  for await (const part of response.setEncoding('utf8')) {
+    text += part as string
+    const lines = text.split('\n')
+    text = lines.pop() ?? ''
+    if ((response.statusCode ?? 500) < 400) yield* lines.filter((line) => line !== '')
+  }
+  if ((response.statusCode ?? 500) < 400) return
+  const body = JSON.parse(text) as { error?: string }
+  throw new ApiError(body.error ?? `the agent answered ${response.statusCode}`)
 }
 
 type Place =

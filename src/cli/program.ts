@@ -10,6 +10,8 @@ import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
 import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
+import { addObserve } from './observe.ts'
+import { addWhy } from './why.ts'
 import { addPolicy } from './policy.ts'
 import { print } from './print.ts'
 
@@ -47,7 +49,7 @@ Examples:
     .requiredOption('--config <file>', 'configuration file (YAML)')
     .action(async ({ config }: { config: string }) => {
       const { agentCommand } = await import('./agent.ts')
-      process.exitCode = await agentCommand(config)
+      process.exitCode = await agentCommand(config, version)
     })
   addRun(program)
   program
@@ -59,6 +61,8 @@ Examples:
       const { demoCommand } = await import('../demo/demo.ts')
       process.exitCode = await demoCommand({ once: options.once === true, verdictsOnly: options.verdictsOnly === true })
     })
+  addObserve(program, withApi)
+  addWhy(program, asking)
   addInspection(program)
   return program
 }
@@ -105,11 +109,15 @@ function addRun(program: Command): void {
 
 /** Adds the options that every inspecting command has. */
 function asking(command: Command): Command {
-  return command
-    .addOption(
-      new Option('--api <place>', 'the agent: unix:PATH or http://HOST:PORT').default(defaultApi).env('NAMEGATE_API'),
-    )
-    .addOption(new Option('-o, --output <format>', 'how to print').choices([...formats]).default('table'))
+  return withApi(command).addOption(
+    new Option('-o, --output <format>', 'how to print').choices([...formats]).default('table'),
+  )
+}
+
+function withApi(command: Command): Command {
+  return command.addOption(
+    new Option('--api <place>', 'the agent: unix:PATH or http://HOST:PORT').default(defaultApi).env('NAMEGATE_API'),
+  )
 }
 
 function addInspection(program: Command): void {

@@ -1,21 +1,21 @@
 // The kernel side as one thing: the table's structure and policy maps through nft, learned addresses through netlink, denied flows
 // read back. Keeps what it believes the policy maps hold, and makes it true again when somebody else changed the table.
 import type { Clock } from '../clock.ts'
-import { addressFromText, type Address } from '../net/address.ts'
+import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Digest } from '../identity/identities.ts'
-import type { Protocol } from '../net/ports.ts'
+import { protocolName, type L4, type Protocol } from '../net/ports.ts'
 import type { Direction } from '../policy/rules.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
 import { inTurns } from '../turns.ts'
 import type { Connection } from './ctnetlink.ts'
 import { renderCut } from './cut.ts'
-import { changeSteps, desiredSteps, diffSteps, isNothing, renderFlush, renderLearned, withIdentities, type Elements } from './desired.ts' // prettier-ignore
+import { changeSteps, desiredSteps, diffSteps, identityToText, isNothing, renderFlush, renderLearned, withIdentities, type Elements } from './desired.ts' // prettier-ignore
 import { learnedSets, type LeaseElement, type OpenPorts } from './element.ts'
 import { makeLearnedSets, type LearnedSets } from './learned.ts'
 import type { Netlink } from './netlink.ts'
 import type { Dialect } from './nfnetlink.ts'
-import type { Nft } from './nft.ts'
+import { NftError, type Nft } from './nft.ts'
 import { makeCellNumbers } from './peers.ts'
 import { nameIn, otherCopy, renderStructure, renderSwitch, type Copy, type StructureOptions } from './structure.ts'
 
@@ -58,6 +58,8 @@ export interface Datapath {
   readonly tried: () => Promise<ResolverAttempt[]>
   /** From now on what goes on of these connections is refused, once they are forgotten. */
   readonly cut: (connections: readonly Connection[]) => Promise<void>
+  /** Whether a learned address stands there for this port, asked of the kernel itself. */
+  readonly holds: (identity: IdentityId, address: Address, l4: L4) => Promise<boolean>
   /** Every learned address that stands in the kernel, also those of an earlier agent. */
   readonly learned: () => Promise<LeaseElement[]>
   /** Lets go of the kernel; the table stays, so that connections live on and the next agent adopts it. */
@@ -215,6 +217,19 @@ export async function startDatapath(
     return lists.flatMap(readLearned)
   }
 
+  async function holdsLearned(identity: IdentityId, address: Address, { protocol, port }: L4): Promise<boolean> {
+    const [key, family] = [`${identityToText(identity)} . ${addressToText(address)}`, familyOf(address)]
+    const ported = port === undefined ? [] : ['learned', 'learned_range'].map((set) => ({ set, key: `${key} . ${protocolName(protocol)} . ${port}` })) // prettier-ignore
+    const found = await Promise.all([{ set: 'learned_any', key }, ...ported].map((at) => isThere(`${at.set}${family}`, at.key))) // prettier-ignore
+    return found.includes(true)
+  }
+  /** nft says of an element that is not there: "No such file or directory". */
+  const isThere = (set: string, key: string): Promise<boolean> =>
+    nft(['get', 'element', 'inet', table, set, `{ ${key} }`]).then(() => true, (error: unknown) => {
+      if (error instanceof NftError && error.message.includes('No such file')) return false
+      throw error
+    }) // prettier-ignore
+
   return {
     apply,
     commit: learned.commit,
@@ -224,6 +239,7 @@ export async function startDatapath(
     denied,
     tried,
     cut,
+    holds: holdsLearned,
     learned: standingLearned,
     close: learned.close,
     async abandon() {

@@ -5,6 +5,7 @@
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { joinRanges, rangeToText, type AddressRange } from '../net/prefix.ts'
 import { cutEndsMax, cutSets } from './cut.ts'
+import { snapOctets } from './nflog.ts'
 import { clusterNumber } from './peers.ts'
 
 export interface StructureOptions {
@@ -29,6 +30,8 @@ export interface StructureOptions {
    * reach whatever those policies say. Absent: they hold for nothing.
    */
   readonly hostPolicies?: { readonly upstreams: readonly { readonly address: Address; readonly port: number }[] }
+  /** The NFLOG group that is told of first packets, allowed and denied, at most `loggedPerSecond` of each. Absent: nobody is. */
+  readonly logGroup?: number
   /** Bound of each learned set; the kernel refuses more (ENFILE), and the answer is then SERVFAIL. */
   readonly learnedMax: number
 }
@@ -39,6 +42,16 @@ const tried = { port: 853, lines: [`size ${triedMax}`, 'flags dynamic,timeout', 
 
 /** Denied flows that are remembered for the summary and `denied()`: past the bound only the counter goes on. */
 export const deniedFlowsMax = 4096
+
+/** What the kernel tells of: packets that policy denies in a direction, and connections that it lets begin. */
+export const logPrefix = { egress: 'denied egress', ingress: 'denied ingress', allowed: 'allowed' } as const
+/** Told of in a second, for each prefix: past that packets go their way untold. */
+const loggedPerSecond = 2000
+
+function log({ logGroup }: StructureOptions, prefix: keyof typeof logPrefix): string[] {
+  if (logGroup === undefined) return []
+  return [`limit rate ${loggedPerSecond}/second burst ${loggedPerSecond} packets log prefix "${logPrefix[prefix]}" group ${logGroup} snaplen ${snapOctets}`] // prettier-ignore
+}
 
 const families = [4, 6] as const
 const copies = ['a', 'b'] as const
@@ -218,7 +231,7 @@ const toEndpoints = (c: string): string[] => families.map((f) => `${ip(f)} daddr
 /** Chains that are about no policy. */
 function common(options: StructureOptions): string[] {
   return [
-    block('chain allowed', ['meta priority set none accept']),
+    block('chain allowed', [...log(options, 'allowed'), 'meta priority set none accept']),
     block('chain refuse', [
       'meta priority set none',
       // A reset ends a connect at once; on an ICMP error that comes back while it still sends, TCP tries again a second later.
@@ -310,6 +323,7 @@ function judging(direction: 'egress' | 'ingress', f: F, c: string, options: Stru
   ]
   return [
     block(`chain denied_${direction}${f}${c}`, [
+      ...log(options, direction),
       ...(options.hostPolicies !== undefined ? [`meta priority set ${hostClass}`] : []),
       identity,
       `${PORTED} update @denied_${direction}${f} { ${flow} counter }`,

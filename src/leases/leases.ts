@@ -141,11 +141,11 @@ export interface LeaseTable {
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives what opens nothing any more, and elements to remove; what is to be added is `lacking`. */
   readonly regrant: (
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ) => LeaseElement[]
+  ) => { readonly lost: Lease[]; readonly remove: LeaseElement[] }
   /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
   readonly lacking: () => LeaseElement[]
   /** The element as it ought to be in the kernel now; undefined when no lease asks for it. */
@@ -156,8 +156,13 @@ export interface LeaseTable {
   readonly losses: () => number
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
+  /** The leases of an address, and of a name, whoever holds them. */
+  readonly leasesAt: (address: Address) => Lease[]
+  readonly leasesAs: (name: string) => Lease[]
   readonly list: () => Iterable<Lease>
   readonly size: () => number
+  /** Names that lead somewhere for somebody: of each identity its own. */
+  readonly names: () => number
 }
 
 /**
@@ -454,7 +459,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function regrant(
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
-  ): LeaseElement[] {
+  ): { lost: Lease[]; remove: LeaseElement[] } {
     losses++
     const remove: LeaseElement[] = []
     const lost: Held[] = []
@@ -469,7 +474,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
     for (const [identity, holder] of holders)
       for (const [address, door] of holder.byAddress) remove.push(...orphans(identity, address, door))
-    return remove
+    return { lost, remove }
   }
 
   function current({ identity, address, ports }: LeaseElement): LeaseElement | undefined {
@@ -525,6 +530,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const namesOf = (identity: IdentityId, address: Address): string[] => [
     ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
   ]
+  const ofEverybody = (find: (holder: Holder) => Iterable<Lease> | undefined): Lease[] => [...holders.values()].flatMap((holder) => [...(find(holder) ?? [])]) // prettier-ignore
   return {
     learn,
     sending,
@@ -540,8 +546,11 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     assured,
     losses: () => losses,
     namesOf,
+    leasesAt: (address) => ofEverybody((holder) => holder.byAddress.get(address)?.byName.values()),
+    leasesAs: (name) => ofEverybody((holder) => holder.byName.get(name)?.values()),
     list,
     size: () => count,
+    names: () => [...holders.values()].reduce((sum, { byName }) => sum + byName.size, 0),
   }
 }
 

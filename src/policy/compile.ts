@@ -416,5 +416,5 @@ function entriesOf(
 }
 
 function closedEntries({ policy, rule, text }: Closed, ports: readonly NamedPort[], rules: RuleCompiler): Entry[] {
-  return rules.compileRule(policy, rule, ports).map((entry) => ({ ...entry, kind: 'deny', why: { ...entry.why, text } })) // prettier-ignore
+  return rules.compileRule(policy, rule, ports).map((entry) => ({ ...entry, kind: 'deny', why: { ...entry.why, text, conflict: true } })) // prettier-ignore
 }

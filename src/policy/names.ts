@@ -99,7 +99,7 @@ function closedGrants({ policy, rule, text }: Closed): readonly Granting[] {
   return rule.peers.flatMap((peer) =>
     peer.kind !== 'name'
       ? []
-      : [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer).map((grant): Grant => ({ ...grant, kind: 'deny', why: { ...grant.why, text } })) }],
+      : [{ name: peer, pattern: peer.pattern, value: grantsOf(policy, rule, peer).map((grant): Grant => ({ ...grant, kind: 'deny', why: { ...grant.why, text, conflict: true } })) }],
   )
 } // prettier-ignore
 

@@ -14,6 +14,8 @@ export interface Why {
   readonly rule?: string
   /** `file:line` where the manifest came from a file. */
   readonly source?: string
+  /** An allow rule that cannot stand beside another, which `text` names: nothing is opened where they meet. */
+  readonly conflict?: true
 }
 
 export type NameVerdict = { readonly kind: 'allow'; readonly why: Why } | { readonly kind: 'deny'; readonly why: Why }

@@ -35,6 +35,7 @@ export type Answerer = (
   message: Uint8Array,
   source: Address,
   transport: 'udp' | 'tcp',
+  sourcePort: number,
 ) => Promise<Uint8Array | undefined>
 
 export interface Listening {
@@ -215,16 +216,16 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
     // A scope (`fe80::1%eth0`) says more than the address: that is left to libuv.
     const place = datagrams === undefined || address.includes('%') ? undefined : placeAt(source, port)
     if (datagrams === undefined || place === undefined) {
-      const length = replays.replay(message, 0, message.length, source, scratch, 0)
+      const length = replays.replay(message, 0, message.length, source, scratch, 0, port)
       // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
       if (length > 0) socket.send(scratch.slice(0, length), port, address)
-      else ask(message, source, (reply, done) => socket.send(reply, port, address, done))
+      else ask(message, source, port, (reply, done) => socket.send(reply, port, address, done))
       return
     }
     if (datagrams.isFull()) flush(datagrams)
-    const length = replays.replay(message, 0, message.length, source, datagrams.outgoing, datagrams.replyAt())
+    const length = replays.replay(message, 0, message.length, source, datagrams.outgoing, datagrams.replyAt(), port)
     if (length > 0) datagrams.replyTo(place, length)
-    else ask(message, source, (reply, done) => sendSoon(datagrams, reply, place, done))
+    else ask(message, source, port, (reply, done) => sendSoon(datagrams, reply, place, done))
   }
 
   function takeMore(datagrams: Datagrams): void {
@@ -246,16 +247,31 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
     const start = datagrams.startOf(i)
     const end = start + datagrams.lengthOf(i)
     if (datagrams.isFull()) flush(datagrams)
-    const length = replays.replay(datagrams.incoming, start, end, source, datagrams.outgoing, datagrams.replyAt())
+    const length = replays.replay(
+      datagrams.incoming,
+      start,
+      end,
+      source,
+      datagrams.outgoing,
+      datagrams.replyAt(),
+      datagrams.portOf(i),
+    )
     if (length > 0) {
       datagrams.replyBack(i, length)
       return
     }
     const place = datagrams.placeOf(i)
-    ask(datagrams.incoming.slice(start, end), source, (reply, done) => sendSoon(datagrams, reply, place, done))
+    ask(datagrams.incoming.slice(start, end), source, datagrams.portOf(i), (reply, done) =>
+      sendSoon(datagrams, reply, place, done),
+    )
   }
 
-  function ask(message: Uint8Array, source: Address, send: (reply: Uint8Array, done: () => void) => void): void {
+  function ask(
+    message: Uint8Array,
+    source: Address,
+    port: number,
+    send: (reply: Uint8Array, done: () => void) => void,
+  ): void {
     if (!desk.shares.take(source)) {
       desk.dropped++
       return
@@ -266,7 +282,7 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
       desk.shares.giveBack(source)
       desk.onDone()
     }
-    void desk.answer(message, source, 'udp').then((reply) => {
+    void desk.answer(message, source, 'udp', port).then((reply) => {
       if (reply === undefined || desk.closed) done()
       else send(reply, done)
     })
@@ -317,7 +333,7 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
       inHand++
       desk.inHand.tcp++
       idle.refresh()
-      void desk.answer(message, source, 'tcp').then((reply) => {
+      void desk.answer(message, source, 'tcp', connection.remotePort ?? 0).then((reply) => {
         if (reply !== undefined && connection.writable) connection.write(framed(reply), done)
         else {
           // What deserves no answer is not DNS: there is nothing more to say on this connection.
@@ -342,9 +358,9 @@ function serveTcp(desk: Desk, connection: Socket, source: Address): void {
 
 /** An answerer that never rejects: what goes wrong inside is told to `onFault`, and the client gets SERVFAIL where a reply is due. */
 function guarded(answer: Answerer, onFault: (error: unknown) => void): Answerer {
-  return async (message, source, transport) => {
+  return async (message, source, transport, sourcePort) => {
     try {
-      return await answer(message, source, transport)
+      return await answer(message, source, transport, sourcePort)
     } catch (error) {
       onFault(error)
       if (gate(message).kind === 'ignore') return undefined

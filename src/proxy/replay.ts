@@ -21,8 +21,8 @@ export interface ReplayParts {
   readonly budgets: Budgets
   /** Entries kept, rounded up to a power of two. */
   readonly entries: number
-  /** Hears of each replay. Of `reply` only the code is this one's: it is that of an earlier asking. */
-  readonly report: (outcome: Told) => void
+  /** Hears of each replay, and of the asker's port. Of `reply` only the code is this one's: it is that of an earlier asking. */
+  readonly report: (outcome: Told, port: number) => void
 }
 
 /** What can be told again. */
@@ -33,8 +33,8 @@ export interface Replays {
   readonly keep: (message: Uint8Array, outcome: Outcome) => void
   /** Opens a turn: datagrams that were read together. What holds in general is looked at once for all of them. */
   readonly turn: () => void
-  /** Writes the reply to `message[start, end)` to `reply[at]`; gives its length, 0 when the story must be asked. */
-  readonly replay: (message: Uint8Array, start: number, end: number, source: Address, reply: Uint8Array, at: number) => number
+  /** Writes the reply to `message[start, end)`, asked from `port`, to `reply[at]`; gives its length, 0 when the story must be asked. */
+  readonly replay: (message: Uint8Array, start: number, end: number, source: Address, reply: Uint8Array, at: number, port: number) => number
 } // prettier-ignore
 
 interface Entry {
@@ -157,7 +157,7 @@ export function makeReplays({ clock, revision, epoch, leases, budgets, entries, 
     }
   }
 
-  function replay(message: Uint8Array, start: number, end: number, source: Address, reply: Uint8Array, at: number): number {
+  function replay(message: Uint8Array, start: number, end: number, source: Address, reply: Uint8Array, at: number, port: number): number {
     const length = end - start
     if (length > messageOctetsMax || length < headerOctets) return 0
     const found = find(placeOf(hashOf(message, start, length, source)), message, start, length, source)
@@ -187,7 +187,7 @@ export function makeReplays({ clock, revision, epoch, leases, budgets, entries, 
     const { ttlsAt, outcome } = entry
     for (let i = 0; i < ttlsAt.length; i++) capTtl(reply, at + (ttlsAt[i] ?? 0), told, ageSeconds)
     if (outcome.kind === 'answered') outcome.ttlSeconds = told
-    report(outcome)
+    report(outcome, port)
     return entry.reply.length
   }
 

@@ -1,8 +1,9 @@
-// `npm run bench [-- race cold patterns policy commit packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy observe commit packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
 import { dns } from './dns.ts'
 import { makeLab, type Lab } from './lab.ts'
+import { observe } from './observe.ts'
 import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
 import { policy } from './policy.ts'
@@ -12,6 +13,7 @@ import { whyNoKernel } from '../support/lab.ts'
 const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<void> | void>> = {
   patterns,
   policy,
+  observe,
   commit: async (lab) => {
     await lab()
     await commit()
@@ -37,7 +39,7 @@ const lab = (): Promise<Lab> => (made ??= makeLab())
 try {
   for (const [name, program] of Object.entries(programs)) {
     if (asked.length > 0 && !asked.includes(name)) continue
-    if (reason !== undefined && name !== 'patterns' && name !== 'policy')
+    if (reason !== undefined && !['patterns', 'policy', 'observe'].includes(name))
       console.log(`${name}: not measured: ${reason}`)
     else await program(lab)
   }

@@ -40,6 +40,7 @@ const pureFiles = [
   'src/datapath/ctnetlink.ts',
   'src/datapath/rtnetlink.ts',
   'src/datapath/cut.ts',
+  'src/datapath/nflog.ts',
 ]
 
 for (const file of files) {

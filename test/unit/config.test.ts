@@ -24,6 +24,8 @@ test('all defaults', () => {
     hostAddresses: [],
     enforce: 'kernel',
     api: { socket: '/run/namegate/api.sock', address: '127.0.0.1', port: 9653 },
+    observe: { logGroup: 4244,
+      hubbleMetrics: false, capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
     logLevel: 'info',
     settings: defaultSettings(),
   })
@@ -240,4 +242,21 @@ test('an upstream’s mapping says what is wrong in it', () => {
   expect(result.ok ? '' : result.issues[0]?.message).toMatch(
     /^address: "x" is not IP:PORT.*; transport: must be one of/,
   )
+})
+describe('observe', () => {
+  test('Hubble is served on loopback, on a unix socket, and elsewhere only to clients with a certificate', () => {
+    const hubble = (text: string): unknown => {
+      const result = parseConfig(`manifests: /m\nobserve: {hubble: ${text}}`, 'c.yaml')
+      return result.ok ? result.config.observe.hubble.listen : result.issues.map(({ message }) => message)
+    }
+    expect(hubble('{listen: ["unix:/run/namegate/hubble.sock", "127.0.0.1:4244", "[::1]:4244"]}')).toHaveLength(3)
+    expect(hubble('{listen: ["0.0.0.0:4244"]}')).toEqual(['elsewhere than on loopback or a unix socket, tls.clientCa is required']) // prettier-ignore
+    expect(hubble('{listen: ["0.0.0.0:4244"], tls: {certificate: c, key: k}}')).toEqual(['elsewhere than on loopback or a unix socket, tls.clientCa is required']) // prettier-ignore
+    expect(hubble('{listen: ["0.0.0.0:4244"], tls: {certificate: c, key: k, clientCa: a}}')).toEqual(['0.0.0.0:4244'])
+    expect(hubble('{listen: ["localhost:4244"]}')).toEqual(['"localhost:4244" is not unix:/PATH or ADDRESS:PORT'])
+  })
+  test('the ring holds 2^n-1 flows', () => {
+    const result = parseConfig('manifests: /m\nobserve: {flows: 4096}', 'c.yaml')
+    expect(result.ok ? [] : result.issues.map(({ message }) => message)).toEqual(['must be 2^n-1 and at most 65535'])
+  })
 })

@@ -22,6 +22,8 @@ let epoch: number
 let compile: ReturnType<typeof makeCompiler>
 let snapshot: Snapshot
 let keeper: Keeper
+/** What the keeper told of leases that are over. */
+let over: string[]
 /** What stands in the kernel: text of the element -> until when. */
 let kernel: Map<string, number>
 /** When the kernel's answers arrive. */
@@ -60,8 +62,8 @@ const datapath: Datapath = {
   repair: () => Promise.resolve({ found: 'stands', epoch }),
   denied: () => Promise.resolve([]),
   tried: () => Promise.resolve([]),
-
   cut: () => Promise.resolve(),
+  holds: () => Promise.resolve(true),
   learned: () => Promise.resolve(earlier),
   close: () => undefined,
   abandon: () => Promise.resolve(),
@@ -128,7 +130,16 @@ beforeEach(() => {
     datapath,
     makeMayLead({ privateAnswers: 'refuse', privateSuffixes: [] }),
     () => undefined,
+    (how, { name }) => over.push(`${how} ${name}`),
   )
+  over = []
+})
+
+test('a lease that policy takes back is told of', async () => {
+  await answer('web', 'a.example.com', '198.18.0.1')
+  await answer('web', 'b.example.com', '198.18.0.2')
+  await change(web + policy('web', names('{matchName: a.example.com}')))
+  expect(over).toEqual(['revoked b.example.com'])
 })
 
 describe('what the kernel refused', () => {

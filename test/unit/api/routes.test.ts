@@ -3,6 +3,8 @@ import type { InjectOptions } from 'fastify'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Lease } from '../../../src/leases/leases.ts'
 import { leasesPerTurn, makeApi, routes, type CacheRow } from '../../../src/api/routes.ts'
+import { serveApi } from '../../../src/api/serve.ts'
+import { at } from '../observe/flows.ts'
 import { showWorld, type Shown } from './view.ts'
 
 type Method = NonNullable<InjectOptions['method']>
@@ -160,15 +162,67 @@ for (const { method = 'GET', url, status = 400, error } of refused)
     expect(view.leases.size()).toBe(4)
   })
 
+/** What routes must be asked for. */
+const queries: Readonly<Record<string, string>> = { 'GET /v1/why': '?from=shop/web&to=api.example.com', 'GET /v1/verdict': '?from=shop/web&to=api.example.com' } // prettier-ignore
 test('every route that is listed answers', async () => {
-  for (const route of routes) {
+  // To watch has no end: see below.
+  for (const route of routes.filter((each) => !each.endsWith('/watch'))) {
     const [method = '', url = ''] = route.split(' ')
     const { statusCode } = await makeApi(view, false).inject({
       method: method,
-      url: url.replace(':id', '256'),
+      url: url.replace(':id', '256') + (queries[route] ?? ''),
     })
     expect([route, statusCode]).toEqual([route, 200])
   }
+})
+
+test('the OpenAPI document tells of every route and parameter, and of nothing else', async () => {
+  const { body } = await ask('/v1/openapi')
+  const { paths } = body as { paths: Record<string, Record<string, { parameters: { name: string; in: string }[] }>> }
+  const told = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, { parameters }]) => ({ route: `${method.toUpperCase()} ${path.replace('{id}', ':id')}`, parameters }))) // prettier-ignore
+  expect(told.map(({ route }) => route).sort()).toEqual([...routes].sort())
+  for (const { route, parameters } of told.filter((each) => each.route.includes(' /v1/'))) {
+    const [method = '', path = ''] = route.split(' ')
+    const { status, body: said } = await ask(`${path.replace(':id', '256')}?nonsense=1`, method)
+    const names = parameters.filter((each) => each.in === 'query').map(({ name }) => name)
+    expect({ status, said }).toEqual({ status: 400, said: { error: `unknown parameter "nonsense"; there is ${names.join(', ') || 'none here'}` } }) // prettier-ignore
+  }
+})
+
+test('the cache by pages: together they are the whole', async () => {
+  expect((await cache('?limit=2')).map(({ fqdn }) => fqdn)).toEqual(['api.example.com.', 'www.example.com.'])
+  expect((await cache('?limit=2&offset=2')).map(({ identity }) => identity)).toEqual([257])
+  expect(await cache('?offset=3')).toEqual([])
+  expect((await ask('/v1/fqdn/cache?limit=x')).body).toEqual({ error: 'limit: "x" is not a number' })
+})
+
+test('names and selectors, with who uses them', async () => {
+  expect((await ask('/v1/fqdn/names')).body).toEqual([{ field: 'matchPattern', selector: '*.example.com', users: ['shop/web'], leases: 4 }]) // prettier-ignore
+  expect((await ask('/v1/policy/selectors')).body).toEqual([
+    { selector: 'any:app=web,k8s:io.kubernetes.pod.namespace=shop', identities: [256], users: ['shop/web'] },
+    { selector: 'matchPattern *.example.com', identities: [], users: ['shop/web'] },
+  ])
+})
+
+test('a verdict', async () => {
+  expect((await ask('/v1/verdict?from=shop/web&to=198.18.1.1:80')).body).toMatchObject({ verdict: 'allowed', egress: { why: [{ policy: 'shop/web' }] } }) // prettier-ignore
+  expect((await ask('/v1/verdict?from=shop/web&to=198.18.9.9:80')).body).toMatchObject({ verdict: 'denied' })
+  expect((await ask('/v1/verdict?from=shop/web&to=pay.example.net')).body).toMatchObject({ verdict: 'denied' })
+})
+
+test('whoever watches the cache is told of what passes the filter, until they go', async () => {
+  const { urls, close } = await serveApi(view, { socket: undefined, address: '127.0.0.1', port: 0 })
+  const gone = new AbortController()
+  const response = await fetch(`${urls[0]}/v1/fqdn/cache/watch?matchpattern=*.example.com`, { signal: gone.signal })
+  expect(response.headers.get('content-type')).toBe('text/event-stream')
+  const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader()
+  expect((await reader?.read())?.value).toBe(': watching\n\n')
+  const lease = { kind: 'lease', time: 0, why: undefined, identity: 256, endpoint: 1, ttlSeconds: 60 } as const
+  view.observer.ring.write({ ...lease, change: 'learned', name: 'other.test', addresses: [at('198.18.0.9')] })
+  view.observer.ring.write({ ...lease, change: 'revoked', name: 'api.example.com', addresses: [at('198.18.0.1')] })
+  expect((await reader?.read())?.value).toBe('event: revoked\ndata: {"fqdn":"api.example.com.","ips":["198.18.0.1"],"identity":256,"endpoint-id":1,"ttl":60,"remaining-seconds":0,"time":"1970-01-01T00:00:00.000Z"}\n\n') // prettier-ignore
+  gone.abort()
+  await close()
 })
 
 test('HEAD takes the parameters of GET', async () => {

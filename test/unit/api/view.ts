@@ -3,6 +3,7 @@ import type { ApiView } from '../../../src/api/routes.ts'
 import { makeIdentities } from '../../../src/identity/identities.ts'
 import { makeLeases, type LeaseFact } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
+import { makeObserver } from '../../../src/observe/observer.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
 
@@ -36,9 +37,9 @@ export interface Shown extends ApiView {
   readonly setTime: (millis: number) => void
 }
 
-/** Web is endpoint 1 with identity 256, db endpoint 2 with 257. `over` replaces what the agent would say. */
-export function showWorld(over: Partial<ApiView> = {}): Shown {
-  const loaded = loadWorld([{ path: 'world.yaml', text: manifests }])
+/** Web is endpoint 1 with identity 256, db endpoint 2 with 257. `over` replaces what the agent would say; `more` are further manifests. */
+export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
+  const loaded = loadWorld([{ path: 'world.yaml', text: manifests + more }])
   if (!loaded.ok) return raise(JSON.stringify(loaded.issues))
   const { world } = loaded
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', identities: makeIdentities(undefined, (text) => text) })(world) // prettier-ignore
@@ -50,9 +51,11 @@ export function showWorld(over: Partial<ApiView> = {}): Shown {
     metrics: { text: async () => 'namegate_leases 2\n' },
     snapshot: () => snapshot,
     leases,
+    kernelHolds: async () => undefined,
     policySet: () => ({ revision: 1, policies: world.policies, warnings: [], refused: [] }),
     cleanLeases: async (matches) => leases.drop(matches).dropped.length,
     troubles: () => [],
+    observer: makeObserver({ snapshot: () => snapshot, capacity: 4095, place: { cluster: 'default', node: 'node-1' }, now: () => now }), // prettier-ignore
     ...over,
     learn: ({ ips, ...fact }) => void leases.learn({ identity: 256, endpoint: 1, addresses: ips.map(at), ttlSeconds: 60, ports: [{ kind: 'all' }], ...fact }), // prettier-ignore
     setTime: (millis) => void (now = millis),

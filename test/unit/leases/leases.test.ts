@@ -179,7 +179,7 @@ test('a lease dropped while its commit is under way is taken out too', () => {
 test('a changed policy takes and gives', () => {
   answer()
   answer({ name: 'gone.example.com', addresses: [at('198.18.0.9')] })
-  const remove = leases.regrant(
+  const { remove } = leases.regrant(
     (lease) => (lease.name === 'gone.example.com' ? [] : [ssh]),
     () => true,
   )

@@ -111,7 +111,7 @@ function holding(): { answer: Answerer; ids: () => number[]; release: (...ids: n
     const { promise, resolve } = promised<undefined>()
     held.set(count(message, 0), () => resolve(undefined))
     await promise
-    return echo(message, source, transport)
+    return echo(message, source, transport, 0)
   }
   const release = (...ids: number[]): void => {
     for (const id of ids) {
@@ -129,7 +129,7 @@ both('one port', () => {
     const sources: string[] = []
     const answer: Answerer = (message, source, transport) => {
       sources.push(`${transport} ${addressToText(source)}`)
-      return echo(message, source, transport)
+      return echo(message, source, transport, 0)
     }
     const { port } = await start(answer, [here, { kind: 'address', address: '::1', port: 0 }])
     for (const address of ['127.0.0.1', '::1'])
@@ -349,7 +349,7 @@ both('UDP', () => {
 
   test('what deserves no answer gets none', async () => {
     const { port } = await start((message, source, transport) =>
-      count(message, 0) === 1 ? Promise.resolve(undefined) : echo(message, source, transport),
+      count(message, 0) === 1 ? Promise.resolve(undefined) : echo(message, source, transport, 0),
     )
     const client = await udpClient(port)
     client.send(...asked([1, 2]))

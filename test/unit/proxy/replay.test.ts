@@ -117,7 +117,7 @@ function proxy(
     const around = Uint8Array.from([...Array<number>(7).fill(0xff), ...message, 0xee, 0xee])
     buffer.fill(0xdd)
     replays.turn()
-    const length = replays.replay(around, 7, 7 + message.length, source, buffer, 100)
+    const length = replays.replay(around, 7, 7 + message.length, source, buffer, 100, 1000)
     expect(buffer[99]).toBe(0xdd)
     expect(buffer[100 + length]).toBe(0xdd)
     return length === 0 ? undefined : buffer.slice(100, 100 + length)

@@ -1,0 +1,120 @@
+// Flows as Hubble's messages: plain objects with the fields' own names, which are the JSON of `hubble observe -o json` as they stand. Pure.
+import { addressToText, familyOf } from '../../net/address.ts'
+import type { Why } from '../../policy/snapshot.ts'
+import { directionOf, dropReasonName, dropReasonOf, eventOf, isReply, type Place } from '../filters.ts'
+import type { End, HubbleFlow } from '../flow.ts'
+import { summaryOf, tcpFlagNames } from '../summary.ts'
+
+/** A message as protobuf's JSON has it: absent fields are absent, enums are their names, 64 bits are text. */
+export type Message = Readonly<Record<string, unknown>>
+
+/** `2026-01-02T03:04:05.678Z` as JSON, seconds and nanoseconds on the wire. */
+export interface Timestamp {
+  readonly seconds: number
+  readonly nanos: number
+}
+export const timestampOf = (millis: number): Timestamp => {
+  const seconds = Math.floor(millis / 1000)
+  return { seconds, nanos: Math.round((millis - seconds * 1000) * 1e6) }
+}
+
+/** The flow; its time is a `Timestamp` for the wire, and text for JSON. */
+export function flowMessage(flow: HubbleFlow, place: Place, time: unknown): Message {
+  const { source, destination, verdict } = flow
+  const { type, subType } = eventOf(flow)
+  const reason = dropReasonOf(flow)
+  const address = source.address ?? destination.address
+  const reply = isReply(flow)
+  return {
+    time,
+    verdict,
+    ...(reason === 0 ? {} : { drop_reason: reason, drop_reason_desc: dropReasonName(reason) }),
+    ...(address === undefined ? {} : { IP: { ...(source.address === undefined ? {} : { source: addressToText(source.address) }), ...(destination.address === undefined ? {} : { destination: addressToText(destination.address) }), ipVersion: familyOf(address) === 4 ? 'IPv4' : 'IPv6' } }),
+    ...l4Of(flow),
+    source: endMessage(source, place),
+    destination: endMessage(destination, place),
+    Type: flow.kind === 'connection' ? 'L3_L4' : 'L7',
+    node_name: `${place.cluster}/${place.node}`,
+    ...(source.names.length === 0 ? {} : { source_names: source.names }),
+    ...(destination.names.length === 0 ? {} : { destination_names: destination.names }),
+    ...l7Of(flow),
+    ...(reply === true ? { reply } : {}),
+    event_type: { type, ...(subType === 0 ? {} : { sub_type: subType }) },
+    traffic_direction: directionOf(flow),
+    ...(reply === undefined ? {} : { is_reply: { value: reply } }),
+    ...decidedBy(flow),
+    Summary: summaryOf(flow),
+  }
+} // prettier-ignore
+
+function endMessage(end: End, { cluster }: Place): Message {
+  const { endpoint, identity, namespace, labels, pod } = end
+  return { ...(endpoint === 0 ? {} : { ID: endpoint }), identity, ...(namespace === '' ? {} : { namespace }), labels, ...(pod === '' ? {} : { pod_name: pod, cluster_name: cluster }) } // prettier-ignore
+}
+
+function l4Of(flow: HubbleFlow): Message {
+  if (flow.kind !== 'connection') {
+    const ports =
+      flow.kind === 'query'
+        ? { source_port: flow.clientPort, destination_port: 53 }
+        : { source_port: 53, destination_port: flow.clientPort }
+    return { l4: flow.transport === 'udp' ? { UDP: ports } : { TCP: ports } }
+  }
+  const { protocol, sourcePort: source_port, destinationPort: destination_port, icmp, tcpFlags } = flow
+  if (icmp !== undefined) return { l4: protocol === 58 ? { ICMPv6: icmp } : { ICMPv4: icmp } }
+  const ports = { source_port, destination_port }
+  if (protocol === 6) return { l4: { TCP: { ...ports, ...(tcpFlags === undefined ? {} : { flags: Object.fromEntries(tcpFlagNames(tcpFlags).map((flag) => [flag, true])) }) } } } // prettier-ignore
+  if (protocol === 17) return { l4: { UDP: ports } }
+  return protocol === 132 ? { l4: { SCTP: ports } } : {}
+}
+
+function l7Of(flow: HubbleFlow): Message {
+  if (flow.kind === 'connection') return {}
+  const query = flow.qname === '.' ? '.' : `${flow.qname}.`
+  const dns = { query, observation_source: 'proxy', qtypes: [flow.qtype] }
+  if (flow.kind === 'query') return { l7: { type: 'REQUEST', dns } }
+  const { addresses, ttlSeconds, rcode, millis } = flow
+  // Only address records are read of an answer: there is a type of record where there is an address.
+  const rrtypes = addresses.length === 0 ? [] : [flow.qtype]
+  return { l7: { type: 'RESPONSE', latency_ns: String(Math.round(millis * 1e6)), dns: { ...dns, ips: addresses.map(addressToText), ttl: ttlSeconds, rcode, rrtypes } } } // prettier-ignore
+}
+
+/** Which policy decided, with its rule and line; what no rule decided says so in the log, which Hubble leaves empty. */
+function decidedBy(flow: HubbleFlow): Message {
+  const { why } = flow
+  if (why === undefined) return {}
+  const log = { policy_log: [whyLine(why)] }
+  if (why.policy === undefined) return log
+  const side = directionOf(flow) === 'INGRESS' ? 'ingress' : 'egress'
+  const slash = why.policy.indexOf('/')
+  const policy = { name: why.policy.slice(slash + 1), ...(slash < 0 ? {} : { namespace: why.policy.slice(0, slash) }) }
+  return { ...log, [`${side}_${flow.verdict === 'DROPPED' || flow.verdict === 'AUDIT' ? 'denied' : 'allowed'}_by`]: [policy] } // prettier-ignore
+}
+
+const whyLine = ({ text, policy, rule, source }: Why): string =>
+  policy === undefined ? text : `${text} (${[`${policy} ${rule ?? ''}`.trim(), source].filter(Boolean).join(', ')})`
+
+/** Fields of a mask: those that it names, or all of them when it names none. */
+export function masked(message: Message, paths: readonly string[]): Message {
+  if (paths.length === 0) return message
+  // The command line's default mask leaves out what it prints: names, direction, policies. Whoever wants `Summary` is a person.
+  const wanted = paths.includes('Summary') ? [...paths, ...alwaysShown] : paths
+  const shown: Record<string, unknown> = {}
+  for (const path of wanted) copyPath(message, shown, path.split('.'))
+  return shown
+}
+const alwaysShown = ['traffic_direction', 'policy_match_type', 'egress_allowed_by', 'ingress_allowed_by', 'egress_denied_by', 'ingress_denied_by', 'policy_log', 'source_names', 'destination_names', 'drop_reason_desc'] // prettier-ignore
+
+function copyPath(from: Message, to: Record<string, unknown>, [field = '', ...rest]: readonly string[]): void {
+  if (!Object.hasOwn(from, field)) return
+  const value = from[field]
+  if (rest.length === 0 || typeof value !== 'object' || value === null || Array.isArray(value)) {
+    to[field] = value
+    return
+  }
+  const before = to[field]
+  if (before === value) return
+  const within: Record<string, unknown> = { ...(before as Record<string, unknown> | undefined) }
+  copyPath(value as Message, within, rest)
+  to[field] = within
+}

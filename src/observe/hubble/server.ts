@@ -1,0 +1,242 @@
+// Hubble's Observer, Peer and health services over gRPC, for the `hubble` command, Hubble UI and Relay.
+import { once } from 'node:events'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { chmod } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import {
+  loadPackageDefinition,
+  Metadata,
+  Server,
+  ServerCredentials,
+  status as Status,
+  type GrpcObject,
+  type sendUnaryData,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type ServiceClientConstructor,
+} from '@grpc/grpc-js'
+import { loadSync } from '@grpc/proto-loader'
+import { clearSocket } from '../../api/serve.ts'
+import { addressToText } from '../../net/address.ts'
+import { compileFilters, type FlowFilter } from '../filters.ts'
+import { isHubbleFlow, type LeaseFlow } from '../flow.ts'
+import type { Observer } from '../observer.ts'
+import { beginning, judge, type Range } from '../range.ts'
+import type { Entry } from '../ring.ts'
+import { flowMessage, masked, timestampOf, type Message } from './message.ts'
+
+/** `address`: `127.0.0.1:4244` or `unix:/path`. With `clientCa`, clients must show a certificate of that. */
+export interface HubblePlace {
+  readonly address: string
+  readonly tls?: { readonly certificate: Buffer; readonly key: Buffer; readonly clientCa?: Buffer }
+}
+
+export interface ServedHubble {
+  /** The port of each place that has one. */
+  readonly ports: readonly number[]
+  readonly close: () => Promise<void>
+}
+
+/** What the server says of its program; not Hubble's version, by which clients would judge what it can. */
+export interface About {
+  readonly version: string
+}
+
+/** Streams open at a time, over all clients: each costs a place in the ring and what the transport holds. */
+const streamsMax = 256
+/** Entries looked at in one turn of the event loop, some milliseconds: questions must not wait for somebody who reads all flows. */
+const entriesPerTurn = 512
+
+interface WireTimestamp {
+  readonly seconds: string | number
+  readonly nanos?: number
+}
+interface FlowsRequest {
+  readonly number?: string
+  readonly follow?: boolean
+  readonly first?: boolean
+  readonly blacklist?: readonly FlowFilter[]
+  readonly whitelist?: readonly FlowFilter[]
+  readonly since?: WireTimestamp | null
+  readonly until?: WireTimestamp | null
+  readonly field_mask?: { readonly paths?: readonly string[] } | null
+}
+
+const protoFolder = fileURLToPath(new URL('.', import.meta.url))
+/** The services, for the server and for clients in tests. */
+export function loadHubble(): GrpcObject {
+  const files = ['observer.proto', 'peer.proto', 'health.proto']
+  return loadPackageDefinition(
+    loadSync(files, { includeDirs: [protoFolder], keepCase: true, longs: String, enums: String, oneofs: true }),
+  )
+}
+function serviceOf(root: GrpcObject, path: string): ServiceClientConstructor['service'] {
+  let here: unknown = root
+  for (const part of path.split('.')) here = (here as Record<string, unknown>)[part]
+  return (here as ServiceClientConstructor).service
+}
+
+type Call = ServerWritableStream<FlowsRequest, Message>
+type Failure = Error & { readonly code: Status }
+const failure = (code: Status, text: string): Failure => Object.assign(new Error(text), { code })
+
+/** Serves at each place; rejects when one cannot be had, and then serves nowhere. */
+export async function serveHubble(observer: Observer, places: readonly HubblePlace[], { version }: About): Promise<ServedHubble> {
+  const root = loadHubble()
+  const server = new Server({ 'grpc.max_receive_message_length': 1 << 20, 'grpc.keepalive_time_ms': 30_000 })
+  const closing = new AbortController()
+  let streams = 0
+  const { place } = observer
+  const nodeName = `${place.cluster}/${place.node}`
+
+  const unary = (answer: () => Message) => (_call: ServerUnaryCall<unknown, Message>, done: sendUnaryData<Message>): void => done(null, answer())
+  const stream = (serve: (call: Call, signal: AbortSignal) => Promise<void>) => (call: Call): void => {
+    if (streams >= streamsMax) {
+      call.emit('error', failure(Status.RESOURCE_EXHAUSTED, `${streamsMax} streams are open`))
+      return
+    }
+    streams++
+    const gone = new AbortController()
+    const over = (): void => gone.abort()
+    call.on('cancelled', over)
+    closing.signal.addEventListener('abort', over, { once: true })
+    serve(call, gone.signal)
+      .then(() => call.end())
+      .catch((error: unknown) => call.emit('error', error))
+      .finally(() => {
+        streams--
+        closing.signal.removeEventListener('abort', over)
+      })
+  }
+
+  function status(): Message {
+    const { flows, flowsMax, seen, uptimeMillis, rate } = observer.status()
+    return { num_flows: flows, max_flows: flowsMax, seen_flows: seen, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_connected_nodes: { value: 1 }, num_unavailable_nodes: { value: 0 }, version, flows_rate: rate }
+  }
+  function nodes(): Message {
+    const { flows, flowsMax, seen, uptimeMillis } = observer.status()
+    return { nodes: [{ name: nodeName, version, address: places[0]?.address ?? '', state: 'NODE_CONNECTED', tls: { enabled: places[0]?.tls !== undefined }, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_flows: flows, max_flows: flowsMax, seen_flows: seen }] }
+  }
+
+  async function flows(call: Call, signal: AbortSignal): Promise<void> {
+    const { request } = call
+    const filters = compileFilters(request.whitelist ?? [], request.blacklist ?? [], place)
+    if (!filters.ok) throw failure(Status.INVALID_ARGUMENT, filters.error)
+    const paths = request.field_mask?.paths ?? []
+    const shows = (entry: Entry): boolean => entry.kind !== 'lost' && filters.shows(entry)
+    await walk(call, signal, request, shows, (entry) => {
+      const time = timestampOf(entry.time)
+      if (entry.kind === 'lost') {
+        const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
+        return { lost_events: { source, num_events_lost: entry.count }, node_name: nodeName, time }
+      }
+      return isHubbleFlow(entry) ? { flow: masked(flowMessage(entry, place, time), paths), node_name: nodeName, time } : undefined
+    })
+  }
+  /** Leases as Cilium's agent tells of addresses that came to have an identity. */
+  async function events(call: Call, signal: AbortSignal): Promise<void> {
+    const shows = (entry: Entry): boolean => entry.kind === 'lease'
+    await walk(call, signal, call.request, shows, (entry) => entry.kind === 'lease' ? entry.addresses.map((address) => ({ agent_event: eventMessage(entry, `${addressToText(address)}/${address.length * 8}`), node_name: nodeName, time: timestampOf(entry.time) })) : undefined)
+  }
+
+  const header = (call: { sendMetadata: (metadata: Metadata) => void }): void => call.sendMetadata(new Metadata())
+  async function walk(call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | readonly Message[] | undefined): Promise<void> {
+    const range = rangeOf(request)
+    header(call)
+    const { ring } = observer
+    const reader = ring.reader(beginning(ring, range, shows))
+    // Following, the number says where to begin and not where to end.
+    let left = range.number === undefined || range.follow ? Infinity : range.number
+    for (let looked = 1; !signal.aborted && left > 0; looked++) {
+      const entry = reader.next()
+      if (entry === undefined) {
+        if (!range.follow) return
+        await reader.wait(signal)
+        continue
+      }
+      if (looked % entriesPerTurn === 0) await nextTurn()
+      const what = judge(entry, range, shows)
+      if (what === 'end') return
+      if (what === 'skip') continue
+      const said = present(entry)
+      if (said === undefined) continue
+      if (entry.kind !== 'lost') left--
+      for (const message of Array.isArray(said) ? (said as readonly Message[]) : [said as Message])
+        // Who does not read is waited for here, with its place in the ring and no more.
+        if (!call.write(message) && !signal.aborted) await once(call, 'drain', { signal }).catch(() => undefined)
+    }
+  }
+
+  const observe = { GetFlows: stream(flows), GetAgentEvents: stream(events), GetNodes: unary(nodes), GetNamespaces: unary(() => ({ namespaces: observer.namespaces().map((namespace) => ({ cluster: place.cluster, namespace })) })), ServerStatus: unary(status) }
+  server.addService(serviceOf(root, 'observer.Observer'), observe)
+  server.addService(serviceOf(root, 'peer.Peer'), {
+    Notify: stream(async (call, signal) => {
+      header(call)
+      call.write({ name: nodeName, address: places[0]?.address ?? '', type: 'PEER_ADDED' })
+      if (!signal.aborted) await once(signal, 'abort')
+    }),
+  })
+  const serving = { status: 'SERVING' }
+  server.addService(serviceOf(root, 'grpc.health.v1.Health'), {
+    Check: (call: ServerUnaryCall<{ service?: string }, Message>, done: sendUnaryData<Message>) =>
+      servedNames.includes(call.request.service ?? '') ? done(null, serving) : done(failure(Status.NOT_FOUND, 'unknown service')),
+    Watch: stream(async (call, signal) => {
+      call.write(servedNames.includes((call.request as { service?: string }).service ?? '') ? serving : { status: 'SERVICE_UNKNOWN' })
+      if (!signal.aborted) await once(signal, 'abort')
+    }),
+  })
+
+  const ports: number[] = []
+  const close = async (): Promise<void> => {
+    closing.abort()
+    await new Promise<void>((resolve) => server.tryShutdown(() => resolve()))
+  }
+  try {
+    for (const each of places) {
+      if (each.address.startsWith('unix:')) await clearSocket(each.address.slice('unix:'.length))
+      const port = await bind(server, each)
+      if (each.address.startsWith('unix:')) await chmod(each.address.slice('unix:'.length), 0o660)
+      else ports.push(port)
+    }
+  } catch (error) {
+    server.forceShutdown()
+    throw error
+  }
+  return { ports, close }
+} // prettier-ignore
+
+/** The names by which clients ask whether we are well: the `hubble` command asks for the first. */
+const servedNames: readonly string[] = ['hubble.server.Observer', 'observer.Observer', 'peer.Peer', '']
+
+function bind(server: Server, { address, tls }: HubblePlace): Promise<number> {
+  const credentials =
+    tls === undefined
+      ? ServerCredentials.createInsecure()
+      : ServerCredentials.createSsl(tls.clientCa ?? null, [{ cert_chain: tls.certificate, private_key: tls.key }], tls.clientCa !== undefined) // prettier-ignore
+  return new Promise((resolve, reject) => {
+    server.bindAsync(address, credentials, (error, port) => (error === null ? resolve(port) : reject(error)))
+  })
+}
+
+const millisOf = (time: WireTimestamp | null | undefined): number | undefined =>
+  time === null || time === undefined ? undefined : Number(time.seconds) * 1000 + (time.nanos ?? 0) / 1e6
+
+/** Numbers so great are meant to be all. */
+const everything = 2 ** 53
+
+/** Throws a failure where the request contradicts itself. */
+function rangeOf(request: FlowsRequest): Range {
+  const { first = false, follow = false } = request
+  if (first && follow) throw failure(Status.INVALID_ARGUMENT, 'first cannot be specified with follow')
+  const [since, until] = [millisOf(request.since), millisOf(request.until)]
+  const number = Number(request.number ?? 0)
+  const isAll = number >= everything || (number === 0 && (since !== undefined || until !== undefined))
+  return { number: isAll ? undefined : number, first, follow, since, until }
+}
+
+function eventMessage(flow: LeaseFlow, cidr: string): Message {
+  return {
+    type: flow.change === 'learned' ? 'IPCACHE_UPSERTED' : 'IPCACHE_DELETED',
+    ipcache_update: { cidr, identity: flow.identity },
+  }
+}
