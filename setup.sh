@@ -26,7 +26,7 @@ fi
 # Programs, and the Debian packages that have them.
 need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux"
 if [ "${1:-}" = test ]; then
-  need="$need dig:bind9-dnsutils kdig:knot-dnsutils drill:ldnsutils gcc:gcc musl-gcc:musl-tools curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps promtool:prometheus"
+  need="$need dig:bind9-dnsutils kdig:knot-dnsutils drill:ldnsutils gcc:gcc musl-gcc:musl-tools curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps"
 fi
 missing=
 for pair in $need; do
@@ -47,4 +47,25 @@ if [ -n "$missing" ]; then
   else
     echo "setup: some programs are missing; as root: apt-get install$missing (or your system's packages of these programs)" >&2
   fi
+fi
+
+# Programs of packages that would start services or take over this machine's resolver: only their files are taken, and nothing is installed.
+take() { # package, file in it
+  [ -e "node_modules/.debian/$2" ] && return
+  echo "setup: taking $2 out of Debian's $1 ..."
+  here=$(pwd)
+  folder=$(mktemp -d)
+  chmod 755 "$folder"
+  (
+    cd "$folder"
+    apt-get download "$1" || { apt-get update && apt-get download "$1"; }
+    mkdir -p "$here/node_modules/.debian"
+    dpkg --fsys-tarfile ./*.deb | tar -x -C "$here/node_modules/.debian" "./$2"
+  ) >"$folder/log" 2>&1 || fail "could not take $2 out of $1:" "$folder/log"
+  rm -rf "$folder"
+}
+if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+  take prometheus usr/bin/promtool
+  take systemd-resolved lib/systemd/systemd-resolved
+  take libsystemd-shared "usr/lib/$(uname -m)-linux-gnu/systemd/libsystemd-shared-252.so"
 fi

@@ -2,11 +2,11 @@
 import { spawnSync } from 'node:child_process'
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
 import { framed } from '../../src/proxy/frame.ts'
@@ -29,10 +29,9 @@ const has = (program: string): boolean => spawnSync('sh', ['-c', `command -v ${p
 /** Debian's own: another in the path has no Debian packages. */
 const python = '/usr/bin/python3'
 const hasCares = (): boolean => spawnSync(python, ['-c', 'import pycares']).status === 0
-/** Not installed for this: its package takes over the machine's own resolver. */
-const resolved = ['/lib/systemd/systemd-resolved', process.env['NAMEGATE_TEST_RESOLVED'] ?? ''].find(
-  (path) => path !== '' && existsSync(path),
-)
+/** Its package would take over the machine's own resolver: setup.sh takes only its files. */
+const debian = fileURLToPath(new URL('../../node_modules/.debian', import.meta.url))
+const resolved = [`LD_LIBRARY_PATH=${debian}/usr/lib/$(uname -m)-linux-gnu/systemd ${debian}/lib/systemd/systemd-resolved`, '/lib/systemd/systemd-resolved'].find((command) => spawnSync('sh', ['-c', `${command} --version`]).status === 0) // prettier-ignore
 
 const numbered = (length: number): number[] => Array.from({ length }, (_, i) => i + 1)
 const text = (owner: string, words: string, qclass = 1): Rr => ({
@@ -247,7 +246,7 @@ describe.skipIf(reason !== undefined)(`clients ${reason ?? ''}`, () => {
       })
   })
 
-  const noResolved = reason ?? (resolved === undefined ? 'skipped: systemd-resolved is not installed (its package would take over this machine’s resolver)' : undefined)
+  const noResolved = reason ?? (resolved === undefined ? 'skipped: there is no systemd-resolved' : undefined)
   describe.skipIf(noResolved !== undefined)(`systemd-resolved ${noResolved ?? ''}`, () => {
     test('names, aliases, large answers; a denied name is refused', async () => {
       const stub = `${folder}/resolved.sh`
