@@ -385,6 +385,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     strangers: upstreams.strangers,
     dropped: listening.dropped,
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
+    settle: observer.settle,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
     leasedNames: () => leases.names(),
@@ -421,7 +422,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     entries: settings.dns.cache.entries,
     report: (outcome, sourcePort) => {
       report(outcome)
-      observer.question(outcome, 0, sourcePort)
+      observer.again(outcome, sourcePort)
     },
   }))
   observer.tap(metrics.flow)

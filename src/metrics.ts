@@ -19,7 +19,7 @@ export interface Metrics {
   readonly commit: (seconds: number, elements: number | undefined) => void
   /** A step of a question's story is done. */
   readonly step: (step: Step, seconds: number) => void
-  readonly flow: (flow: Flow) => void
+  readonly flow: (flow: Flow, times: number) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly bypass: (way: BypassWay, times: number) => void
@@ -35,6 +35,8 @@ export interface Gauges {
   readonly dropped: () => number
   /** Flows that followers missed, and packets that the kernel did not tell of. */
   readonly flowsLost: () => { readonly ring: number; readonly kernel: number }
+  /** Called before all is told: what was only noted is counted. */
+  readonly settle: () => void
   readonly identities: () => number
   readonly policies: () => number
   readonly leasedNames: () => number
@@ -154,18 +156,21 @@ export function makeMetrics(gauges: Gauges): Metrics {
       }
     },
     step: stepped.observe,
-    flow(flow) {
+    flow(flow, times) {
       const [verdict = '', direction = ''] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
       const key = `${flow.kind} ${verdict} ${direction}`
       const counted = flows.get(key)
-      if (counted !== undefined) counted.count++
-      else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: 1 })
-      hubble?.flow(flow)
+      if (counted !== undefined) counted.count += times
+      else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: times })
+      hubble?.flow(flow, times)
     },
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
     bypass: (way, times) => bypasses.inc({ way }, times),
-    text: () => registry.metrics(),
+    text() {
+      gauges.settle()
+      return registry.metrics()
+    },
   }
 }
 

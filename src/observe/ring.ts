@@ -1,6 +1,6 @@
 // The last flows, for any number of readers. A reader is a place in the ring and nothing else: one that is slow or dead costs the others
 // nothing, is overtaken, and is then told how many it has missed.
-import type { Flow } from './flow.ts'
+import type { AnswerFlow, Flow, QueryFlow } from './flow.ts'
 
 /** Hubble's default and its most. */
 export const capacityDefault = 4095
@@ -24,6 +24,8 @@ export interface Reader {
 
 export interface Ring {
   readonly write: (entry: Entry) => void
+  /** Writes a flow that is like another but for these: it is made when it is read, since thousands a second are not. */
+  readonly writeAgain: (like: QueryFlow | AnswerFlow, time: number, clientPort: number, ttlSeconds: number) => void
   /** Where the next entry will stand: entries have numbers from 0. */
   readonly end: () => number
   /** The number of the oldest entry that is still there. */
@@ -46,12 +48,27 @@ export function makeRing(capacity: number, now: () => number): Ring {
   if (!isCapacity(capacity)) throw new RangeError(`a ring holds 2^n-1 flows, at most ${capacityMax}; not ${capacity}`)
   const mask = capacity
   const slots = new Array<Entry | undefined>(capacity + 1).fill(undefined)
+  /** Of entries that are like another, their own; a time of 0: what stands in the slot is the entry itself. */
+  const times = new Float64Array(capacity + 1)
+  const clientPorts = new Uint16Array(capacity + 1)
+  const ttls = new Uint32Array(capacity + 1)
   let end = 0
   let lost = 0
   let waiting: (() => void)[] = []
 
   const oldest = (): number => Math.max(0, end - capacity)
   function write(entry: Entry): void {
+    times[end & mask] = 0
+    put(entry)
+  }
+  function writeAgain(like: QueryFlow | AnswerFlow, time: number, clientPort: number, ttlSeconds: number): void {
+    const slot = end & mask
+    times[slot] = time
+    clientPorts[slot] = clientPort
+    ttls[slot] = ttlSeconds
+    put(like)
+  }
+  function put(entry: Entry): void {
     slots[end++ & mask] = entry
     // Once for all that comes in this turn of the event loop: whoever writes does not wait for readers.
     if (waiting.length > 0) {
@@ -62,7 +79,14 @@ export function makeRing(capacity: number, now: () => number): Ring {
       })
     }
   }
-  const at = (number: number): Entry | undefined => number >= oldest() && number < end ? slots[number & mask] : undefined // prettier-ignore
+  function read(slot: number): Entry | undefined {
+    const entry = slots[slot]
+    const time = times[slot] ?? 0
+    if (time === 0 || (entry?.kind !== 'query' && entry?.kind !== 'answer')) return entry
+    const own = { time, clientPort: clientPorts[slot] ?? 0 }
+    return entry.kind === 'query' ? { ...entry, ...own } : { ...entry, ...own, ttlSeconds: ttls[slot] ?? 0 }
+  }
+  const at = (number: number): Entry | undefined => number >= oldest() && number < end ? read(number & mask) : undefined // prettier-ignore
 
   function reader(from: number): Reader {
     let place = Math.max(from, oldest())
@@ -75,7 +99,7 @@ export function makeRing(capacity: number, now: () => number): Ring {
           lost += count
           return { kind: 'lost', source: 'ring', count, time: now() }
         }
-        return place < end ? slots[place++ & mask] : undefined
+        return place < end ? read(place++ & mask) : undefined
       },
       wait: (signal) =>
         new Promise((resolve) => {
@@ -96,5 +120,5 @@ export function makeRing(capacity: number, now: () => number): Ring {
         }),
     }
   }
-  return { write, end: () => end, oldest, at, reader, capacity, lost: () => lost }
+  return { write, writeAgain, end: () => end, oldest, at, reader, capacity, lost: () => lost }
 }

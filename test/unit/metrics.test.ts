@@ -9,11 +9,11 @@ import { answer, connection, proxy, query, web } from './observe/flows.ts'
 
 function observed(hubble: boolean): Metrics {
   const one = (): number => 1
-  const metrics = makeMetrics({ leases: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
+  const metrics = makeMetrics({ leases: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), settle: () => undefined, hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
   for (const step of steps) metrics.step(step, 0.001)
-  for (const flow of [query(), answer(), query({ verdict: 'DROPPED', qname: 'pay.example.net' }), answer({ source: proxy, destination: web, rcode: 3, addresses: [] }), connection(), connection({ verdict: 'FORWARDED' })]) metrics.flow(flow) // prettier-ignore
-  metrics.flow({ kind: 'commit', time: 0, why: undefined, elements: 1, millis: 1, acknowledged: true })
-  metrics.flow({ kind: 'lease', time: 0, why: undefined, change: 'learned', identity: 256, endpoint: 1, name: 'a.test', addresses: [], ttlSeconds: 1 }) // prettier-ignore
+  for (const flow of [query(), answer(), query({ verdict: 'DROPPED', qname: 'pay.example.net' }), answer({ source: proxy, destination: web, rcode: 3, addresses: [] }), connection(), connection({ verdict: 'FORWARDED' })]) metrics.flow(flow, 1) // prettier-ignore
+  metrics.flow({ kind: 'commit', time: 0, why: undefined, elements: 1, millis: 1, acknowledged: true }, 1)
+  metrics.flow({ kind: 'lease', time: 0, why: undefined, change: 'learned', identity: 256, endpoint: 1, name: 'a.test', addresses: [], ttlSeconds: 1 }, 1) // prettier-ignore
   metrics.commit(0.001, 1)
   metrics.commit(0.001, undefined)
   metrics.upstreamSeconds(0.001, 'message')
@@ -60,7 +60,7 @@ test("what the stock DNS dashboard asks for is there, with its labels", async ()
 
 test('names without end make no series without end', async () => {
   const metrics = observed(true)
-  for (let i = 0; i < 3 * queriesMax; i++) metrics.flow(query({ qname: `n${i}.example.com` }))
+  for (let i = 0; i < 3 * queriesMax; i++) metrics.flow(query({ qname: `n${i}.example.com` }), 1)
   const series = (await metrics.text()).split('\n').filter((line) => line.startsWith('hubble_dns_queries_total{'))
   expect(series.length).toBeLessThanOrEqual(queriesMax + 2)
   expect(series.find((line) => line.includes('query="other"'))).toMatch(/ \d{3,4}$/)

@@ -24,7 +24,10 @@ const other = 'other'
 const protocolText = (flow: HubbleFlow): string => flow.kind !== 'connection' ? 'DNS' : flow.protocol === 1 ? 'ICMPv4' : flow.protocol === 58 ? 'ICMPv6' : protocolName(flow.protocol).toUpperCase() // prettier-ignore
 
 /** Adds them to a registry. */
-export function makeHubbleMetrics(registry: Registry, gauges: HubbleGauges): { readonly flow: (flow: Flow) => void } {
+export function makeHubbleMetrics(
+  registry: Registry,
+  gauges: HubbleGauges,
+): { readonly flow: (flow: Flow, times: number) => void } {
   const registers = [registry]
   const counter = (name: string, help: string, labelNames: string[]): Counter => new Counter({ name, help, labelNames, registers }) // prettier-ignore
   const { cluster } = gauges
@@ -63,34 +66,37 @@ export function makeHubbleMetrics(registry: Registry, gauges: HubbleGauges): { r
   const workloads = makeBounded(workloadsMax)
   const workloadOf = ({ pod, namespace, labels }: End): string => pod !== '' ? workloads(`${namespace}/${pod}`) : (labels.find((label) => label.startsWith('reserved:')) ?? '') // prettier-ignore
 
-  function dns(flow: QueryFlow | AnswerFlow): void {
+  function dns(flow: QueryFlow | AnswerFlow, times: number): void {
     const query = names(flow.qname === '.' ? '.' : `${flow.qname}.`)
     const ends = { cluster, source: workloadOf(flow.source), destination: workloadOf(flow.destination), source_namespace: flow.source.namespace, destination_namespace: flow.destination.namespace } // prettier-ignore
     const asked = { qtypes: flow.qtype, query }
     if (flow.kind === 'query') {
-      queries.inc({ ...ends, ...asked, rcode: flow.verdict === 'DROPPED' ? 'Policy denied' : '', ips_returned: '0' })
-      l7.inc({ rule: 'received', proxy_type: 'fqdn' })
-      l7.inc({ rule: flow.verdict === 'DROPPED' ? 'denied' : 'forwarded', proxy_type: 'fqdn' })
+      queries.inc(
+        { ...ends, ...asked, rcode: flow.verdict === 'DROPPED' ? 'Policy denied' : '', ips_returned: '0' },
+        times,
+      )
+      l7.inc({ rule: 'received', proxy_type: 'fqdn' }, times)
+      l7.inc({ rule: flow.verdict === 'DROPPED' ? 'denied' : 'forwarded', proxy_type: 'fqdn' }, times)
       return
     }
     const rcode = flow.verdict === 'DROPPED' ? 'Policy denied' : rcodeText(flow.rcode)
-    responses.inc({ ...ends, ...asked, rcode, ips_returned: String(Math.min(flow.addresses.length, 16)) })
-    if (flow.addresses.length > 0) types.inc({ ...ends, ...asked, type: flow.qtype })
+    responses.inc({ ...ends, ...asked, rcode, ips_returned: String(Math.min(flow.addresses.length, 16)) }, times)
+    if (flow.addresses.length > 0) types.inc({ ...ends, ...asked, type: flow.qtype }, times)
   }
-  function flow(seen: Flow): void {
+  function flow(seen: Flow, times: number): void {
     if (!isHubbleFlow(seen)) return
     const { verdict } = seen
     const protocol = protocolText(seen)
     const isConnection = seen.kind === 'connection'
-    processed.inc({ cluster, type: isConnection ? 'PolicyVerdict' : 'L7', subtype: isConnection ? '' : 'DNS', verdict, protocol }) // prettier-ignore
+    processed.inc({ cluster, type: isConnection ? 'PolicyVerdict' : 'L7', subtype: isConnection ? '' : 'DNS', verdict, protocol }, times) // prettier-ignore
     const reason = dropReasonName(dropReasonOf(seen))
-    if (verdict === 'DROPPED') drops.inc({ cluster, reason, protocol })
+    if (verdict === 'DROPPED') drops.inc({ cluster, reason, protocol }, times)
     const direction = isConnection ? seen.direction : 'egress'
-    if (seen.kind !== 'answer') verdicts.inc({ cluster, direction, match: isConnection ? 'all' : 'l7/dns', action: verdict === 'DROPPED' ? 'dropped' : verdict === 'AUDIT' ? 'audit' : 'forwarded' }) // prettier-ignore
-    if (!isConnection) dns(seen)
+    if (seen.kind !== 'answer') verdicts.inc({ cluster, direction, match: isConnection ? 'all' : 'l7/dns', action: verdict === 'DROPPED' ? 'dropped' : verdict === 'AUDIT' ? 'audit' : 'forwarded' }, times) // prettier-ignore
+    if (!isConnection) dns(seen, times)
     else if (verdict === 'DROPPED')
-      dropCount.inc({ reason: seen.byDenyRule ? 'Policy denied by denylist' : 'Policy denied', direction: direction.toUpperCase() }) // prettier-ignore
-    else forwardCount.inc({ direction: direction.toUpperCase() })
+      dropCount.inc({ reason: seen.byDenyRule ? 'Policy denied by denylist' : 'Policy denied', direction: direction.toUpperCase() }, times) // prettier-ignore
+    else forwardCount.inc({ direction: direction.toUpperCase() }, times)
   }
   return { flow }
 }

@@ -1,6 +1,7 @@
 // The ring: what readers see, in order, and what they are told they have missed.
 import { describe, expect, test } from 'vitest'
 import type { Flow } from '../../../src/observe/flow.ts'
+import { answer, query } from './flows.ts'
 import { isCapacity, makeRing, type Reader } from '../../../src/observe/ring.ts'
 
 const flow = (n: number): Flow => ({ kind: 'commit', time: n, why: undefined, elements: 1, millis: 0, acknowledged: true }) // prettier-ignore
@@ -12,6 +13,14 @@ const read = (reader: Reader): (number | string)[] => {
 }
 
 describe('ring', () => {
+  test('what is like another is read with its own time, port and TTL, and a later entry in its place as it is', () => {
+    const ring = makeRing(3, () => 0)
+    ring.writeAgain(query(), 7, 40_001, 0)
+    ring.writeAgain(answer(), 8, 40_002, 30)
+    expect([ring.at(0), ring.at(1)]).toEqual([{ ...query(), time: 7, clientPort: 40_001 }, { ...answer(), time: 8, clientPort: 40_002, ttlSeconds: 30 }]) // prettier-ignore
+    for (let i = 2; i < 6; i++) ring.write(flow(i))
+    expect(read(ring.reader(3))).toEqual([3, 4, 5])
+  })
   test('holds 2^n-1 entries and nothing else', () => {
     expect([0, 1, 2, 3, 7, 8, 4095, 65535, 131071].filter(isCapacity)).toEqual([1, 3, 7, 4095, 65535])
     expect(() => makeRing(4, () => 0)).toThrow(RangeError)
