@@ -2,7 +2,7 @@
 // read here in one call, and replies leave in one. Nothing here waits. Linux with 64 bits, little-endian; elsewhere `node:dgram` does it alone.
 import { endianness } from 'node:os'
 import koffi from 'koffi'
-import { addressFromNumber, addressFromOctets, type Address } from '../net/address.ts'
+import { addressFromNumber, addressFromOctets, addressToText, type Address } from '../net/address.ts'
 
 /** Datagrams of one call. */
 export const batchMax = 64
@@ -83,7 +83,8 @@ function bind(libc: ReturnType<typeof koffi.load>): Batches {
     if (isSix) libcSetsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, [1], 4)
     const place = placeAt(address, port)
     if ((libcBind(fd, place, place.length) as number) === 0) return fd
-    const error = failure('bind')
+    // As libuv says it.
+    const error = Object.assign(failure('bind'), { address: addressToText(address), port })
     libcClose(fd)
     throw error
   }

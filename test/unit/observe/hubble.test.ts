@@ -150,9 +150,10 @@ test('over TLS, only for clients with a certificate', async () => {
   await expect(status(credentials.createInsecure())).rejects.toThrow('UNAVAILABLE')
 })
 
+// No registry has it: who has one names it.
 const hubble = process.env['HUBBLE_BIN']
-describe.skipIf(hubble === undefined)(`the hubble command${hubble === undefined ? ': HUBBLE_BIN names none' : ''}`, () => {
-  const run = async (target: string, ...args: string[]): Promise<string> => (await promisify(execFile)(hubble ?? '', [...args, '--server', target])).stdout
+if (hubble !== undefined) describe('the hubble command', () => {
+  const run = async (target: string, ...args: string[]): Promise<string> => (await promisify(execFile)(hubble, [...args, '--server', target])).stdout
   test('status, observe in all forms, list', async () => {
     const target = await serve(filled())
     expect(await run(target, 'status')).toContain('Healthcheck (via')
