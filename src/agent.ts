@@ -27,6 +27,7 @@ import type { Address } from './net/address.ts'
 import type { L4 } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeStepwiseCompiler } from './policy/compile.ts'
+import { readDenyReplies, type DenyReplies } from './policy/denyReply.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
@@ -70,7 +71,8 @@ export interface AgentSettings {
     readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
     readonly deadlineMillis: number
     readonly mixCase: 'off' | 'prefer' | 'require'
-    readonly denyReply: 'refused' | 'nxdomain'
+    /** As `readDenyReplies` reads it. */
+    readonly denyReply: string
     readonly clusterDomain: string
     readonly searchSuffixes: readonly string[]
     readonly privateAnswers: 'refuse' | 'strip' | 'allow'
@@ -219,7 +221,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
     upstreams: servers.map((server) => server.address),
-    denyReply: settings.dns.denyReply,
+    denyReply: denyRepliesOf(settings.dns.denyReply),
     identities: makeIdentities(known, digest, taken),
   })
   let snapshot = await inTurns(compile(first.world))
@@ -666,6 +668,12 @@ function whyNotListening(error: unknown): unknown {
   return address === undefined || port === undefined
     ? error
     : socketError('DNS', placeText(address, port), 'dns.listen', error)
+}
+
+function denyRepliesOf(text: string): DenyReplies {
+  const replies = readDenyReplies(text)
+  if (typeof replies === 'string') throw new Error(`dns.denyReply ${replies}`)
+  return replies
 }
 
 const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])

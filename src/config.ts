@@ -10,6 +10,7 @@ import { capacityDefault, capacityMax, isCapacity } from './observe/ring.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
 import type { Server } from './proxy/upstream.ts'
+import { readDenyReplies } from './policy/denyReply.ts'
 import { wireFromText } from './wire/name.ts'
 
 export interface Config {
@@ -160,7 +161,14 @@ const schema = z.strictObject({
       deadlineMillis: count(4000, 10, 60_000),
       /** Names in random case over UDP; what becomes of a server that does not keep it. */
       mixCase: z.enum(['off', 'prefer', 'require']).default('off'),
-      denyReply: z.enum(['refused', 'nxdomain']).default('refused'),
+      /** `nxdomain`, or by suffix: `refused, corp.example=nxdomain`. */
+      denyReply: z
+        .string()
+        .default('refused')
+        .superRefine((text, context) => {
+          const replies = readDenyReplies(text)
+          if (typeof replies === 'string') context.addIssue({ code: 'custom', message: replies })
+        }),
       /** Its names stay within the cluster: they may lead to private addresses, and Kubernetes' search list is made of it. */
       clusterDomain: name.default('cluster.local'),
       /** Further search domains of workloads: an expansion of an allowed name is NXDOMAIN. */

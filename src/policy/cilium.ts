@@ -1,5 +1,6 @@
 // CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy into rules. Says everything that is wrong, be it the API server's schema or
 // Cilium's agent that refuses it, in Cilium's words where it has some. What is known but not enforced yet is a warning.
+import { readDenyReplies } from './denyReply.ts'
 import { namespaceKey, type Requirement, type Selector } from '../identity/selector.ts'
 import { isSince, notEnforced, type Context, type PolicyMeta, type Section } from './context.ts'
 import {
@@ -145,9 +146,10 @@ function readRemarks(report: Report, fields: ReadonlyMap<string, Field>): void {
 }
 
 function readDenyReply(report: Report, meta: PolicyMeta, spec: Field): Policy['denyReply'] {
-  const reply = meta.annotations.get(replyAnnotation)
-  if (reply === undefined || reply === 'refused' || reply === 'nxdomain') return reply
-  report.error(spec, `annotation ${replyAnnotation} must be refused or nxdomain, not "${reply}"`)
+  const text = meta.annotations.get(replyAnnotation)
+  const replies = text === undefined ? undefined : readDenyReplies(text)
+  if (typeof replies !== 'string') return replies
+  report.error(spec, `annotation ${replyAnnotation} ${replies}`)
   return undefined
 }
 

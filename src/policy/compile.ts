@@ -6,6 +6,7 @@ import { makeIdentities, type IdentityTable } from '../identity/identities.ts'
 import { hostId, unknownId, worldId } from '../identity/reserved.ts'
 import { selects } from '../identity/selector.ts'
 import type { Address } from '../net/address.ts'
+import { replyFor, replyOfAll, type DenyReplies, type DenyReply } from './denyReply.ts'
 import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers } from './names.ts'
 import { makeMerger, type Closed, type Merged, type Merger } from './merge.ts'
 import { identityOf, makePlaces, type Places } from './places.ts'
@@ -20,7 +21,7 @@ export interface CompileOptions {
   readonly hostAddresses: readonly Address[]
   /** The resolvers behind the proxy: a rule that allows port 53 to one of them allows every name. */
   readonly upstreams: readonly Address[]
-  readonly denyReply: 'refused' | 'nxdomain'
+  readonly denyReply: DenyReplies | DenyReply
   readonly semantics?: Semantics
   readonly clusterName?: string
   /** The node whose addresses are this host's too. */
@@ -320,6 +321,13 @@ function remember<K extends object, V>(compute: (key: K) => V): (key: K) => V {
   }
 }
 
+/** What policies say of how a name is refused; else what the configuration says. */
+function replies(selecting: readonly Policy[], { denyReply }: Settings): SubjectPolicy['denyReplyTo'] {
+  const ofPolicies = selecting.flatMap((policy) => policy.denyReply ?? [])
+  const ofAll = typeof denyReply === 'string' ? { otherwise: denyReply, suffixes: [] } : denyReply
+  return (name) => replyOfAll(ofPolicies, name) ?? replyFor(ofAll, name) ?? 'refused'
+}
+
 type SubjectCompiler = (identity: IdentityId, selecting: readonly Policy[], ports: readonly NamedPort[], settings: Settings) => SubjectPolicy // prettier-ignore
 
 /** Compiled policies kept for subjects that the same policies select, for each identity there is; past that they go, and those in use are made again. */
@@ -334,9 +342,7 @@ function makeSubjectCompiler(rules: RuleCompiler, resolvers: Resolvers, sharedMa
     const directions = { ingress: direction('ingress'), egress: direction('egress') }
     return {
       directions,
-      denyReply: selecting.some((policy) => policy.denyReply === 'nxdomain')
-        ? 'nxdomain'
-        : (selecting.find((policy) => policy.denyReply !== undefined)?.denyReply ?? settings.denyReply),
+      denyReplyTo: replies(selecting, settings),
       refusesDoh: selecting.some((policy) => policy.dns?.refusesDoh === true),
       ...compileNames(egress.flatMap((one) => insteadOf(one, merged.egress)), directions.egress, resolvers, merged.egress?.closed),
     }

@@ -1,5 +1,6 @@
 // Policies as the domain sees them: what a manifest says, checked, before it is compiled for identities. Every kind of policy, Cilium's and
 // Kubernetes' own, comes down to the same rules: a subject, and statements in an order of tiers, priorities and verdicts.
+import type { DenyReplies } from './denyReply.ts'
 import type { Selector } from '../identity/selector.ts'
 import type { HttpPattern } from '../l7/http.ts'
 import type { KafkaPattern } from '../l7/kafka.ts'
@@ -165,7 +166,7 @@ export interface Policy {
   readonly directions: readonly Direction[]
   /** Whether what no rule allows is denied, by direction. */
   readonly defaultDeny: Readonly<Record<Direction, boolean>>
-  readonly denyReply?: 'refused' | 'nxdomain'
+  readonly denyReply?: DenyReplies
   readonly dns?: DnsOptions
 }
 

@@ -1,4 +1,6 @@
 // The compiled policy of one identity: what the proxy, the kernel and the verdict read. Immutable; made by compile.ts.
+import type { DenyReply } from './denyReply.ts'
+import type { WireName } from '../wire/name.ts'
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { Ports } from '../net/ports.ts'
@@ -94,8 +96,8 @@ export interface DirectionPolicy {
 export interface SubjectPolicy {
   readonly identity: IdentityId
   readonly directions: Readonly<Record<Direction, DirectionPolicy>>
-  /** How a refused question is answered. */
-  readonly denyReply: 'refused' | 'nxdomain'
+  /** How a refused question for this name is answered. */
+  readonly denyReplyTo: (name: WireName) => DenyReply
   /** Whether any grant follows aliases. */
   readonly followsAliases: boolean
   /** Some policy refuses names of resolvers that would not be seen. */

@@ -330,7 +330,7 @@ function refuseDenied(
     const text = `expanded from ${nameFromLabels(meant)}, which may be asked: ${why.text}`
     return refuse(asked, about, 'search', Rcode.NXDomain, Ede.Blocked, { ...why, text })
   }
-  return refuse(asked, about, 'policy', policy?.denyReply === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused, Ede.Blocked, why)
+  return refuse(asked, about, 'policy', policy?.denyReplyTo(asked.question.wire) === 'nxdomain' ? Rcode.NXDomain : Rcode.Refused, Ede.Blocked, why)
 } // prettier-ignore
 
 /** Whose budget a question is taken from. */

@@ -63,7 +63,7 @@ export function makeSnapshot({ endpoints: given, addresses: others = {}, policie
     policyOf: (identity) => ({
       identity,
       directions: { egress: policies[identity]?.egress ?? open, ingress: policies[identity]?.ingress ?? open },
-      denyReply: 'refused',
+      denyReplyTo: () => 'refused',
     followsAliases: false,
     refusesDoh: false,
       mayAsk: () => ({ kind: 'deny', why: { text: '' } }),

@@ -126,7 +126,10 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
       '2:70: policy.localNode: unknown field "localNode"',
     ],
   },
-  { text: 'manifests: x\ndns: {denyReply: drop}', issues: ['2:18: dns.denyReply: must be one of refused, nxdomain'] },
+  {
+    text: 'manifests: x\ndns: {denyReply: drop}',
+    issues: ['2:18: dns.denyReply: must be refused or nxdomain, not "drop"'],
+  },
   { text: 'manifests: x\ndns: {timeoutMillis: 1}', issues: ['2:22: dns.timeoutMillis: must be at least 10'] },
   {
     text: 'manifests: x\napi: {port: 65536, socket: ""}',

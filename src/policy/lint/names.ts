@@ -153,7 +153,7 @@ const refusedSearch: Check = (context, say) => {
   for (const spec of context.specs) {
     const rules = rulesOf(spec.policy, 'egress').filter((rule) => rule.l7?.kind === 'dns')
     const names = rules.flatMap((rule) => (rule.l7?.kind === 'dns' ? rule.l7.rules : []))
-    if (names.length === 0 || spec.policy?.denyReply === 'nxdomain' || told.has(spec.object)) continue
+    if (names.length === 0 || spec.policy?.denyReply?.otherwise === 'nxdomain' || told.has(spec.object)) continue
     if (names.some(({ pattern }) => pattern.kind === 'any')) continue
     told.add(spec.object)
     const [first] = names

@@ -579,10 +579,14 @@ describe('what is let through with a word about it', () => {
 
   test('an answer to a refused question, by annotation', () => {
     const annotated = (reply: string): string => manifest(`${subject}  egress: [{}]`).replace('{name: p,', `{name: p, annotations: {namegate.io/dns-deny-reply: ${reply}},`) // prettier-ignore
-    expect(policyOf(annotated('nxdomain')).denyReply).toBe('nxdomain')
-    expect(load(annotated('servfail')).issues).toEqual([
-      'p.yaml:4:1: spec: annotation namegate.io/dns-deny-reply must be refused or nxdomain, not "servfail"',
-    ])
+    expect(policyOf(annotated('nxdomain')).denyReply).toEqual({ otherwise: 'nxdomain', suffixes: [] })
+    const said = (reply: string): string => load(annotated(reply)).issues.join().replace('p.yaml:4:1: spec: annotation namegate.io/dns-deny-reply ', '') // prettier-ignore
+    expect(said('servfail')).toBe('must be refused or nxdomain, not "servfail"')
+    expect(said('"refused, lan="')).toBe('must be refused or nxdomain, not ""')
+    expect(said('"refused, nxdomain"')).toBe('says twice how what has no suffix is answered')
+    expect(said('"a..b=nxdomain"')).toBe('"a..b" is not a suffix of names')
+    expect(said('".=nxdomain"')).toBe('"." is not a suffix of names')
+    expect(said('"a.lan=nxdomain, A.lan.=refused"')).toBe('says twice how names under A.lan. are answered')
   })
 })
 

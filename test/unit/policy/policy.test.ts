@@ -96,15 +96,19 @@ describe('names that may be asked', () => {
     expect(web(snapshot).mayAsk(labels('b.com')).why.text).toBe('no DNS or toFQDNs rule matches; selected by shop/p')
   })
 
-  test('NXDOMAIN by annotation', () => {
-    const text = policy('  egress: [{}]').replace(
-      '{name: p,',
-      '{name: p, annotations: {namegate.io/dns-deny-reply: nxdomain},',
-    )
-    const snapshot = compile(text)
-    expect(
-      [identityOf(snapshot, 'web'), identityOf(snapshot, 'db')].map((id) => snapshot.policyOf(id).denyReply),
-    ).toEqual(['nxdomain', 'refused'])
+  test('NXDOMAIN by annotation, by suffix too', () => {
+    const annotated = (reply: string, of = 'p'): string => policy('  egress: [{}]', of).replace(`{name: ${of},`, `{name: ${of}, annotations: {namegate.io/dns-deny-reply: "${reply}"},`) // prettier-ignore
+    const replies = (text: string, name: string): string[] => {
+      const snapshot = compile(text)
+      const wire = wireFromText(name) ?? expect.fail(name)
+      return ['web', 'db'].map((pod) => snapshot.policyOf(identityOf(snapshot, pod)).denyReplyTo(wire))
+    }
+    expect(replies(annotated('nxdomain'), 'a.com')).toEqual(['nxdomain', 'refused'])
+    const bySuffix = annotated('refused, corp.example=nxdomain, public.corp.example=refused')
+    expect(['a.com', 'corp.example', 'x.corp.example', 'xcorp.example', 'a.public.corp.example'].map((name) => replies(bySuffix, name)[0])).toEqual(['refused', 'nxdomain', 'nxdomain', 'refused', 'refused']) // prettier-ignore
+    // NXDOMAIN wins where policies disagree; a policy that says nothing of a name leaves it to the others.
+    const both = bySuffix + '---\n' + annotated('lan=nxdomain', 'q')
+    expect(['a.lan', 'x.corp.example', 'a.com'].map((name) => replies(both, name)[0])).toEqual(['nxdomain', 'nxdomain', 'refused']) // prettier-ignore
   })
 })
 

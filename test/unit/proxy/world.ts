@@ -69,7 +69,7 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
   const policy: SubjectPolicy = {
     identity: 256,
     directions: { ingress: direction('allow'), egress: direction((rules.defaultDeny ?? true) ? 'deny' : 'allow') },
-    denyReply: rules.denyReply ?? 'refused',
+    denyReplyTo: () => rules.denyReply ?? 'refused',
     followsAliases: rules.followsAliases ?? false,
     refusesDoh: rules.refusesDoh ?? false,
     mayAsk: (labels) =>
