@@ -9,6 +9,7 @@ import {
   startDatapath,
   type Datapath,
   type DeniedFlow,
+  type ResolverAttempt,
 } from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
@@ -163,6 +164,10 @@ export interface Agent {
   /** Looks now, not only every half minute, for workloads that try resolvers which would not be seen. */
   readonly lookForBypass: () => Promise<void>
   readonly kernelHolds: KernelHolds
+  /** What a name may be the expansion of: the labels before each search domain that it ends in. */
+  readonly expandedFrom: (name: string) => readonly (readonly string[])[]
+  /** Attempts within the last hour at resolvers that would not be seen; [] without a kernel. */
+  readonly resolverTries: () => Promise<readonly ResolverAttempt[]>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   /** Looks at the manifests at once, where they are watched. */
@@ -363,8 +368,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     if (endpoint === undefined || !rules.names.isResolver(question.wire) || !countsOnNames(endpoint.identity)) return
     bypasses.asked(endpoint, question.name, kind)
   }
+  const resolverTries = async (): Promise<readonly ResolverAttempt[]> => (await datapath?.tried()) ?? []
   async function lookForBypass(): Promise<void> {
-    bypasses.tried((await datapath?.tried()) ?? [], (address) => {
+    bypasses.tried(await resolverTries(), (address) => {
       const endpoint = snapshot.endpointOf(address)
       return endpoint !== undefined && countsOnNames(endpoint.identity) ? endpoint : undefined
     })
@@ -547,6 +553,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     denied,
     lookForBypass,
     kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),
+    expandedFrom: (name) => {
+      const wire = wireFromText(name)
+      return wire === undefined ? [] : rules.names.expandedFrom(wire)
+    },
+    resolverTries,
     troubles,
     reload: () => watching?.look(),
     close,

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import type { KernelHolds, PolicySet } from '../agent.ts'
+import type { PolicySet } from '../agent.ts'
 import { wallTime, type Clock } from '../clock.ts'
 import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
@@ -16,7 +16,7 @@ import type { Observer } from '../observe/observer.ts'
 import { openApiDocument, routeTable } from './openapi.ts'
 import { nameRows, selectorRows } from './selectors.ts'
 import { leaseEvents, type Watched } from './watch.ts'
-import { answerVerdict, answerWhy, readWhyQuery } from './why.ts'
+import { answerVerdict, answerWhy, readWhyQuery, type WhyView } from './why.ts'
 import { addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
@@ -24,13 +24,12 @@ import { issueToText } from '../policy/field.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 
 /** What the API shows; an `Agent` is one. */
-export interface ApiView {
+export interface ApiView extends Pick<WhyView, 'kernelHolds' | 'expandedFrom' | 'resolverTries'> {
   readonly port: number
   readonly clock: Clock
   readonly metrics: Pick<Metrics, 'text'>
   readonly snapshot: () => Snapshot
   readonly leases: Pick<LeaseTable, 'list' | 'size' | 'leasesAt' | 'leasesAs'>
-  readonly kernelHolds: KernelHolds
   readonly policySet: () => PolicySet
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
