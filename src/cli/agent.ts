@@ -1,6 +1,7 @@
 // `namegate agent`: reads the configuration, starts the agent and its API, looks at the manifests on SIGHUP, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
 import { ManifestError, startAgent } from '../agent.ts'
+import { AccessError, readTls } from '../api/access.ts'
 import { claimApi } from '../api/serve.ts'
 import { parseConfig, type Config } from '../config.ts'
 import { claimTable, ClaimError } from '../datapath/claim.ts'
@@ -66,7 +67,7 @@ export async function agentCommand(configFile: string, version: string): Promise
     return 0
   } catch (error) {
     if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
-    else if (error instanceof SocketError || error instanceof ClaimError) process.stderr.write(`namegate: ${error.message}\n`)
+    else if (error instanceof SocketError || error instanceof ClaimError || error instanceof AccessError) process.stderr.write(`namegate: ${error.message}\n`)
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
   } finally {
@@ -81,7 +82,7 @@ async function claimHubbleOf({ listen, certificate, key, clientCa }: Config['obs
   const tls =
     certificate === undefined || key === undefined
       ? undefined
-      : { certificate: await readFile(certificate), key: await readFile(key), ...(clientCa === undefined ? {} : { clientCa: await readFile(clientCa) }) }
+      : await readTls({ certificate, key, clientCa }, 'observe.hubble.tls')
   return claimHubble(listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
 } // prettier-ignore
 

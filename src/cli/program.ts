@@ -116,7 +116,9 @@ function asking(command: Command): Command {
 
 function withApi(command: Command): Command {
   return command.addOption(
-    new Option('--api <place>', 'the agent: unix:PATH or http://HOST:PORT').default(defaultApi).env('NAMEGATE_API'),
+    new Option('--api <place>', 'the agent: unix:PATH, http://HOST:PORT or https://HOST:PORT')
+      .default(defaultApi)
+      .env('NAMEGATE_API'),
   )
 }
 

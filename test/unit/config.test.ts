@@ -146,7 +146,7 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
   },
   {
     text: 'manifests: x\napi: {address: 0.0.0.0}',
-    issues: ['2:16: api.address: "0.0.0.0" is not a loopback address'],
+    issues: ['2:16: api.address: elsewhere than on loopback, tokenFile or tls.clientCa is required'],
   },
   {
     text: 'manifests: x\ndatapath: {table: "a; flush ruleset", interfaces: ["a\\"b"], prefixes: [10.0.0.0/33]}',
@@ -243,6 +243,27 @@ test('an upstream’s mapping says what is wrong in it', () => {
     /^address: "x" is not IP:PORT.*; transport: must be one of/,
   )
 })
+describe('the API', () => {
+  const said = (text: string): unknown => {
+    const result = parseConfig(`manifests: /m\nhost: {addresses: []}\ndatapath: {interfaces: [veth*]}\napi: ${text}`, 'c.yaml')
+    return result.ok ? [result.config.api.address, ...result.warnings.map(({ path, message }) => `${path}: ${message}`)] : result.issues.map(({ message }) => message)
+  }
+  const guard = 'elsewhere than on loopback, tokenFile or tls.clientCa is required'
+  const rows: readonly (readonly [text: string, said: readonly string[]])[] = [
+    ['{address: 127.0.0.2}', ['127.0.0.2']],
+    ['{address: "::1"}', ['::1']],
+    ['{address: 10.0.0.1}', [guard]],
+    ['{address: "::"}', [guard]],
+    ['{address: "::ffff:127.0.0.1"}', [guard]],
+    ['{address: 10.0.0.1, port: null}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k}}', [guard]],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k, clientCa: a}}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k}, tokenFile: t}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tokenFile: t}', ['10.0.0.1', 'api.tokenFile: goes over the network in clear text: api.tls is missing']],
+    ['{tokenFile: t}', ['127.0.0.1']],
+  ]
+  for (const [text, want] of rows) test(text, () => expect(said(text)).toEqual(want))
+}) // prettier-ignore
 describe('observe', () => {
   test('Hubble is served on loopback, on a unix socket, and elsewhere only to clients with a certificate', () => {
     const hubble = (text: string): unknown => {

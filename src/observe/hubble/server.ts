@@ -19,6 +19,7 @@ import {
   type ServiceClientConstructor,
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import type { Tls } from '../../api/access.ts'
 import { clearSocket } from '../../api/serve.ts'
 import { addressToText } from '../../net/address.ts'
 import { socketError } from '../../socketError.ts'
@@ -32,7 +33,7 @@ import { flowMessage, masked, timestampOf, type Message } from './message.ts'
 /** `address`: `127.0.0.1:4244` or `unix:/path`. With `clientCa`, clients must show a certificate of that. */
 export interface HubblePlace {
   readonly address: string
-  readonly tls?: { readonly certificate: Buffer; readonly key: Buffer; readonly clientCa?: Buffer }
+  readonly tls?: Tls
 }
 
 export interface ServedHubble {

@@ -3,6 +3,7 @@ import type { InjectOptions } from 'fastify'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { z, type ZodType } from 'zod'
 import type { Lease } from '../../../src/leases/leases.ts'
+import { makeTokenTest } from '../../../src/api/access.ts'
 import { leasesPerTurn, makeApi, routes, type CacheRow } from '../../../src/api/routes.ts'
 import { serveApi } from '../../../src/api/serve.ts'
 import { answer, at, connection, query as flowQuery } from '../observe/flows.ts'
@@ -19,7 +20,7 @@ beforeEach(() => {
 })
 
 async function ask(url: string, method: Method = 'GET', shown = view): Promise<{ status: number; body: unknown }> {
-  const { statusCode, body } = await makeApi(shown, false).inject({ method, url })
+  const { statusCode, body } = await makeApi(shown, 'open').inject({ method, url })
   return { status: statusCode, body: body === '' ? undefined : JSON.parse(body) }
 }
 const cache = async (query = '', shown = view): Promise<CacheRow[]> => (await ask(`/v1/fqdn/cache${query}`, 'GET', shown)).body as CacheRow[] // prettier-ignore
@@ -169,7 +170,7 @@ test('every route that is listed answers', async () => {
   // To watch has no end: see below.
   for (const route of routes.filter((each) => !each.endsWith('/watch'))) {
     const [method = '', url = ''] = route.split(' ')
-    const { statusCode } = await makeApi(view, false).inject({
+    const { statusCode } = await makeApi(view, 'open').inject({
       method: method,
       url: url.replace(':id', '256') + (queries[route] ?? ''),
     })
@@ -223,7 +224,7 @@ describe('answers are what the OpenAPI document says', () => {
       const [method = '', url = ''] = route.split(' ')
       let values = 0
       for (const query of more[route] ?? [queries[route] ?? '']) {
-        const { statusCode, headers, body } = await makeApi(view, false).inject({ method, url: `${url.replace(':id', '256')}${query}` }) // prettier-ignore
+        const { statusCode, headers, body } = await makeApi(view, 'open').inject({ method, url: `${url.replace(':id', '256')}${query}` }) // prettier-ignore
         expect(statusCode).toBe(200)
         expect(headers['content-type']).toContain(type)
         for (const value of valuesOf(type, body)) expect([schema.safeParse(value).error?.issues, value]).toEqual([undefined, value]) // prettier-ignore
@@ -321,8 +322,39 @@ test('status and health: 503 with reasons when the agent cannot do its job', asy
   expect((await ask('/v1/status', 'GET', shown)).body).toMatchObject({ ready: false, troubles: ['no upstream answers'] }) // prettier-ignore
 })
 
+describe('behind a token', () => {
+  const token = 'c2VjcmV0LXNlY3JldC1zZWNyZXQ='
+  const shown = [
+    { authorization: `Bearer ${token}`, status: 200 },
+    { authorization: `bearer  ${token} `, status: 200 },
+    { authorization: undefined, status: 401 },
+    { authorization: '', status: 401 },
+    { authorization: 'Bearer', status: 401 },
+    { authorization: `Bearer ${token}x`, status: 401 },
+    { authorization: `Bearer ${token.slice(1)}`, status: 401 },
+    { authorization: `Basic ${token}`, status: 401 },
+    { authorization: token, status: 401 },
+  ]
+  for (const { authorization, status } of shown)
+    test(`${authorization}: ${status}`, async () => {
+      for (const url of ['/healthz', '/v1/policy', '/nothing', '/v1/fqdn/cache?x=1']) {
+        const headers = { host: 'gate.example', ...(authorization === undefined ? {} : { authorization }) }
+        const said = await makeApi(view, makeTokenTest(token)).inject({ url, headers })
+        const want = status === 401 ? 401 : url === '/nothing' ? 404 : url.includes('?') ? 400 : 200
+        expect([url, said.statusCode]).toEqual([url, want])
+        if (status === 401) expect([said.headers['www-authenticate'], said.body]).toEqual(['Bearer', '{"error":"the token of api.tokenFile is required"}']) // prettier-ignore
+      }
+    })
+})
+
+test('a body is bounded', async () => {
+  const said = await makeApi(view, 'open').inject({ method: 'DELETE', url: '/v1/fqdn/cache', headers: { 'content-type': 'application/json' }, payload: JSON.stringify('x'.repeat(70_000)) }) // prettier-ignore
+  expect([said.statusCode, JSON.parse(said.body)]).toEqual([413, { error: 'Request body is too large' }])
+  expect(view.leases.size()).toBe(4)
+})
+
 test('metrics are text', async () => {
-  const { headers, body } = await makeApi(view, false).inject('/metrics')
+  const { headers, body } = await makeApi(view, 'open').inject('/metrics')
   expect([headers['content-type'], body]).toEqual(['text/plain; version=0.0.4; charset=utf-8', 'namegate_leases 2\n'])
 })
 
@@ -332,6 +364,7 @@ const hosts = [
   { host: '127.0.0.1:9653', status: 200 },
   { host: '[::1]:9653', status: 200 },
   { host: '[::1]', status: 200 },
+  { host: '127.0.0.2:9653', status: 200 },
   { host: 'evil.example', status: 403 },
   { host: 'localhost.evil.example:9653', status: 403 },
   { host: '127.0.0.1.evil.example', status: 403 },
@@ -341,9 +374,9 @@ const hosts = [
 for (const { host, status } of hosts)
   test(`over TCP under the name "${host}": ${status}`, async () => {
     for (const url of ['/v1/status', '/nothing'])
-      expect((await makeApi(view, true).inject({ url, headers: { host } })).statusCode).toBe(
+      expect((await makeApi(view, 'local').inject({ url, headers: { host } })).statusCode).toBe(
         status === 200 && url === '/nothing' ? 404 : status,
       )
     // A unix socket is no place that a browser can be led to.
-    expect((await makeApi(view, false).inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
+    expect((await makeApi(view, 'open').inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
   })

@@ -28,7 +28,7 @@ spec:
 const world = (): Shown => showWorld({}, policies)
 
 async function why(view: Shown, from: string, to: string, more = ''): Promise<WhyAnswer> {
-  const { statusCode, body } = await makeApi(view, false).inject({ url: `/v1/why?from=${encodeURIComponent(from)}&to=${encodeURIComponent(to)}${more}` }) // prettier-ignore
+  const { statusCode, body } = await makeApi(view, 'open').inject({ url: `/v1/why?from=${encodeURIComponent(from)}&to=${encodeURIComponent(to)}${more}` }) // prettier-ignore
   const said = JSON.parse(body) as WhyAnswer & { error?: string }
   if (statusCode !== 200) throw new Error(said.error)
   return said
