@@ -19,6 +19,7 @@ import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
+import type { Exported } from './observe/export.ts'
 import { capacityDefault } from './observe/ring.ts'
 import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
 import { makeObserver, type Observer } from './observe/observer.ts'
@@ -110,6 +111,8 @@ export interface AgentParts {
     readonly node: string
     /** Metrics by Hubble's and Cilium's names too. */
     readonly hubbleMetrics?: boolean
+    /** How many flows went to files; absent: there are none. */
+    readonly exported?: () => Exported
   }
   readonly clock?: Clock
 }
@@ -351,6 +354,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     strangers: upstreams.strangers,
     dropped: listening.dropped,
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
+    exported: parts.observe?.exported,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
     leasedNames: () => leases.names(),

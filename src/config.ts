@@ -7,6 +7,8 @@ import type { ApiPlaces } from './api/serve.ts'
 import { logLevels, type LogLevel } from './log.ts'
 import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
+import type { ExportSettings } from './observe/export.ts'
+import { compileFilters } from './observe/filters.ts'
 import { capacityDefault, capacityMax, isCapacity } from './observe/ring.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
@@ -29,6 +31,7 @@ export interface Config {
     readonly cluster: string
     readonly node: string
     readonly hubbleMetrics: boolean
+    readonly exports: readonly ExportSettings[]
     readonly hubble: {
       readonly listen: readonly string[]
       readonly certificate: string | undefined
@@ -273,6 +276,28 @@ const schema = z.strictObject({
         .default(capacityDefault),
       /** Metrics by Hubble's and Cilium's names too, for dashboards that are there. */
       hubbleMetrics: z.boolean().default(false),
+      /** Flows as JSON lines in files. */
+      export: z
+        .array(
+          z
+            .strictObject({
+              file: z.string().min(1),
+              /** A file that would become larger is set aside as FILE.1, that as FILE.2, … */
+              megabytesMax: z.number().min(0.01).max(100_000).default(10),
+              filesMax: count(5, 1, 1000),
+              allow: z.array(z.record(z.string(), z.unknown())).default([]),
+              deny: z.array(z.record(z.string(), z.unknown())).default([]),
+              fields: z.array(z.string().min(1)).default([]),
+            })
+            .superRefine(({ allow, deny }, context) => {
+              for (const [path, list] of Object.entries({ allow, deny })) {
+                const filters = compileFilters(list, [], { cluster: '', node: '' })
+                if (!filters.ok) context.addIssue({ code: 'custom', path: [path], message: filters.error })
+              }
+            }),
+        )
+        .refine((all) => new Set(all.map(({ file }) => file)).size === all.length, 'must all have files of their own')
+        .default([]),
       /** The NFLOG group by which the kernel tells of packets; null: it does not. */
       kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
       /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
@@ -447,6 +472,10 @@ function toConfig({
       cluster: policy.clusterName,
       node: host.node ?? hostname(),
       hubbleMetrics: observe.hubbleMetrics,
+      exports: observe.export.map(({ megabytesMax, ...each }) => ({
+        ...each,
+        sizeOctetsMax: megabytesMax * 1_000_000,
+      })),
       hubble: {
         listen: observe.hubble.listen,
         certificate: observe.hubble.tls?.certificate,

@@ -10,6 +10,7 @@ import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
+import { ExportError, openExports } from '../observe/export.ts'
 import type { ClaimedHubble } from '../observe/hubble/server.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
@@ -42,6 +43,8 @@ export async function agentCommand(configFile: string, version: string): Promise
     claims.push(api.close)
     const hubble = await claimHubbleOf(config.observe.hubble, version)
     if (hubble !== undefined) claims.push(hubble.close)
+    const exports = await openExports(config.observe.exports)
+    claims.push(exports.close)
     const agent = await startAgent({
       settings: config.settings,
       log,
@@ -54,7 +57,7 @@ export async function agentCommand(configFile: string, version: string): Promise
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      observe: config.observe,
+      observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }) },
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     claims.push(agent.close)
@@ -62,12 +65,13 @@ export async function agentCommand(configFile: string, version: string): Promise
     await api.serve(agent)
     log.info({ urls: api.urls }, 'inspection endpoint')
     hubble?.serve(agent.observer)
+    exports.follow(agent.observer, log)
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
     return 0
   } catch (error) {
     if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
-    else if (error instanceof SocketError || error instanceof ClaimError || error instanceof AccessError) process.stderr.write(`namegate: ${error.message}\n`)
+    else if (error instanceof SocketError || error instanceof ClaimError || error instanceof AccessError || error instanceof ExportError) process.stderr.write(`namegate: ${error.message}\n`)
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
   } finally {
