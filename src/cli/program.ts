@@ -8,6 +8,7 @@ import type { Server } from '../proxy/upstream.ts'
 import { labelFromText } from '../run/labels.ts'
 import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
+import { addCompletion } from './completion.ts'
 import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
 import { addObserve } from './observe.ts'
@@ -64,6 +65,7 @@ Examples:
   addObserve(program, withApi)
   addWhy(program, asking)
   addInspection(program)
+  addCompletion(program)
   return program
 }
 
