@@ -11,6 +11,7 @@ import {
   startDatapath,
   type Datapath,
   type DeniedFlow,
+  type ResolverAttempt,
 } from './datapath/datapath.ts'
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
@@ -20,6 +21,7 @@ import { makeKeeper } from './keeper.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
+import type { Exported } from './observe/export.ts'
 import { capacityDefault } from './observe/ring.ts'
 import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
 import { makeObserver, type Observer } from './observe/observer.ts'
@@ -118,6 +120,8 @@ export interface AgentParts {
     readonly node: string
     /** Metrics by Hubble's and Cilium's names too. */
     readonly hubbleMetrics?: boolean
+    /** How many flows went to files; absent: there are none. */
+    readonly exported?: () => Exported
   }
   readonly clock?: Clock
 }
@@ -181,6 +185,10 @@ export interface Agent {
   /** Looks now, not only every half minute, for workloads that try resolvers which would not be seen. */
   readonly lookForBypass: () => Promise<void>
   readonly kernelHolds: KernelHolds
+  /** What a name may be the expansion of: the labels before each search domain that it ends in. */
+  readonly expandedFrom: (name: string) => readonly (readonly string[])[]
+  /** Attempts within the last hour at resolvers that would not be seen; [] without a kernel. */
+  readonly resolverTries: () => Promise<readonly ResolverAttempt[]>
   /** What keeps the agent from being ready; [] when nothing does. */
   readonly troubles: () => string[]
   /** Looks at the manifests at once, where they are watched. */
@@ -388,6 +396,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     dropped: listening.dropped,
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
     settle: observer.settle,
+    exported: parts.observe?.exported,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
     leasedNames: () => leases.names(),
@@ -405,8 +414,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     if (endpoint === undefined || !rules.names.isResolver(question.wire) || !countsOnNames(endpoint.identity)) return
     bypasses.asked(endpoint, question.name, kind)
   }
+  const resolverTries = async (): Promise<readonly ResolverAttempt[]> => (await datapath?.tried()) ?? []
   async function lookForBypass(): Promise<void> {
-    bypasses.tried((await datapath?.tried()) ?? [], (address) => {
+    bypasses.tried(await resolverTries(), (address) => {
       const endpoint = snapshot.endpointOf(address)
       return endpoint !== undefined && countsOnNames(endpoint.identity) ? endpoint : undefined
     })
@@ -656,6 +666,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     denied,
     lookForBypass,
     kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),
+    expandedFrom: (name) => {
+      const wire = wireFromText(name)
+      return wire === undefined ? [] : rules.names.expandedFrom(wire)
+    },
+    resolverTries,
     troubles,
     reload: () => watching?.look(),
     close,

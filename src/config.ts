@@ -3,9 +3,12 @@ import { hostname } from 'node:os'
 import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
 import type { AgentSettings } from './agent.ts'
+import type { ApiPlaces } from './api/serve.ts'
 import { logLevels, type LogLevel } from './log.ts'
 import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
+import type { ExportSettings } from './observe/export.ts'
+import { compileFilters } from './observe/filters.ts'
 import { capacityDefault, capacityMax, isCapacity } from './observe/ring.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
@@ -21,7 +24,7 @@ export interface Config {
   /** Empty: those of this host's interfaces. */
   readonly hostAddresses: readonly string[]
   readonly enforce: 'kernel' | 'none'
-  readonly api: { readonly socket: string | undefined; readonly address: string; readonly port: number | undefined }
+  readonly api: ApiPlaces
   readonly observe: {
     /** The NFLOG group by which the kernel tells of packets; undefined: it does not. */
     readonly logGroup: number | undefined
@@ -29,6 +32,7 @@ export interface Config {
     readonly cluster: string
     readonly node: string
     readonly hubbleMetrics: boolean
+    readonly exports: readonly ExportSettings[]
     readonly hubble: {
       readonly listen: readonly string[]
       readonly certificate: string | undefined
@@ -127,6 +131,8 @@ const table = checked(
 )
 const isHubblePlace = (text: string): boolean =>
   text.startsWith('unix:/') ? text.length < 108 : serverFromText(text) !== undefined && !text.startsWith('unix:')
+const isLoopback = (text: string): boolean =>
+  text.startsWith('127.') || addressFromText(text) === addressFromText('::1')
 /** Whether nobody but this machine's own processes gets there. */
 const isLocal = (text: string): boolean =>
   text.startsWith('unix:') || text.startsWith('127.') || text.startsWith('[::1]:')
@@ -246,12 +252,27 @@ const schema = z.strictObject({
   api: z
     .strictObject({
       socket: z.string().min(1).nullable().default('/run/namegate/api.sock'),
-      address: checked(
-        (text) => (text === '127.0.0.1' || text === '::1' ? text : undefined),
-        'a loopback address',
-      ).default('127.0.0.1'),
+      address: address.default('127.0.0.1'),
       port: z.number().int().min(0).max(65535).nullable().default(9653),
+      /** Over TCP the token in it must be shown. */
+      tokenFile: z.string().min(1).optional(),
+      /** Serves HTTPS; with a client CA only to clients that show a certificate of it. */
+      tls: z
+        .strictObject({
+          certificate: z.string().min(1),
+          key: z.string().min(1),
+          clientCa: z.string().min(1).optional(),
+        })
+        .optional(),
     })
+    .refine(
+      ({ address: text, port, tokenFile, tls }) =>
+        isLoopback(text) || port === null || tokenFile !== undefined || tls?.clientCa !== undefined,
+      {
+        path: ['address'],
+        error: 'elsewhere than on loopback, tokenFile or tls.clientCa is required',
+      },
+    ) // prettier-ignore
     .prefault({}),
   observe: z
     .strictObject({
@@ -263,6 +284,28 @@ const schema = z.strictObject({
         .default(capacityDefault),
       /** Metrics by Hubble's and Cilium's names too, for dashboards that are there. */
       hubbleMetrics: z.boolean().default(false),
+      /** Flows as JSON lines in files. */
+      export: z
+        .array(
+          z
+            .strictObject({
+              file: z.string().min(1),
+              /** A file that would become larger is set aside as FILE.1, that as FILE.2, … */
+              megabytesMax: z.number().min(0.01).max(100_000).default(10),
+              filesMax: count(5, 1, 1000),
+              allow: z.array(z.record(z.string(), z.unknown())).default([]),
+              deny: z.array(z.record(z.string(), z.unknown())).default([]),
+              fields: z.array(z.string().min(1)).default([]),
+            })
+            .superRefine(({ allow, deny }, context) => {
+              for (const [path, list] of Object.entries({ allow, deny })) {
+                const filters = compileFilters(list, [], { cluster: '', node: '' })
+                if (!filters.ok) context.addIssue({ code: 'custom', path: [path], message: filters.error })
+              }
+            }),
+        )
+        .refine((all) => new Set(all.map(({ file }) => file)).size === all.length, 'must all have files of their own')
+        .default([]),
       /** The NFLOG group by which the kernel tells of packets; null: it does not. */
       kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
       /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
@@ -342,7 +385,7 @@ export function parseConfig(text: string, file: string): ConfigResult {
 }
 
 /** What a configuration leaves open, or closes, by what it does not say: the field, and what comes of it. */
-function gapsIn({ dns, datapath, host }: z.output<typeof schema>): (readonly [path: readonly string[], message: string])[] {
+function gapsIn({ dns, datapath, host, api }: z.output<typeof schema>): (readonly [path: readonly string[], message: string])[] {
   const { enforce, interfaces, prefixes } = datapath
   /** The family that none of these is of, where there are some of the other. */
   const missing = (given: readonly Family[]): Family | undefined => (given.length === 0 ? undefined : ([4, 6] as const).find((family) => !given.includes(family)))
@@ -352,6 +395,7 @@ function gapsIn({ dns, datapath, host }: z.output<typeof schema>): (readonly [pa
   if (deaf !== undefined) gaps.push([['dns', 'listen'], `has no IPv${deaf} address: DNS over IPv${deaf} is dropped`])
   const strange = missing(ofTexts(host.addresses))
   if (strange !== undefined) gaps.push([['host', 'addresses'], `has no IPv${strange} address: those of the interfaces count as this host's`])
+  if (api.port !== null && api.tokenFile !== undefined && api.tls === undefined && !isLoopback(api.address)) gaps.push([['api', 'tokenFile'], 'goes over the network in clear text: api.tls is missing'])
   if (enforce === 'none' || interfaces.length > 0) return gaps
   const open = missing(prefixes.map(({ family }) => family))
   if (prefixes.length === 0) gaps.push([['datapath'], 'interfaces and prefixes are empty: packets from addresses that no endpoint has are not held back'])
@@ -429,13 +473,17 @@ function toConfig({
     upstreams: dns.upstreams,
     hostAddresses: host.addresses,
     enforce,
-    api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
+    api: { ...api, socket: api.socket ?? undefined, port: api.port ?? undefined },
     observe: {
       logGroup: observe.kernelGroup ?? undefined,
       capacity: observe.flows,
       cluster: policy.clusterName,
       node: host.node ?? hostname(),
       hubbleMetrics: observe.hubbleMetrics,
+      exports: observe.export.map(({ megabytesMax, ...each }) => ({
+        ...each,
+        sizeOctetsMax: megabytesMax * 1_000_000,
+      })),
       hubble: {
         listen: observe.hubble.listen,
         certificate: observe.hubble.tls?.certificate,

@@ -3,6 +3,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { BypassWay } from './bypass.ts'
 import { makeHistogram } from './histogram.ts'
+import type { Exported } from './observe/export.ts'
 import type { Flow } from './observe/flow.ts'
 import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
@@ -37,6 +38,8 @@ export interface Gauges {
   readonly flowsLost: () => { readonly ring: number; readonly kernel: number }
   /** Called before all is told: what was only noted is counted. */
   readonly settle: () => void
+  /** Absent: there are no files. */
+  readonly exported?: (() => Exported) | undefined
   readonly identities: () => number
   readonly policies: () => number
   readonly leasedNames: () => number
@@ -109,6 +112,10 @@ export function makeMetrics(gauges: Gauges): Metrics {
       for (const [source, count] of Object.entries(gauges.flowsLost())) this.inc({ source }, count)
     },
   })
+  const exported = (name: string, help: string, read: () => number): Counter => new Counter({ name, help, registers, collect() { this.reset(); this.inc(read()) } }) // prettier-ignore
+  const toFiles = gauges.exported
+  if (toFiles !== undefined) exported('namegate_export_flows_total', 'Flows written to files.', () => toFiles().written)
+  if (toFiles !== undefined) exported('namegate_export_lost_total', 'Flows that a file could not take: it was too slow, or failed.', () => toFiles().lost) // prettier-ignore
   const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
   gauge('namegate_identities', 'Identities in use.', gauges.identities)
   gauge('namegate_policies', 'Policies in force.', gauges.policies)

@@ -1,8 +1,7 @@
 // GET /v1/flows: flows as JSON lines in the form of `hubble observe -o json`, the last so many or as they come.
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { compileFilters, type FlowFilter, type Place } from '../observe/filters.ts'
-import { isHubbleFlow, type HubbleFlow } from '../observe/flow.ts'
-import { flowMessage, type Message } from '../observe/hubble/message.ts'
+import { flowLine } from '../observe/hubble/message.ts'
 import type { Observer } from '../observe/observer.ts'
 import { beginning, judge, type Range } from '../observe/range.ts'
 import type { Entry } from '../observe/ring.ts'
@@ -73,25 +72,9 @@ export async function* flowLines(
     const what = judge(entry, range, shows)
     if (what === 'end') return
     if (what === 'skip') continue
-    const line = lineOf(entry, place)
+    const line = flowLine(entry, place)
     if (line === undefined) continue
     if (entry.kind !== 'lost') left--
     yield `${JSON.stringify(line)}\n`
   }
-}
-
-function lineOf(entry: Entry, place: Place): Message | undefined {
-  const time = new Date(entry.time).toISOString()
-  const node = { node_name: `${place.cluster}/${place.node}`, time }
-  if (entry.kind === 'lost') {
-    const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
-    return { lost_events: { source, num_events_lost: String(entry.count) }, ...node }
-  }
-  return isHubbleFlow(entry) ? { flow: flowJson(entry, place, time), ...node } : undefined
-}
-
-/** In JSON, what protobuf wraps to tell absent from false is the bare value. */
-function flowJson(flow: HubbleFlow, place: Place, time: string): Message {
-  const { is_reply: reply, ...rest } = flowMessage(flow, place, time)
-  return reply === undefined ? rest : { ...rest, is_reply: (reply as { value: boolean }).value }
 }

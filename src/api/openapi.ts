@@ -1,4 +1,5 @@
 // The table of the inspection endpoint's routes, and the OpenAPI document that is made of it.
+import { errorSchema, schemas, type Schema } from './schemas.ts'
 
 interface RouteFacts {
   readonly summary: string
@@ -66,6 +67,13 @@ export const routeTable: Readonly<Record<string, RouteFacts>> = {
   },
 }
 
+const contents: Readonly<Record<NonNullable<RouteFacts['type']> | 'application/json', string>> = {
+  'application/json': 'what was asked for',
+  'text/plain': "in Prometheus' form",
+  'application/x-ndjson': 'JSON, a line each: the schema is that of a line',
+  'text/event-stream': "events; the schema is that of an event's data, which is one line of JSON",
+}
+
 /** The OpenAPI 3.1 document. */
 export function openApiDocument(version: string): Readonly<Record<string, unknown>> {
   const paths: Record<string, Record<string, unknown>> = {}
@@ -77,14 +85,19 @@ export function openApiDocument(version: string): Readonly<Record<string, unknow
       ...inPath.map((name) => ({ name, in: 'path', required: true, schema: text })),
       ...Object.entries(facts.query ?? {}).map(([name, description]) => ({ name, in: 'query', required: facts.required?.includes(name) === true, description, schema: text })), // prettier-ignore
     ]
-    const said = (description: string, type: string): unknown => ({ description, content: { [type]: {} } })
+    const type = facts.type ?? 'application/json'
+    const said = (description: string, type: string, schema: Schema = {}): unknown => ({ description, content: { [type]: { schema } } }) // prettier-ignore
     const key = inPath.reduce((all, name) => all.replace(`:${name}`, `{${name}}`), path)
     paths[key] = {
       ...paths[key],
       [method.toLowerCase()]: {
         summary: facts.summary,
         parameters,
-        responses: { 200: said('what was asked for', facts.type ?? 'application/json'), default: said('`error` says what is wrong', 'application/json') }, // prettier-ignore
+        responses: {
+          200: said(contents[type], type, schemas[route]),
+          ...(route === 'GET /healthz' ? { 503: said('`troubles` say why not', type, schemas[route]) } : {}),
+          default: said('`error` says what is wrong', 'application/json', errorSchema),
+        },
       },
     }
   }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import type { KernelHolds, PolicySet } from '../agent.ts'
+import type { PolicySet } from '../agent.ts'
 import { wallTime, type Clock } from '../clock.ts'
 import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
@@ -11,26 +11,26 @@ import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
+import type { TokenTest } from './access.ts'
 import { readFlowQuery, flowLines } from './flows.ts'
 import type { Observer } from '../observe/observer.ts'
 import { openApiDocument, routeTable } from './openapi.ts'
 import { nameRows, selectorRows } from './selectors.ts'
 import { leaseEvents, type Watched } from './watch.ts'
-import { answerVerdict, answerWhy, readWhyQuery } from './why.ts'
-import { addressToText } from '../net/address.ts'
+import { answerVerdict, answerWhy, readWhyQuery, type WhyView } from './why.ts'
+import { addressFromText, addressToText } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
 import { issueToText } from '../policy/field.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
 
 /** What the API shows; an `Agent` is one. */
-export interface ApiView {
+export interface ApiView extends Pick<WhyView, 'kernelHolds' | 'expandedFrom' | 'resolverTries'> {
   readonly port: number
   readonly clock: Clock
   readonly metrics: Pick<Metrics, 'text'>
   readonly snapshot: () => Snapshot
   readonly leases: Pick<LeaseTable, 'list' | 'size' | 'leasesAt' | 'leasesAs'>
-  readonly kernelHolds: KernelHolds
   readonly policySet: () => PolicySet
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
@@ -281,10 +281,18 @@ function statusView(agent: ApiView): StatusView {
 }
 
 /** Names under which this API may be addressed over TCP; any other means a browser was led here (DNS rebinding). */
-const localHosts = ['localhost', '127.0.0.1', '[::1]']
+function isLocalHost(hostname: string): boolean {
+  if (['localhost', '[::1]'].includes(hostname.toLowerCase())) return true
+  return hostname.startsWith('127.') && addressFromText(hostname) !== undefined
+}
 
-/** @param overTcp whether requests come over TCP: then the Host header must name this machine. */
-export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
+/**
+ * How requests are looked at before anything else. `open`: whoever gets here may ask (a unix socket, a client's certificate). `local`: loopback,
+ * where the Host header must name this machine. Else the token must be shown.
+ */
+export type Guard = 'open' | 'local' | TokenTest
+
+export function makeApi(agent: ApiView, guard: Guard): FastifyInstance {
   const app = Fastify({
     bodyLimit: bodyOctetsMax,
     requestTimeout: requestMillisMax,
@@ -297,10 +305,18 @@ export function makeApi(agent: ApiView, overTcp: boolean): FastifyInstance {
   app.setNotFoundHandler(async ({ method, url }, reply) =>
     reply.code(404).send({ error: `there is no ${method} ${url}; there is ${routes.join(', ')}` }),
   )
-  if (overTcp)
+  if (typeof guard === 'function')
+    app.addHook('onRequest', async ({ headers: { authorization } }, reply) => {
+      if (!guard(authorization))
+        await reply
+          .code(401)
+          .header('www-authenticate', 'Bearer')
+          .send({ error: 'the token of api.tokenFile is required' })
+    })
+  if (guard === 'local')
     app.addHook('onRequest', async (request, reply) => {
       const { hostname } = request
-      if (!localHosts.includes(hostname.toLowerCase()))
+      if (!isLocalHost(hostname))
         await reply.code(403).send({ error: `this API is not served under the name ${hostname}` })
     })
   app.addHook('preHandler', async ({ method, query, routeOptions: { url } }, reply) => {

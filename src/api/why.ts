@@ -2,11 +2,20 @@
 import type { Clock } from '../clock.ts'
 import type { Lease, LeaseTable } from '../leases/leases.ts'
 import { checkPattern } from '../match/pattern.ts'
-import { addressFromText, addressToText, familyOf } from '../net/address.ts'
+import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
 import { icmpProtocol, Protocol, type L4 } from '../net/ports.ts'
 import type { Flow } from '../observe/flow.ts'
 import type { Observer } from '../observe/observer.ts'
-import { explainWhy, l4Text, somewhere, withKernel, type WhyQuestion, type WhyReport } from '../observe/why.ts'
+import {
+  explainWhy,
+  l4Text,
+  somewhere,
+  withKernel,
+  withTries,
+  type ResolverTry,
+  type WhyQuestion,
+  type WhyReport,
+} from '../observe/why.ts'
 import type { Ring } from '../observe/ring.ts'
 import type { Snapshot } from '../policy/snapshot.ts'
 import { makeDecider, type Decision, type Party } from '../policy/verdict.ts'
@@ -19,6 +28,9 @@ export interface WhyView {
   readonly leases: Pick<LeaseTable, 'leasesAt' | 'leasesAs'>
   readonly observer: Pick<Observer, 'ring'>
   readonly kernelHolds: KernelHolds
+  readonly expandedFrom: (name: string) => readonly (readonly string[])[]
+  /** Attempts within the last hour at resolvers that would not be seen. */
+  readonly resolverTries: () => Promise<readonly ResolverTry[]>
 }
 
 /** The report as JSON: what was asked, then what `WhyReport` has. */
@@ -112,11 +124,17 @@ function readPort(text: string): number | undefined {
 /** Answers with the kernel's word on it. Rejects when the kernel cannot be asked. */
 export async function answerWhy(view: WhyView, { question, from, to }: WhyReading & { ok: true }): Promise<WhyAnswer> {
   const { leasesAt, leasesAs } = view.leases
-  const facts = { snapshot: view.snapshot(), leasesAt, leasesAs, flows: () => newestFirst(view.observer.ring), now: view.clock() } // prettier-ignore
+  const facts = { snapshot: view.snapshot(), leasesAt, leasesAs, expandedFrom: view.expandedFrom, flows: () => newestFirst(view.observer.ring), now: view.clock() } // prettier-ignore
   const report = explainWhy(facts, question)
   const held = report.relies === undefined ? undefined : await view.kernelHolds(report.relies.identity, report.relies.address, question) // prettier-ignore
-  const { verdict, missing, direction, text, by, chain, rule, advice } = withKernel(report, held)
+  const tries = report.verdict === 'allowed' ? [] : await view.resolverTries()
+  const { verdict, missing, direction, text, by, chain, rule, advice } = withTries(withKernel(report, held), tries, addressesOf(question.from, facts.snapshot)) // prettier-ignore
   return { from, to, verdict, missing, direction, text, by, chain, rule, advice }
+}
+
+function addressesOf(from: Party, snapshot: Snapshot): readonly Address[] {
+  const endpoint = from.kind === 'endpoint' ? from.endpoint : from.kind === 'address' ? snapshot.endpointOf(from.address) : undefined // prettier-ignore
+  return endpoint?.addresses ?? (from.kind === 'address' ? [from.address] : [])
 }
 
 /** The verdict alone, both directions, by the names that are leased now; a name without a lease is judged as leading to some address outside. */

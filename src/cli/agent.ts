@@ -1,6 +1,7 @@
 // `namegate agent`: reads the configuration, starts the agent and its API, looks at the manifests on SIGHUP, and drains on SIGTERM.
 import { readFile } from 'node:fs/promises'
-import { ManifestError, startAgent, type Agent } from '../agent.ts'
+import { ManifestError, startAgent } from '../agent.ts'
+import { AccessError, readTls } from '../api/access.ts'
 import { claimApi } from '../api/serve.ts'
 import { parseConfig, type Config } from '../config.ts'
 import { claimTable, ClaimError } from '../datapath/claim.ts'
@@ -9,7 +10,8 @@ import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
-import type { ServedHubble } from '../observe/hubble/server.ts'
+import { ExportError, openExports } from '../observe/export.ts'
+import type { ClaimedHubble } from '../observe/hubble/server.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
 import { SocketError } from '../socketError.ts'
@@ -39,6 +41,10 @@ export async function agentCommand(configFile: string, version: string): Promise
     if (config.enforce === 'kernel') claims.push((await claimTable(config.settings.datapath.table)).release)
     const api = await claimApi(config.api)
     claims.push(api.close)
+    const hubble = await claimHubbleOf(config.observe.hubble, version)
+    if (hubble !== undefined) claims.push(hubble.close)
+    const exports = await openExports(config.observe.exports)
+    claims.push(exports.close)
     const agent = await startAgent({
       settings: config.settings,
       log,
@@ -51,21 +57,21 @@ export async function agentCommand(configFile: string, version: string): Promise
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      observe: config.observe,
+      observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }) },
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     claims.push(agent.close)
     reload = agent.reload
     await api.serve(agent)
     log.info({ urls: api.urls }, 'inspection endpoint')
-    const hubble = await hubbleOf(agent, config.observe.hubble, version)
-    if (hubble !== undefined) claims.push(hubble.close)
+    hubble?.serve(agent.observer)
+    exports.follow(agent.observer, log)
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
     return 0
   } catch (error) {
     if (error instanceof ManifestError) process.stderr.write(`${error.message}\n`)
-    else if (error instanceof SocketError || error instanceof ClaimError) process.stderr.write(`namegate: ${error.message}\n`)
+    else if (error instanceof SocketError || error instanceof ClaimError || error instanceof AccessError || error instanceof ExportError) process.stderr.write(`namegate: ${error.message}\n`)
     else log.fatal({ err: error }, 'the agent cannot start')
     return 1
   } finally {
@@ -74,14 +80,14 @@ export async function agentCommand(configFile: string, version: string): Promise
 } // prettier-ignore
 
 /** Hubble's API where the configuration wants it. */
-async function hubbleOf(agent: Agent, { listen, certificate, key, clientCa }: Config['observe']['hubble'], version: string): Promise<ServedHubble | undefined> {
+async function claimHubbleOf({ listen, certificate, key, clientCa }: Config['observe']['hubble'], version: string): Promise<ClaimedHubble | undefined> {
   if (listen.length === 0) return undefined
-  const { serveHubble } = await import('../observe/hubble/server.ts')
+  const { claimHubble } = await import('../observe/hubble/server.ts')
   const tls =
     certificate === undefined || key === undefined
       ? undefined
-      : { certificate: await readFile(certificate), key: await readFile(key), ...(clientCa === undefined ? {} : { clientCa: await readFile(clientCa) }) }
-  return serveHubble(agent.observer, listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
+      : await readTls({ certificate, key, clientCa }, 'observe.hubble.tls')
+  return claimHubble(listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
 } // prettier-ignore
 
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */

@@ -1,5 +1,8 @@
-// Talking to a running agent's API, over its unix socket or loopback.
-import { request, type IncomingMessage } from 'node:http'
+// Talking to a running agent's API, over its unix socket or TCP. What guards it there is told by the environment, so that no token stands in a
+// command line: NAMEGATE_API_TOKEN_FILE, NAMEGATE_API_CA, NAMEGATE_API_CERTIFICATE with NAMEGATE_API_KEY, all names of files.
+import { readFileSync } from 'node:fs'
+import { request as requestHttp, type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http'
+import { request as requestHttps } from 'node:https'
 
 export const defaultApi = 'unix:/run/namegate/api.sock'
 
@@ -9,9 +12,9 @@ export class ApiError extends Error {
 }
 
 /** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. */
-export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Promise<unknown> {
+export async function callApi(api: string, method: 'GET' | 'DELETE', path: string): Promise<unknown> {
   const place = placeOf(api, path)
-  if (place === undefined) return Promise.reject(new ApiError(`"${api}" is neither unix:PATH nor http://HOST:PORT`))
+  if (place === undefined) throw new ApiError(`"${api}" is ${noPlace}`)
   return new Promise((resolve, reject) => {
     const call = request({ ...place, method, timeout: 10_000 }, (response) => {
       let text = ''
@@ -40,7 +43,7 @@ export function callApi(api: string, method: 'GET' | 'DELETE', path: string): Pr
 /** The lines of an answer as they come; ends when the agent ends it. Rejects with `ApiError`. */
 export async function* streamApi(api: string, path: string): AsyncGenerator<string> {
   const place = placeOf(api, path)
-  if (place === undefined) throw new ApiError(`"${api}" is neither unix:PATH nor http://HOST:PORT`)
+  if (place === undefined) throw new ApiError(`"${api}" is ${noPlace}`)
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     const call = request({ ...place, method: 'GET' }, resolve)
     call.on('error', (error) => reject(new ApiError(`no agent answers at ${api} (${error.message}); start one with: namegate agent --config FILE`))) // prettier-ignore
@@ -58,12 +61,39 @@ export async function* streamApi(api: string, path: string): AsyncGenerator<stri
   throw new ApiError(body.error ?? `the agent answered ${response.statusCode}`)
 }
 
-type Place =
-  | { readonly socketPath: string; readonly path: string }
-  | { readonly host: string; readonly port: string; readonly path: string }
+const noPlace = 'neither unix:PATH nor http://HOST:PORT or https://HOST:PORT'
+
+type Place = RequestOptions & { readonly isTls?: boolean }
 
 function placeOf(api: string, path: string): Place | undefined {
   if (api.startsWith('unix:')) return api === 'unix:' ? undefined : { socketPath: api.slice('unix:'.length), path }
   const url = URL.canParse(api) ? new URL(api) : undefined
-  return url?.protocol === 'http:' ? { host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port, path } : undefined
+  if (url === undefined || url.username !== '' || (url.protocol !== 'http:' && url.protocol !== 'https:'))
+    return undefined
+  const [token, ca, cert, key] = ['TOKEN_FILE', 'CA', 'CERTIFICATE', 'KEY'].map(fileOf)
+  const isTls = url.protocol === 'https:'
+  const shown = { ...(ca === undefined ? {} : { ca }), ...(cert === undefined ? {} : { cert }), ...(key === undefined ? {} : { key }) } // prettier-ignore
+  return {
+    host: url.hostname.replace(/^\[|\]$/g, ''),
+    port: url.port === '' && isTls ? 443 : url.port,
+    path,
+    isTls,
+    ...(token === undefined ? {} : { headers: { authorization: `Bearer ${token.trim()}` } }),
+    ...(isTls ? shown : {}),
+  }
+}
+
+/** What the file says that `NAMEGATE_API_…` names; undefined when it names none. Throws `ApiError`. */
+function fileOf(what: string): string | undefined {
+  const file = process.env[`NAMEGATE_API_${what}`]
+  if (file === undefined || file === '') return undefined
+  try {
+    return readFileSync(file, 'latin1')
+  } catch (error) {
+    throw new ApiError(`NAMEGATE_API_${what}: ${(error as Error).message}`)
+  }
+}
+
+function request({ isTls, ...options }: Place, answered: (response: IncomingMessage) => void): ClientRequest {
+  return isTls === true ? requestHttps(options, answered) : requestHttp(options, answered)
 }

@@ -8,6 +8,7 @@ import type { Server } from '../proxy/upstream.ts'
 import { labelFromText } from '../run/labels.ts'
 import { networks, type Network } from '../run/uplink.ts'
 import { callApi, defaultApi } from './client.ts'
+import { addCompletion } from './completion.ts'
 import { confirm } from './confirm.ts'
 import { formats, render, table, type Format } from './output.ts'
 import { addObserve } from './observe.ts'
@@ -64,6 +65,7 @@ Examples:
   addObserve(program, withApi)
   addWhy(program, asking)
   addInspection(program)
+  addCompletion(program)
   return program
 }
 
@@ -116,7 +118,9 @@ function asking(command: Command): Command {
 
 function withApi(command: Command): Command {
   return command.addOption(
-    new Option('--api <place>', 'the agent: unix:PATH or http://HOST:PORT').default(defaultApi).env('NAMEGATE_API'),
+    new Option('--api <place>', 'the agent: unix:PATH, http://HOST:PORT or https://HOST:PORT')
+      .default(defaultApi)
+      .env('NAMEGATE_API'),
   )
 }
 

@@ -9,7 +9,7 @@ import { explain, type DirectionExplanation, type Explanation } from '../policy/
 import { Tier, type Direction } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 import { labelsOfName, outsidersOf, resolveParty, type Flow as Asked, type Party } from '../policy/verdict.ts'
-import type { ConnectionFlow, Flow, Refusal } from './flow.ts'
+import type { AnswerFlow, ConnectionFlow, Flow, Refusal } from './flow.ts'
 import { smallestRule, type RulePeer } from './smallestRule.ts'
 
 /** What keeps it from passing; each is one thing to do about it. */
@@ -23,6 +23,7 @@ export const missingLinks = {
   'not-enforced': 'a rule allows it only with what a proxy would have to judge',
   'name-not-allowed': 'no rule lets the name be asked',
   'name-denied': 'a deny rule is about the name',
+  'search-expansion': 'a search list made the name of one that may be asked',
   'resolver-denied': 'a deny rule is about the resolver',
   'never-resolved': 'nobody of this identity has asked for the name',
   'other-identity': 'another identity has asked for the name, this one has not',
@@ -67,11 +68,20 @@ export interface WhyReport {
   readonly relies: { readonly identity: IdentityId; readonly address: Address } | undefined
 }
 
+/** Packets that a workload sent to port 853 of an address within the last hour: a resolver whose answers are not seen. */
+export interface ResolverTry {
+  readonly source: Address
+  readonly address: Address
+  readonly packets: number
+}
+
 export interface WhyFacts {
   readonly snapshot: Snapshot
   /** Whoever holds them. */
   readonly leasesAt: (address: Address) => readonly Lease[]
   readonly leasesAs: (name: string) => readonly Lease[]
+  /** What a name may be the expansion of by a search list, as the proxy reads it. */
+  readonly expandedFrom: (name: string) => readonly (readonly string[])[]
   /** Newest first. */
   readonly flows: () => Iterable<Flow>
   /** Milliseconds of the leases' clock. */
@@ -167,6 +177,12 @@ function whyName(facts: WhyFacts, who: Who, from: Party, name: string, l4: L4): 
   const grants = policy.grantsFor(labels)
   const question: Link = { link: 'question', holds: may.kind === 'allow', text: may.why.text, why: may.why }
   if (may.kind === 'deny') {
+    const meant = facts.expandedFrom(name).find((shorter) => policy.mayAsk(shorter).kind === 'allow')
+    if (meant !== undefined) {
+      const text = `${name} is what a search list makes of ${meant.join('.')}, which may be asked; it is answered with NXDOMAIN, so that the resolver goes on to that`
+      const expanded: Link = { link: 'question', holds: false, text, why: may.why }
+      return { ...none, verdict: 'denied', missing: 'search-expansion', text: `denied at DNS: ${text}`, by: may.why, chain: [...who.chain, expanded, ...lastAsked(facts, who.identity, name)], advice: adviceOf('search-expansion', undefined) } // prettier-ignore
+    }
     const missing = may.why.conflict === true ? 'conflict' : may.why.policy === undefined ? 'name-not-allowed' : grants.some(({ kind }) => kind === 'deny') ? 'name-denied' : 'resolver-denied' // prettier-ignore
     const rule = missing === 'name-not-allowed' ? smallestRule(snapshot, 'egress', who.identity, { kind: 'name', name }, l4) : undefined // prettier-ignore
     return { ...none, verdict: 'denied', missing, text: `denied at DNS: ${may.why.text}`, by: may.why, chain: [...who.chain, question, ...lastAsked(facts, who.identity, name)], rule, advice: adviceOf(missing, rule) } // prettier-ignore
@@ -179,7 +195,7 @@ function whyName(facts: WhyFacts, who: Who, from: Party, name: string, l4: L4): 
     const reports = told.map((address) => whyFlow(facts, who, { ...l4, from, to: { kind: 'address', address }, names: mine.length > 0 ? [name] : [] }, [question, lookup])) // prettier-ignore
     // Of several addresses any may be used: what is said is the worst.
     const worst = reports.find(({ verdict }) => verdict === 'denied') ?? reports.find(({ verdict }) => verdict === 'audited') ?? reports[0] // prettier-ignore
-    if (worst !== undefined) return worst
+    if (worst !== undefined) return withRefusal(worst, lastRefusal(facts, who.identity, name))
   }
   // Nobody knows where it leads: what would be, if it led somewhere outside that only this name leads to?
   const would = whyFlow(facts, who, { ...l4, from, to: { kind: 'address', address: somewhere }, names: [name] }, [question]) // prettier-ignore
@@ -275,8 +291,8 @@ function lookupOfName({ leasesAs, flows }: WhyFacts, identity: IdentityId, name:
   for (const flow of flows()) {
     if (flow.kind === 'lease' && flow.identity === identity && flow.name === name) return goneText(flow.change, name)
     if (flow.kind !== 'answer' || flow.destination.identity !== identity || flow.qname !== name) continue
-    const refusal = flow.refused === undefined ? undefined : missingOfRefusal[flow.refused]
-    if (refusal !== undefined) return { missing: refusal, text: `${name} ${flow.qtype} was asked, and refused: ${flow.why?.text ?? missingLinks[refusal]}` } // prettier-ignore
+    const refusal = refusalOf(flow)
+    if (refusal !== undefined) return refusal
     if (flow.verdict === 'ERROR') return { missing: 'answer-failed', text: `${name} ${flow.qtype} was asked, and not answered: ${flow.why?.text ?? 'no reason is known'}` } // prettier-ignore
     if (flow.verdict === 'FORWARDED' && (flow.rcode !== 0 || flow.addresses.length === 0)) return { missing: 'no-address', text: `${name} ${flow.qtype} was asked; there is no address (RCODE ${flow.rcode})` } // prettier-ignore
   }
@@ -286,6 +302,42 @@ function lookupOfName({ leasesAs, flows }: WhyFacts, identity: IdentityId, name:
     missing: 'never-resolved',
     text: `${name} may be asked, and nobody of identity ${identity} has asked for it`,
   }
+}
+
+function refusalOf({ qname, qtype, refused, why }: AnswerFlow): Lookup | undefined {
+  const missing = refused === undefined ? undefined : missingOfRefusal[refused]
+  return missing === undefined ? undefined : { missing, text: `${qname} ${qtype} was asked, and refused: ${why?.text ?? missingLinks[missing]}` } // prettier-ignore
+}
+
+/** The refusal of the name since it was last answered with addresses, with its time. Undefined: there is none. */
+function lastRefusal({ flows }: WhyFacts, identity: IdentityId, name: string): (Lookup & { readonly time: number }) | undefined {
+  for (const flow of flows()) {
+    if (flow.kind !== 'answer' || flow.destination.identity !== identity || flow.qname !== name) continue
+    const refusal = refusalOf(flow)
+    if (refusal !== undefined) return { ...refusal, time: flow.time }
+    if (flow.verdict === 'FORWARDED' && flow.addresses.length > 0) return undefined
+  }
+  return undefined
+} // prettier-ignore
+
+/** Addresses that an older answer gave are judged as they stand; that a newer one was refused is told beside it. */
+function withRefusal(report: WhyReport, refusal: (Lookup & { readonly time: number }) | undefined): WhyReport {
+  if (refusal === undefined) return report
+  const text = `since then, at ${new Date(refusal.time).toISOString()}, ${refusal.text}`
+  return { ...report, chain: [...report.chain, { link: 'lookup', holds: undefined, text }], advice: report.advice ?? adviceOf(refusal.missing, undefined) } // prettier-ignore
+}
+
+/** Links that are missing, perhaps, because the workload asks a resolver that is not seen. */
+const unseen: readonly (Missing | undefined)[] = ['other-resolver', 'never-resolved', 'other-identity', 'lease-over']
+
+/** @param tries those of all workloads; @param sources the asker's addresses. */
+export function withTries(report: WhyReport, tries: readonly ResolverTry[], sources: readonly Address[]): WhyReport {
+  if (!unseen.includes(report.missing)) return report
+  const own = tries.filter(({ source }) => sources.includes(source))
+  if (own.length === 0) return report
+  const places = own.slice(0, 4).map(({ address, packets }) => `${addressToText(address)} port 853 (x${packets})`)
+  const text = `within the last hour it tried ${places.join(', ')}: DNS over TLS or QUIC, whose answers are not seen and open nothing`
+  return { ...report, text: `${report.text}; ${text}`, chain: [...report.chain, { link: 'lookup', holds: undefined, text }] } // prettier-ignore
 }
 
 /** Where the name led when it was last answered. */
@@ -348,6 +400,8 @@ function adviceOf(missing: Missing, rule: string | undefined): string | undefine
     case 'name-denied':
     case 'resolver-denied':
       return rule === undefined ? 'no rule allows it while that deny rule stands: narrow that' : undefined
+    case 'search-expansion':
+      return 'nothing is amiss if the resolver goes on; ask why of the name that is meant'
     case 'rebinding':
       return 'if the name is to lead there, name its domain in dns.privateSuffixes, or allow the address itself'
     case 'budget':

@@ -76,6 +76,8 @@ describe.skipIf(reason !== undefined)(`starts ${reason ?? ''}`, () => {
     }
     const cases = [
       { title: "the API's port", prepare: onTcp(9653), over: {}, said: 'the API cannot listen on 127.0.0.1:9653: another program has it; api.port sets another' },
+      { title: "the API's token may be read by others", prepare: async () => undefined, over: { api: { socket: null, port: 9653, tokenFile: '/etc/passwd' } }, said: 'namegate: api.tokenFile: /etc/passwd may be read or changed by others (mode 644); chmod 600 it' },
+      { title: "Hubble's port", prepare: onTcp(4244), over: { observe: { hubble: { listen: ['127.0.0.1:4244'] } } }, said: "Hubble's API cannot listen on 127.0.0.1:4244: another program has it; observe.hubble.listen sets another" },
       { title: "DNS's port, UDP", prepare: onUdp(10053), over: {}, said: 'DNS cannot listen on 0.0.0.0:10053: another program has it; dns.listen sets another' },
       { title: "DNS's port, TCP", prepare: onTcp(10053), over: {}, said: 'DNS cannot listen on 0.0.0.0:10053: another program has it; dns.listen sets another' },
       { title: 'an address that is not ours', prepare: async () => undefined, over: { dns: { listen: [{ address: '192.0.2.1' }] } }, said: 'DNS cannot listen on 192.0.2.1:10053: this host has no such address; dns.listen sets another' },

@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
+import { answerWhy, readWhyQuery } from '../../src/api/why.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
 import type { Outcome } from '../../src/proxy/handle.ts'
 import type { Listener } from '../../src/proxy/listen.ts'
@@ -99,6 +100,10 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     await connect(web, '198.18.0.53', 853)
     await connect(web, '2001:db8::53', 853)
     await web.run('echo x > /dev/udp/198.18.0.53/853')
+    const query = readWhyQuery({ from: 'web', to: '198.18.0.99:443' }, agent.snapshot())
+    const said = query.ok ? await answerWhy(agent, query) : expect.fail(query.error)
+    expect(said).toMatchObject({ verdict: 'denied', missing: 'other-resolver' })
+    expect(said.text).toContain('within the last hour it tried 198.18.0.53 port 853 (x2)')
     await agent.lookForBypass()
     await short(web, 'dns.google @9.9.9.9')
     await short(web, 'use-application-dns.net @9.9.9.9')

@@ -25,7 +25,7 @@ test('all defaults', () => {
     enforce: 'kernel',
     api: { socket: '/run/namegate/api.sock', address: '127.0.0.1', port: 9653 },
     observe: { logGroup: 4244,
-      hubbleMetrics: false, capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
+      hubbleMetrics: false, exports: [], capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
     logLevel: 'info',
     settings: defaultSettings(),
   })
@@ -149,7 +149,7 @@ const wrong: readonly { readonly text: string; readonly issues: readonly string[
   },
   {
     text: 'manifests: x\napi: {address: 0.0.0.0}',
-    issues: ['2:16: api.address: "0.0.0.0" is not a loopback address'],
+    issues: ['2:16: api.address: elsewhere than on loopback, tokenFile or tls.clientCa is required'],
   },
   {
     text: 'manifests: x\ndatapath: {table: "a; flush ruleset", interfaces: ["a\\"b"], prefixes: [10.0.0.0/33]}',
@@ -246,6 +246,27 @@ test('an upstream’s mapping says what is wrong in it', () => {
     /^address: "x" is not IP:PORT.*; transport: must be one of/,
   )
 })
+describe('the API', () => {
+  const said = (text: string): unknown => {
+    const result = parseConfig(`manifests: /m\nhost: {addresses: []}\ndatapath: {interfaces: [veth*]}\napi: ${text}`, 'c.yaml')
+    return result.ok ? [result.config.api.address, ...result.warnings.map(({ path, message }) => `${path}: ${message}`)] : result.issues.map(({ message }) => message)
+  }
+  const guard = 'elsewhere than on loopback, tokenFile or tls.clientCa is required'
+  const rows: readonly (readonly [text: string, said: readonly string[]])[] = [
+    ['{address: 127.0.0.2}', ['127.0.0.2']],
+    ['{address: "::1"}', ['::1']],
+    ['{address: 10.0.0.1}', [guard]],
+    ['{address: "::"}', [guard]],
+    ['{address: "::ffff:127.0.0.1"}', [guard]],
+    ['{address: 10.0.0.1, port: null}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k}}', [guard]],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k, clientCa: a}}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tls: {certificate: c, key: k}, tokenFile: t}', ['10.0.0.1']],
+    ['{address: 10.0.0.1, tokenFile: t}', ['10.0.0.1', 'api.tokenFile: goes over the network in clear text: api.tls is missing']],
+    ['{tokenFile: t}', ['127.0.0.1']],
+  ]
+  for (const [text, want] of rows) test(text, () => expect(said(text)).toEqual(want))
+}) // prettier-ignore
 describe('observe', () => {
   test('Hubble is served on loopback, on a unix socket, and elsewhere only to clients with a certificate', () => {
     const hubble = (text: string): unknown => {
@@ -258,6 +279,17 @@ describe('observe', () => {
     expect(hubble('{listen: ["0.0.0.0:4244"], tls: {certificate: c, key: k, clientCa: a}}')).toEqual(['0.0.0.0:4244'])
     expect(hubble('{listen: ["localhost:4244"]}')).toEqual(['"localhost:4244" is not unix:/PATH or ADDRESS:PORT'])
   })
+  test('exports: filters are checked, files are their own', () => {
+    const said = (text: string): unknown => {
+      const result = parseConfig(`manifests: /m\nobserve: {export: ${text}}`, 'c.yaml')
+      return result.ok ? result.config.observe.exports : result.issues.map(({ path, message }) => `${path}: ${message}`)
+    }
+    expect(said('[{file: f}]')).toEqual([{ file: 'f', sizeOctetsMax: 10_000_000, filesMax: 5, allow: [], deny: [], fields: [] }])
+    expect(said('[{file: f, allow: [{verdict: [DROPPED]}], deny: [{source_pod: [kube-system/]}], fields: [time, verdict], megabytesMax: 0.5, filesMax: 1}]')).toMatchObject([{ sizeOctetsMax: 500_000, filesMax: 1, fields: ['time', 'verdict'] }])
+    expect(said('[{file: f, allow: [{verdct: [DROPPED]}], deny: [{dns_query: ["("]}]}]')).toEqual(['observe.export[0].allow: there is no filter "verdct"', expect.stringMatching(/^observe\.export\[0\]\.deny: .*missing closing/)])
+    expect(said('[{file: f}, {file: f}]')).toEqual(['observe.export: must all have files of their own'])
+    expect(said('[{file: f, filesMax: 0, size: 3}]')).toEqual(['observe.export[0].filesMax: must be at least 1', 'observe.export[0].size: unknown field "size"'])
+  }) // prettier-ignore
   test('the ring holds 2^n-1 flows', () => {
     const result = parseConfig('manifests: /m\nobserve: {flows: 4096}', 'c.yaml')
     expect(result.ok ? [] : result.issues.map(({ message }) => message)).toEqual(['must be 2^n-1 and at most 65535'])

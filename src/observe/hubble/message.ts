@@ -2,7 +2,8 @@
 import { addressToText, familyOf } from '../../net/address.ts'
 import type { Why } from '../../policy/snapshot.ts'
 import { directionOf, dropReasonName, dropReasonOf, eventOf, isReply, type Place } from '../filters.ts'
-import type { End, HubbleFlow } from '../flow.ts'
+import { isHubbleFlow, type End, type HubbleFlow } from '../flow.ts'
+import type { Entry } from '../ring.ts'
 import { summaryOf, tcpFlagNames } from '../summary.ts'
 
 /** A message as protobuf's JSON has it: absent fields are absent, enums are their names, 64 bits are text. */
@@ -46,6 +47,26 @@ export function flowMessage(flow: HubbleFlow, place: Place, time: unknown): Mess
     Summary: summaryOf(flow),
   }
 } // prettier-ignore
+
+/**
+ * An entry as a line of `hubble observe -o json`; undefined for what Hubble has no flow for.
+ * @param fields a mask, as of `masked`; [] is everything.
+ */
+export function flowLine(entry: Entry, place: Place, fields: readonly string[] = []): Message | undefined {
+  const time = new Date(entry.time).toISOString()
+  const node = { node_name: `${place.cluster}/${place.node}`, time }
+  if (entry.kind === 'lost') {
+    const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
+    return { lost_events: { source, num_events_lost: String(entry.count) }, ...node }
+  }
+  return isHubbleFlow(entry) ? { flow: masked(flowJson(entry, place, time), fields), ...node } : undefined
+}
+
+/** In JSON, what protobuf wraps to tell absent from false is the bare value. */
+function flowJson(flow: HubbleFlow, place: Place, time: string): Message {
+  const { is_reply: reply, ...rest } = flowMessage(flow, place, time)
+  return reply === undefined ? rest : { ...rest, is_reply: (reply as { value: boolean }).value }
+}
 
 function endMessage(end: End, { cluster }: Place): Message {
   const { endpoint, identity, namespace, labels, pod } = end

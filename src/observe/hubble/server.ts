@@ -1,13 +1,16 @@
 // Hubble's Observer, Peer and health services over gRPC, for the `hubble` command, Hubble UI and Relay.
 import { once } from 'node:events'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { chmod } from 'node:fs/promises'
+import { chmod, mkdir } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import {
   loadPackageDefinition,
+  logVerbosity,
   Metadata,
   Server,
   ServerCredentials,
+  setLogVerbosity,
   status as Status,
   type GrpcObject,
   type sendUnaryData,
@@ -16,8 +19,10 @@ import {
   type ServiceClientConstructor,
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import type { Tls } from '../../api/access.ts'
 import { clearSocket } from '../../api/serve.ts'
 import { addressToText } from '../../net/address.ts'
+import { socketError } from '../../socketError.ts'
 import { compileFilters, type FlowFilter } from '../filters.ts'
 import { isHubbleFlow, type LeaseFlow } from '../flow.ts'
 import type { Observer } from '../observer.ts'
@@ -28,7 +33,7 @@ import { flowMessage, masked, timestampOf, type Message } from './message.ts'
 /** `address`: `127.0.0.1:4244` or `unix:/path`. With `clientCa`, clients must show a certificate of that. */
 export interface HubblePlace {
   readonly address: string
-  readonly tls?: { readonly certificate: Buffer; readonly key: Buffer; readonly clientCa?: Buffer }
+  readonly tls?: Tls
 }
 
 export interface ServedHubble {
@@ -80,17 +85,43 @@ type Call = ServerWritableStream<FlowsRequest, Message>
 type Failure = Error & { readonly code: Status }
 const failure = (code: Status, text: string): Failure => Object.assign(new Error(text), { code })
 
-/** Serves at each place; rejects when one cannot be had, and then serves nowhere. */
-export async function serveHubble(observer: Observer, places: readonly HubblePlace[], { version }: About): Promise<ServedHubble> {
+export interface ClaimedHubble extends ServedHubble {
+  /** From now on this is what is shown. */
+  readonly serve: (observer: Observer) => void
+}
+
+/** Serves at each place; rejects like `claimHubble`. */
+export async function serveHubble(
+  observer: Observer,
+  places: readonly HubblePlace[],
+  about: About,
+): Promise<ServedHubble> {
+  const claimed = await claimHubble(places, about)
+  claimed.serve(observer)
+  return claimed
+}
+
+/**
+ * Takes the places given, before there is anything to be shown: until then every call is answered UNAVAILABLE, upon which clients try again.
+ * Rejects with `SocketError` when one cannot be had, and then holds nothing.
+ */
+export async function claimHubble(places: readonly HubblePlace[], { version }: About): Promise<ClaimedHubble> {
+  // What it has to say of sockets is in the error that we tell.
+  setLogVerbosity(logVerbosity.NONE)
   const root = loadHubble()
   const server = new Server({ 'grpc.max_receive_message_length': 1 << 20, 'grpc.keepalive_time_ms': 30_000 })
   const closing = new AbortController()
   let streams = 0
-  const { place } = observer
-  const nodeName = `${place.cluster}/${place.node}`
+  let shown: Observer | undefined
+  const starting = failure(Status.UNAVAILABLE, 'the agent is starting')
+  const nodeOf = ({ place }: Observer): string => `${place.cluster}/${place.node}`
 
-  const unary = (answer: () => Message) => (_call: ServerUnaryCall<unknown, Message>, done: sendUnaryData<Message>): void => done(null, answer())
-  const stream = (serve: (call: Call, signal: AbortSignal) => Promise<void>) => (call: Call): void => {
+  const unary = (answer: (observer: Observer) => Message) => (_call: ServerUnaryCall<unknown, Message>, done: sendUnaryData<Message>): void => (shown === undefined ? done(starting) : done(null, answer(shown)))
+  const stream = (serve: (observer: Observer, call: Call, signal: AbortSignal) => Promise<void>) => (call: Call): void => {
+    if (shown === undefined) {
+      call.emit('error', starting)
+      return
+    }
     if (streams >= streamsMax) {
       call.emit('error', failure(Status.RESOURCE_EXHAUSTED, `${streamsMax} streams are open`))
       return
@@ -100,7 +131,7 @@ export async function serveHubble(observer: Observer, places: readonly HubblePla
     const over = (): void => gone.abort()
     call.on('cancelled', over)
     closing.signal.addEventListener('abort', over, { once: true })
-    serve(call, gone.signal)
+    serve(shown, call, gone.signal)
       .then(() => call.end())
       .catch((error: unknown) => call.emit('error', error))
       .finally(() => {
@@ -109,22 +140,24 @@ export async function serveHubble(observer: Observer, places: readonly HubblePla
       })
   }
 
-  function status(): Message {
+  function status(observer: Observer): Message {
     const { flows, flowsMax, seen, uptimeMillis, rate } = observer.status()
     return { num_flows: flows, max_flows: flowsMax, seen_flows: seen, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_connected_nodes: { value: 1 }, num_unavailable_nodes: { value: 0 }, version, flows_rate: rate }
   }
-  function nodes(): Message {
+  function nodes(observer: Observer): Message {
     const { flows, flowsMax, seen, uptimeMillis } = observer.status()
-    return { nodes: [{ name: nodeName, version, address: places[0]?.address ?? '', state: 'NODE_CONNECTED', tls: { enabled: places[0]?.tls !== undefined }, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_flows: flows, max_flows: flowsMax, seen_flows: seen }] }
+    return { nodes: [{ name: nodeOf(observer), version, address: places[0]?.address ?? '', state: 'NODE_CONNECTED', tls: { enabled: places[0]?.tls !== undefined }, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_flows: flows, max_flows: flowsMax, seen_flows: seen }] }
   }
 
-  async function flows(call: Call, signal: AbortSignal): Promise<void> {
+  async function flows(observer: Observer, call: Call, signal: AbortSignal): Promise<void> {
     const { request } = call
+    const { place } = observer
+    const nodeName = nodeOf(observer)
     const filters = compileFilters(request.whitelist ?? [], request.blacklist ?? [], place)
     if (!filters.ok) throw failure(Status.INVALID_ARGUMENT, filters.error)
     const paths = request.field_mask?.paths ?? []
     const shows = (entry: Entry): boolean => entry.kind !== 'lost' && filters.shows(entry)
-    await walk(call, signal, request, shows, (entry) => {
+    await walk(observer, call, signal, request, shows, (entry) => {
       const time = timestampOf(entry.time)
       if (entry.kind === 'lost') {
         const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
@@ -134,16 +167,16 @@ export async function serveHubble(observer: Observer, places: readonly HubblePla
     })
   }
   /** Leases as Cilium's agent tells of addresses that came to have an identity. */
-  async function events(call: Call, signal: AbortSignal): Promise<void> {
+  async function events(observer: Observer, call: Call, signal: AbortSignal): Promise<void> {
+    const nodeName = nodeOf(observer)
     const shows = (entry: Entry): boolean => entry.kind === 'lease'
-    await walk(call, signal, call.request, shows, (entry) => entry.kind === 'lease' ? entry.addresses.map((address) => ({ agent_event: eventMessage(entry, `${addressToText(address)}/${address.length * 8}`), node_name: nodeName, time: timestampOf(entry.time) })) : undefined)
+    await walk(observer, call, signal, call.request, shows, (entry) => entry.kind === 'lease' ? entry.addresses.map((address) => ({ agent_event: eventMessage(entry, `${addressToText(address)}/${address.length * 8}`), node_name: nodeName, time: timestampOf(entry.time) })) : undefined)
   }
 
   const header = (call: { sendMetadata: (metadata: Metadata) => void }): void => call.sendMetadata(new Metadata())
-  async function walk(call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | readonly Message[] | undefined): Promise<void> {
+  async function walk({ ring }: Observer, call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | readonly Message[] | undefined): Promise<void> {
     const range = rangeOf(request)
     header(call)
-    const { ring } = observer
     const reader = ring.reader(beginning(ring, range, shows))
     // Following, the number says where to begin and not where to end.
     let left = range.number === undefined || range.follow ? Infinity : range.number
@@ -167,42 +200,48 @@ export async function serveHubble(observer: Observer, places: readonly HubblePla
     }
   }
 
-  const observe = { GetFlows: stream(flows), GetAgentEvents: stream(events), GetNodes: unary(nodes), GetNamespaces: unary(() => ({ namespaces: observer.namespaces().map((namespace) => ({ cluster: place.cluster, namespace })) })), ServerStatus: unary(status) }
+  const observe = { GetFlows: stream(flows), GetAgentEvents: stream(events), GetNodes: unary(nodes), GetNamespaces: unary(({ namespaces, place: { cluster } }) => ({ namespaces: namespaces().map((namespace) => ({ cluster, namespace })) })), ServerStatus: unary(status) }
   server.addService(serviceOf(root, 'observer.Observer'), observe)
   server.addService(serviceOf(root, 'peer.Peer'), {
-    Notify: stream(async (call, signal) => {
+    Notify: stream(async (observer, call, signal) => {
       header(call)
-      call.write({ name: nodeName, address: places[0]?.address ?? '', type: 'PEER_ADDED' })
+      call.write({ name: nodeOf(observer), address: places[0]?.address ?? '', type: 'PEER_ADDED' })
       if (!signal.aborted) await once(signal, 'abort')
     }),
   })
   const serving = { status: 'SERVING' }
   server.addService(serviceOf(root, 'grpc.health.v1.Health'), {
     Check: (call: ServerUnaryCall<{ service?: string }, Message>, done: sendUnaryData<Message>) =>
-      servedNames.includes(call.request.service ?? '') ? done(null, serving) : done(failure(Status.NOT_FOUND, 'unknown service')),
-    Watch: stream(async (call, signal) => {
+      shown === undefined ? done(starting) : servedNames.includes(call.request.service ?? '') ? done(null, serving) : done(failure(Status.NOT_FOUND, 'unknown service')),
+    Watch: stream(async (_observer, call, signal) => {
       call.write(servedNames.includes((call.request as { service?: string }).service ?? '') ? serving : { status: 'SERVICE_UNKNOWN' })
       if (!signal.aborted) await once(signal, 'abort')
     }),
   })
 
   const ports: number[] = []
+  let at = ''
   const close = async (): Promise<void> => {
     closing.abort()
     await new Promise<void>((resolve) => server.tryShutdown(() => resolve()))
   }
   try {
     for (const each of places) {
-      if (each.address.startsWith('unix:')) await clearSocket(each.address.slice('unix:'.length))
+      const path = each.address.startsWith('unix:') ? each.address.slice('unix:'.length) : undefined
+      at = path ?? each.address
+      if (path !== undefined) {
+        await mkdir(dirname(path), { recursive: true })
+        await clearSocket(path)
+      }
       const port = await bind(server, each)
-      if (each.address.startsWith('unix:')) await chmod(each.address.slice('unix:'.length), 0o660)
+      if (path !== undefined) await chmod(path, 0o660)
       else ports.push(port)
     }
   } catch (error) {
     server.forceShutdown()
-    throw error
+    throw socketError("Hubble's API", at, 'observe.hubble.listen', error)
   }
-  return { ports, close }
+  return { ports, close, serve: (observer) => void (shown = observer) }
 } // prettier-ignore
 
 /** The names by which clients ask whether we are well: the `hubble` command asks for the first. */
@@ -214,8 +253,14 @@ function bind(server: Server, { address, tls }: HubblePlace): Promise<number> {
       ? ServerCredentials.createInsecure()
       : ServerCredentials.createSsl(tls.clientCa ?? null, [{ cert_chain: tls.certificate, private_key: tls.key }], tls.clientCa !== undefined) // prettier-ignore
   return new Promise((resolve, reject) => {
-    server.bindAsync(address, credentials, (error, port) => (error === null ? resolve(port) : reject(error)))
+    server.bindAsync(address, credentials, (error, port) => (error === null ? resolve(port) : reject(withCode(error))))
   })
+}
+
+/** The library puts the errno's name into the text only. */
+function withCode(error: Error): Error {
+  const code = ['EADDRINUSE', 'EADDRNOTAVAIL', 'EACCES'].find((each) => error.message.includes(each))
+  return code === undefined ? error : Object.assign(error, { code })
 }
 
 const millisOf = (time: WireTimestamp | null | undefined): number | undefined =>

@@ -1,10 +1,12 @@
 // The routes, asked without a socket.
 import type { InjectOptions } from 'fastify'
 import { beforeEach, describe, expect, test } from 'vitest'
+import { z, type ZodType } from 'zod'
 import type { Lease } from '../../../src/leases/leases.ts'
+import { makeTokenTest } from '../../../src/api/access.ts'
 import { leasesPerTurn, makeApi, routes, type CacheRow } from '../../../src/api/routes.ts'
 import { serveApi } from '../../../src/api/serve.ts'
-import { at } from '../observe/flows.ts'
+import { answer, at, connection, query as flowQuery } from '../observe/flows.ts'
 import { showWorld, type Shown } from './view.ts'
 
 type Method = NonNullable<InjectOptions['method']>
@@ -18,7 +20,7 @@ beforeEach(() => {
 })
 
 async function ask(url: string, method: Method = 'GET', shown = view): Promise<{ status: number; body: unknown }> {
-  const { statusCode, body } = await makeApi(shown, false).inject({ method, url })
+  const { statusCode, body } = await makeApi(shown, 'open').inject({ method, url })
   return { status: statusCode, body: body === '' ? undefined : JSON.parse(body) }
 }
 const cache = async (query = '', shown = view): Promise<CacheRow[]> => (await ask(`/v1/fqdn/cache${query}`, 'GET', shown)).body as CacheRow[] // prettier-ignore
@@ -168,7 +170,7 @@ test('every route that is listed answers', async () => {
   // To watch has no end: see below.
   for (const route of routes.filter((each) => !each.endsWith('/watch'))) {
     const [method = '', url = ''] = route.split(' ')
-    const { statusCode } = await makeApi(view, false).inject({
+    const { statusCode } = await makeApi(view, 'open').inject({
       method: method,
       url: url.replace(':id', '256') + (queries[route] ?? ''),
     })
@@ -187,6 +189,56 @@ test('the OpenAPI document tells of every route and parameter, and of nothing el
     const names = parameters.filter((each) => each.in === 'query').map(({ name }) => name)
     expect({ status, said }).toEqual({ status: 400, said: { error: `unknown parameter "nonsense"; there is ${names.join(', ') || 'none here'}` } }) // prettier-ignore
   }
+})
+
+interface Told {
+  readonly responses: Readonly<Record<string, { readonly content: Readonly<Record<string, { readonly schema: Record<string, unknown> }>> }>> // prettier-ignore
+}
+/** What the document says of a route's answer with this status. */
+async function schemaOf(route: string, status: string): Promise<{ readonly type: string; readonly schema: ZodType }> {
+  const { paths } = (await ask('/v1/openapi')).body as { paths: Record<string, Record<string, Told>> }
+  const [method = '', path = ''] = route.split(' ')
+  const [entry] = Object.entries(paths[path.replace(':id', '{id}')]?.[method.toLowerCase()]?.responses[status]?.content ?? {}) // prettier-ignore
+  if (entry === undefined) throw new Error(`nothing is told of ${route} ${status}`)
+  return { type: entry[0], schema: z.fromJSONSchema(entry[1].schema) }
+}
+/** Values of an answer, each of which the schema is about. */
+function valuesOf(type: string, body: string): unknown[] {
+  if (type === 'application/json') return [JSON.parse(body)]
+  if (type === 'application/x-ndjson') return body.split('\n').filter(Boolean).map((line) => JSON.parse(line) as unknown) // prettier-ignore
+  return [body]
+}
+describe('answers are what the OpenAPI document says', () => {
+  const more: Readonly<Record<string, readonly string[]>> = {
+    'GET /v1/why': ['api.example.com', 'pay.example.net', '198.18.0.1', 'shop/db:5432', 'never.example.com'].map((to) => `?from=shop/web&to=${to}`), // prettier-ignore
+    'GET /v1/verdict': ['?from=shop/web&to=api.example.com', '?from=10.9.9.9&to=shop/db'],
+    'GET /v1/flows': ['?last=20', '?last=20&deny=[{"verdict":["DROPPED"]}]'],
+  }
+  for (const route of routes.filter((each) => !each.endsWith('/watch')))
+    test(route, async () => {
+      const icmp = { type: 8, code: 0 }
+      const flows = [flowQuery(), answer(), answer({ rcode: 3, addresses: [], verdict: 'DROPPED' }), connection(), connection({ verdict: 'FORWARDED', why: { text: 'x', policy: 'all' } }), connection({ protocol: 1, icmp, tcpFlags: undefined, direction: 'ingress' }), connection({ protocol: 17, tcpFlags: undefined, byDenyRule: true })] // prettier-ignore
+      for (const flow of flows) view.observer.ring.write(flow)
+      view.observer.ring.write({ kind: 'lost', source: 'kernel', count: 3, time: 0 })
+      const { type, schema } = await schemaOf(route, '200')
+      const [method = '', url = ''] = route.split(' ')
+      let values = 0
+      for (const query of more[route] ?? [queries[route] ?? '']) {
+        const { statusCode, headers, body } = await makeApi(view, 'open').inject({ method, url: `${url.replace(':id', '256')}${query}` }) // prettier-ignore
+        expect(statusCode).toBe(200)
+        expect(headers['content-type']).toContain(type)
+        for (const value of valuesOf(type, body)) expect([schema.safeParse(value).error?.issues, value]).toEqual([undefined, value]) // prettier-ignore
+        values += valuesOf(type, body).length
+      }
+      expect(values).toBeGreaterThan(0)
+    })
+  test('what is refused, and what is not well', async () => {
+    const { schema } = await schemaOf('GET /v1/fqdn/cache', 'default')
+    expect(schema.safeParse((await ask('/v1/fqdn/cache?limit=x')).body).success).toBe(true)
+    const well = await schemaOf('GET /healthz', '503')
+    expect(well.schema.safeParse((await ask('/healthz', 'GET', showWorld({ troubles: () => ['x'] }))).body).success).toBe(true) // prettier-ignore
+    expect(well.schema.safeParse({ ok: false }).success).toBe(false)
+  })
 })
 
 test('the cache by pages: together they are the whole', async () => {
@@ -220,7 +272,10 @@ test('whoever watches the cache is told of what passes the filter, until they go
   const lease = { kind: 'lease', time: 0, why: undefined, identity: 256, endpoint: 1, ttlSeconds: 60 } as const
   view.observer.ring.write({ ...lease, change: 'learned', name: 'other.test', addresses: [at('198.18.0.9')] })
   view.observer.ring.write({ ...lease, change: 'revoked', name: 'api.example.com', addresses: [at('198.18.0.1')] })
-  expect((await reader?.read())?.value).toBe('event: revoked\ndata: {"fqdn":"api.example.com.","ips":["198.18.0.1"],"identity":256,"endpoint-id":1,"ttl":60,"remaining-seconds":0,"time":"1970-01-01T00:00:00.000Z"}\n\n') // prettier-ignore
+  const event = (await reader?.read())?.value ?? ''
+  expect(event).toBe('event: revoked\ndata: {"fqdn":"api.example.com.","ips":["198.18.0.1"],"identity":256,"endpoint-id":1,"ttl":60,"remaining-seconds":0,"time":"1970-01-01T00:00:00.000Z"}\n\n') // prettier-ignore
+  const { schema } = await schemaOf('GET /v1/fqdn/cache/watch', '200')
+  expect(schema.safeParse(JSON.parse(event.slice(event.indexOf('{')))).success).toBe(true)
   gone.abort()
   await close()
 })
@@ -267,8 +322,39 @@ test('status and health: 503 with reasons when the agent cannot do its job', asy
   expect((await ask('/v1/status', 'GET', shown)).body).toMatchObject({ ready: false, troubles: ['no upstream answers'] }) // prettier-ignore
 })
 
+describe('behind a token', () => {
+  const token = 'c2VjcmV0LXNlY3JldC1zZWNyZXQ='
+  const shown = [
+    { authorization: `Bearer ${token}`, status: 200 },
+    { authorization: `bearer  ${token} `, status: 200 },
+    { authorization: undefined, status: 401 },
+    { authorization: '', status: 401 },
+    { authorization: 'Bearer', status: 401 },
+    { authorization: `Bearer ${token}x`, status: 401 },
+    { authorization: `Bearer ${token.slice(1)}`, status: 401 },
+    { authorization: `Basic ${token}`, status: 401 },
+    { authorization: token, status: 401 },
+  ]
+  for (const { authorization, status } of shown)
+    test(`${authorization}: ${status}`, async () => {
+      for (const url of ['/healthz', '/v1/policy', '/nothing', '/v1/fqdn/cache?x=1']) {
+        const headers = { host: 'gate.example', ...(authorization === undefined ? {} : { authorization }) }
+        const said = await makeApi(view, makeTokenTest(token)).inject({ url, headers })
+        const want = status === 401 ? 401 : url === '/nothing' ? 404 : url.includes('?') ? 400 : 200
+        expect([url, said.statusCode]).toEqual([url, want])
+        if (status === 401) expect([said.headers['www-authenticate'], said.body]).toEqual(['Bearer', '{"error":"the token of api.tokenFile is required"}']) // prettier-ignore
+      }
+    })
+})
+
+test('a body is bounded', async () => {
+  const said = await makeApi(view, 'open').inject({ method: 'DELETE', url: '/v1/fqdn/cache', headers: { 'content-type': 'application/json' }, payload: JSON.stringify('x'.repeat(70_000)) }) // prettier-ignore
+  expect([said.statusCode, JSON.parse(said.body)]).toEqual([413, { error: 'Request body is too large' }])
+  expect(view.leases.size()).toBe(4)
+})
+
 test('metrics are text', async () => {
-  const { headers, body } = await makeApi(view, false).inject('/metrics')
+  const { headers, body } = await makeApi(view, 'open').inject('/metrics')
   expect([headers['content-type'], body]).toEqual(['text/plain; version=0.0.4; charset=utf-8', 'namegate_leases 2\n'])
 })
 
@@ -278,6 +364,7 @@ const hosts = [
   { host: '127.0.0.1:9653', status: 200 },
   { host: '[::1]:9653', status: 200 },
   { host: '[::1]', status: 200 },
+  { host: '127.0.0.2:9653', status: 200 },
   { host: 'evil.example', status: 403 },
   { host: 'localhost.evil.example:9653', status: 403 },
   { host: '127.0.0.1.evil.example', status: 403 },
@@ -287,9 +374,9 @@ const hosts = [
 for (const { host, status } of hosts)
   test(`over TCP under the name "${host}": ${status}`, async () => {
     for (const url of ['/v1/status', '/nothing'])
-      expect((await makeApi(view, true).inject({ url, headers: { host } })).statusCode).toBe(
+      expect((await makeApi(view, 'local').inject({ url, headers: { host } })).statusCode).toBe(
         status === 200 && url === '/nothing' ? 404 : status,
       )
     // A unix socket is no place that a browser can be led to.
-    expect((await makeApi(view, false).inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
+    expect((await makeApi(view, 'open').inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
   })

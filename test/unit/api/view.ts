@@ -5,7 +5,9 @@ import { makeLeases, type LeaseFact } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import { makeObserver } from '../../../src/observe/observer.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
+import { makeNameRules } from '../../../src/proxy/names.ts'
 import { loadWorld } from '../../../src/sources/manifests.ts'
+import { wireFromText } from '../../../src/wire/name.ts'
 
 const raise = (text: string): never => {
   throw new Error(text)
@@ -43,6 +45,7 @@ export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
   if (!loaded.ok) return raise(JSON.stringify(loaded.issues))
   const { world } = loaded
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', identities: makeIdentities(undefined, (text) => text) })(world) // prettier-ignore
+  const rules = makeNameRules({ clusterDomain: wireFromText('cluster.local') ?? raise('cluster.local'), searchSuffixes: [], refuseDoh: false }) // prettier-ignore
   let now = 0
   const leases = makeLeases(() => now, () => 0, { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 86_400, addressesPerNameMax: 100_000, leasesMax: 100_000 }) // prettier-ignore
   return {
@@ -52,6 +55,8 @@ export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
     snapshot: () => snapshot,
     leases,
     kernelHolds: async () => undefined,
+    expandedFrom: (name) => rules.expandedFrom(wireFromText(name) ?? raise(name)),
+    resolverTries: async () => [],
     policySet: () => ({ revision: 1, policies: world.policies, warnings: [], refused: [] }),
     cleanLeases: async (matches) => leases.drop(matches).dropped.length,
     troubles: () => [],

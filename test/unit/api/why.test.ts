@@ -28,7 +28,7 @@ spec:
 const world = (): Shown => showWorld({}, policies)
 
 async function why(view: Shown, from: string, to: string, more = ''): Promise<WhyAnswer> {
-  const { statusCode, body } = await makeApi(view, false).inject({ url: `/v1/why?from=${encodeURIComponent(from)}&to=${encodeURIComponent(to)}${more}` }) // prettier-ignore
+  const { statusCode, body } = await makeApi(view, 'open').inject({ url: `/v1/why?from=${encodeURIComponent(from)}&to=${encodeURIComponent(to)}${more}` }) // prettier-ignore
   const said = JSON.parse(body) as WhyAnswer & { error?: string }
   if (statusCode !== 200) throw new Error(said.error)
   return said
@@ -78,6 +78,36 @@ describe('GET /v1/why', () => {
       expect(await why(mended, from, to)).toMatchObject({ verdict: 'allowed' })
     })
 
+  test('a name that a search list made', async () => {
+    const said = await why(world(), 'shop/web', 'api.example.com.shop.svc.cluster.local')
+    expect(said).toMatchObject({ verdict: 'denied', missing: 'search-expansion' })
+    expect(said.rule).toBeUndefined()
+    expect(said.text).toContain('is what a search list makes of api.example.com, which may be asked')
+    expect(await why(world(), 'shop/web', 'pay.example.net.shop.svc.cluster.local')).toMatchObject({ missing: 'name-not-allowed' }) // prettier-ignore
+  })
+  test('another resolver that was tried, by this workload and no other', async () => {
+    const tries = [{ source: at('10.1.0.2'), address: at('198.18.53.1'), packets: 3 }, { source: at('10.1.0.9'), address: at('198.18.53.2'), packets: 1 }] // prettier-ignore
+    const view = { ...world(), resolverTries: () => Promise.resolve(tries) }
+    for (const [to, missing] of [['198.18.0.20:443', 'other-resolver'], ['api.example.com', 'never-resolved']] as const) {
+      const said = await why(view, 'shop/web', to)
+      expect(said).toMatchObject({ missing })
+      expect(said.text).toMatch(/; within the last hour it tried 198\.18\.53\.1 port 853 \(x3\): DNS over TLS/)
+      expect(said.chain.map(({ text }) => text).join()).not.toContain('198.18.53.2')
+    } // prettier-ignore
+    expect((await why(view, 'shop/web', 'pay.example.net')).text).not.toContain('853')
+  })
+  test('a refusal since the answer that gave the addresses', async () => {
+    const view = world()
+    view.learn({ name: 'api.example.com', ips: ['198.18.0.20'] })
+    const refused = answer({ source: proxy, destination: web, verdict: 'DROPPED', rcode: 5, addresses: [], refused: 'private', why: { text: 'leads to 10.0.0.1' } }) // prettier-ignore
+    view.observer.ring.write(refused)
+    const said = await why(view, 'shop/web', 'api.example.com')
+    expect(said).toMatchObject({ verdict: 'allowed', advice: expect.stringContaining('dns.privateSuffixes') as string })
+    expect(said.chain.map(({ text }) => text)).toContain('since then, at 1970-01-01T00:00:01.001Z, api.example.com A was asked, and refused: leads to 10.0.0.1') // prettier-ignore
+    // Answered anew, the refusal is of the past.
+    view.observer.ring.write(answer({ source: proxy, destination: web }))
+    expect((await why(view, 'shop/web', 'api.example.com')).chain.some(({ text }) => text.includes('since then'))).toBe(false) // prettier-ignore
+  })
   test('a lease that the kernel does not hold', async () => {
     const view = { ...world(), kernelHolds: () => Promise.resolve(false) }
     view.learn({ name: 'api.example.com', ips: ['198.18.0.20'] })

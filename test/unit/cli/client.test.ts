@@ -35,7 +35,14 @@ test('nobody there: the address that was tried, and how to start one', async () 
   await expect(callApi('unix:/nonexistent/api.sock', 'GET', '/')).rejects.toThrow(says)
 })
 
-for (const api of ['', 'unix:', '/run/api.sock', 'https://127.0.0.1:9653', '127.0.0.1:9653'])
+for (const api of [
+  '',
+  'unix:',
+  '/run/api.sock',
+  'ftp://127.0.0.1:9653',
+  'http://user@127.0.0.1:9653',
+  '127.0.0.1:9653',
+])
   test(`not a place: "${api}"`, async () => {
     await expect(callApi(api, 'GET', '/')).rejects.toThrow('is neither unix:PATH nor http://HOST:PORT')
   })

@@ -1,11 +1,17 @@
 // Hubble's API as a gRPC client sees it, over TCP, a unix socket and TLS; and the real `hubble` command where there is one.
 import { execFile, execFileSync } from 'node:child_process'
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { credentials, type ChannelCredentials, type Client, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
-import { loadHubble, serveHubble, type HubblePlace, type ServedHubble } from '../../../src/observe/hubble/server.ts'
+import {
+  claimHubble,
+  loadHubble,
+  serveHubble,
+  type HubblePlace,
+  type ServedHubble,
+} from '../../../src/observe/hubble/server.ts'
 import { makeObserver, type Observer } from '../../../src/observe/observer.ts'
 import { temporaryFolder } from '../../support/folder.ts'
 import { showWorld } from '../api/view.ts'
@@ -136,6 +142,26 @@ test('over a unix socket, which its group may use', async () => {
   const address = `unix:${join(await temporaryFolder(), 'hubble.sock')}`
   expect(await summaries(await serve(filled(), { address }), { number: 1 })).toEqual([tried])
   expect(statSync(address.slice('unix:'.length)).mode & 0o777).toBe(0o660)
+})
+
+test('while the agent starts, clients are told to come again', async () => {
+  const claimed = await claimHubble([{ address: '127.0.0.1:0' }], { version: 'namegate test' })
+  served = claimed
+  const target = `127.0.0.1:${claimed.ports[0]}`
+  const client = clientOf('observer.Observer', target)
+  const starting = 'UNAVAILABLE: the agent is starting'
+  await expect(call(client, 'ServerStatus')).rejects.toThrow(starting)
+  await expect(call(clientOf('grpc.health.v1.Health', target), 'Check', {})).rejects.toThrow(starting)
+  await expect(flows(target, { number: 1 })).rejects.toThrow(starting)
+  claimed.serve(filled())
+  expect(await call(client, 'ServerStatus')).toMatchObject({ num_flows: '3' })
+})
+
+test('a socket that cannot be had: told with its option, and nothing is held', async () => {
+  const file = join(await temporaryFolder(), 'notes.txt')
+  writeFileSync(file, 'mine')
+  await expect(claimHubble([{ address: '127.0.0.1:0' }, { address: `unix:${file}` }], { version: 'x' })).rejects.toThrow(`Hubble's API cannot listen on ${file}: something that is no socket lies there; observe.hubble.listen sets another`) // prettier-ignore
+  expect(readFileSync(file, 'utf8')).toBe('mine')
 })
 
 test('over TLS, only for clients with a certificate', async () => {

@@ -51,7 +51,7 @@ function factsOf(snapshot: Snapshot, identity: number, names: readonly string[],
   const holder = state === 'leased' ? identity : 9_999
   const leases = address !== undefined && (state === 'leased' || state === 'other') ? names.map((name) => lease(name, holder)) : []
   const gone = address !== undefined && (state === 'expired' || state === 'revoked') ? names.map((name): Flow => ({ kind: 'lease', time: 0, why: undefined, change: state, identity, endpoint: 1, name, addresses: [address], ttlSeconds: 60 })) : []
-  return { snapshot, leasesAt: (wanted) => leases.filter((each) => each.address === wanted), leasesAs: (name) => leases.filter((each) => each.name === name), flows: () => gone, now: 0 }
+  return { snapshot, leasesAt: (wanted) => leases.filter((each) => each.address === wanted), leasesAs: (name) => leases.filter((each) => each.name === name), expandedFrom: () => [], flows: () => gone, now: 0 }
 } // prettier-ignore
 
 const text = (value: unknown): string => JSON.stringify(value, (_, v: unknown): unknown => (v instanceof Map ? [...(v as Map<string, string>)] : typeof v === 'bigint' ? v.toString() : v)) // prettier-ignore
