@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
-import { makeConnections } from './datapath/conntrack.ts'
+import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import {
   readEndpointAddresses,
   readIdentities,
@@ -17,6 +17,7 @@ import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeKeeper } from './keeper.ts'
+import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
@@ -109,9 +110,10 @@ export interface AgentParts {
 /** Ways into the kernel, all of one network namespace. */
 export interface KernelParts {
   readonly nft: Nft
-  /** Netfilter netlink sockets: for learned addresses, and for connections. Without the latter connections go on at an address that passes to another workload. */
+  /** A netfilter netlink socket, for learned addresses. */
   readonly netlinkFd: number
-  readonly connectionsFd?: number
+  /** For connections. Without them connections go on whatever becomes of their address or policy, and keep no lease. */
+  readonly connections?: ConntrackSockets
 }
 
 /** The manifests cannot be used; `issues` says all that is wrong with them. */
@@ -163,7 +165,7 @@ export interface Agent {
 /** Of what is wrong with manifests, that many are in the log; the inspection endpoint has all. */
 const issuesSaidMax = 100
 
-type Refusal = 'lease' | 'policy' | 'table' | 'connections'
+type Refusal = 'lease' | 'policy' | 'table' | 'connections' | 'liveness'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
@@ -188,7 +190,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { table } = settings.datapath
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
   const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
-  const found = kernel?.connectionsFd === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
+  const found = kernel?.connections === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
   const compile = makeStepwiseCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
@@ -246,8 +248,22 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     })
   }
   const { mayLead, ...rules } = makeRules(settings.dns, clock)
-  const keeper = makeKeeper(clock, settings.leases, datapath, mayLead, (seconds, count) =>
-    metrics.commit(seconds, count),
+  const connections = kernel?.connections === undefined ? undefined : makeConntrack(kernel.connections)
+  const liveness = makeLiveness(
+    (address) => {
+      const endpoint = snapshot.endpointOf(address)
+      return endpoint?.local === true ? endpoint.identity : undefined
+    },
+    (identity, address) => leases.namesOf(identity, address).length > 0,
+  )
+  let watch: LivenessWatch | undefined
+  const keeper = makeKeeper(
+    clock,
+    settings.leases,
+    datapath,
+    mayLead,
+    (seconds, count) => metrics.commit(seconds, count),
+    { hear: () => watch?.hear(), isInUse: liveness.isInUse },
   )
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
@@ -257,7 +273,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     throw error
   })
 
-  const connections = kernel?.connectionsFd === undefined ? undefined : makeConnections(kernel.connectionsFd)
+  if (connections !== undefined)
+    watch = await watchLiveness(liveness, connections, (error) => {
+      if (error === undefined) refusals.delete('liveness')
+      else if (!refusals.has('liveness'))
+        sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
+    })
   const takeovers =
     connections === undefined
       ? undefined
@@ -309,6 +330,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const metrics = makeMetrics({
     leases: leases.size,
+    connections: liveness.size,
     endpoints: () => snapshot.endpoints.length,
     policyRevision: () => snapshot.revision,
     strangers: upstreams.strangers,
@@ -530,6 +552,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     watching?.close()
     unfollowHost?.()
     keeper.stop()
+    watch?.stop()
     await changing
     upstreams.close()
     await stopListening()

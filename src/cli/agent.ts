@@ -4,6 +4,7 @@ import { ManifestError, startAgent } from '../agent.ts'
 import { claimApi } from '../api/serve.ts'
 import { parseConfig } from '../config.ts'
 import { claimTable, ClaimError } from '../datapath/claim.ts'
+import { openConntrack } from '../datapath/conntrack.ts'
 import { openHostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
@@ -50,7 +51,7 @@ export async function agentCommand(configFile: string): Promise<number> {
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink() } : undefined,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() } : undefined,
     })
     claims.push(agent.close)
     reload = agent.reload

@@ -32,7 +32,7 @@ spec:
 
 export interface Shown extends ApiView {
   readonly learn: (fact: Partial<LeaseFact> & { readonly name: string; readonly ips: readonly string[] }) => void
-  /** Lets the clock, which stands at 0, stand at another moment. */
+  /** Lets the clock, which stands at 0, stand at another moment, and end what is over then. */
   readonly setTime: (millis: number) => void
 }
 
@@ -43,7 +43,7 @@ export function showWorld(over: Partial<ApiView> = {}): Shown {
   const { world } = loaded
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', identities: makeIdentities(undefined, (text) => text) })(world) // prettier-ignore
   let now = 0
-  const leases = makeLeases(() => now, () => 0, { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 86_400, addressesPerNameMax: 100_000, leasesMax: 100_000 }) // prettier-ignore
+  const leases = makeLeases(() => now, () => 0, { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 86_400, zombieSecondsMax: 3600, addressesPerNameMax: 100_000, leasesMax: 100_000 }, (identity) => identity === 257) // prettier-ignore
   return {
     port: 10053,
     clock: () => now,
@@ -55,6 +55,9 @@ export function showWorld(over: Partial<ApiView> = {}): Shown {
     troubles: () => [],
     ...over,
     learn: ({ ips, ...fact }) => void leases.learn({ identity: 256, endpoint: 1, addresses: ips.map(at), ttlSeconds: 60, ports: [{ kind: 'all' }], ...fact }), // prettier-ignore
-    setTime: (millis) => void (now = millis),
+    setTime(millis) {
+      now = millis
+      leases.expire()
+    },
   }
 }
