@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
-import { makeConnections } from './datapath/conntrack.ts'
+import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import {
   readEndpointAddresses,
   readIdentities,
@@ -18,6 +18,7 @@ import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import { makeKeeper } from './keeper.ts'
+import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
@@ -129,9 +130,10 @@ export interface AgentParts {
 /** Ways into the kernel, all of one network namespace. */
 export interface KernelParts {
   readonly nft: Nft
-  /** Netfilter netlink sockets: for learned addresses, and for connections. Without the latter connections go on at an address that passes to another workload. */
+  /** A netfilter netlink socket, for learned addresses. */
   readonly netlinkFd: number
-  readonly connectionsFd?: number
+  /** For connections. Without them connections go on whatever becomes of their address or policy, and keep no lease. */
+  readonly connections?: ConntrackSockets
   readonly log?: KernelLog
 }
 
@@ -199,7 +201,7 @@ export interface Agent {
 /** Of what is wrong with manifests, that many are in the log; the inspection endpoint has all. */
 const issuesSaidMax = 100
 
-type Refusal = 'lease' | 'policy' | 'table' | 'connections'
+type Refusal = 'lease' | 'policy' | 'table' | 'connections' | 'liveness'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
@@ -224,7 +226,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { table } = settings.datapath
   const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
   const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
-  const found = kernel?.connectionsFd === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
+  const found = kernel?.connections === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
   const compile = makeStepwiseCompiler({
     ...settings.policy,
     hostAddresses: parts.hostAddresses,
@@ -294,6 +296,15 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const { mayLead, ...rules } = makeRules(settings.dns, clock)
   const { capacity, cluster, node } = parts.observe ?? { capacity: capacityDefault, cluster: settings.policy.clusterName, node: settings.policy.localNode ?? 'localhost' } // prettier-ignore
   const observer = makeObserver({ snapshot: () => snapshot, capacity, place: { cluster, node }, now: Date.now })
+  const connections = kernel?.connections === undefined ? undefined : makeConntrack(kernel.connections)
+  const liveness = makeLiveness(
+    (address) => {
+      const endpoint = snapshot.endpointOf(address)
+      return endpoint?.local === true ? endpoint.identity : undefined
+    },
+    (identity, address) => leases.namesOf(identity, address).length > 0,
+  )
+  let watch: LivenessWatch | undefined
   const keeper = makeKeeper(
     clock,
     settings.leases,
@@ -304,6 +315,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       observer.commit(seconds * 1000, count)
     },
     (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
+    { hear: () => watch?.hear(), isInUse: liveness.isInUse },
   )
   const { leases } = keeper
   const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
@@ -325,7 +337,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     throw error
   })
 
-  const connections = kernel?.connectionsFd === undefined ? undefined : makeConnections(kernel.connectionsFd)
+  if (connections !== undefined)
+    watch = await watchLiveness(liveness, connections, (error) => {
+      if (error === undefined) refusals.delete('liveness')
+      else if (!refusals.has('liveness'))
+        sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
+    })
   const takeovers =
     connections === undefined
       ? undefined
@@ -390,6 +407,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const metrics = makeMetrics({
     leases: leases.size,
+    connections: liveness.size,
     endpoints: () => snapshot.endpoints.length,
     policyRevision: () => snapshot.revision,
     strangers: upstreams.strangers,
@@ -637,6 +655,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     watching?.close()
     unfollowHost?.()
     keeper.stop()
+    watch?.stop()
     await changing
     upstreams.close()
     await stopListening()

@@ -216,6 +216,8 @@ const schema = z.strictObject({
       ttlMinSeconds: count(0),
       ttlMaxSeconds: count(604_800, 1),
       addressesPerNameMax: count(4096, 1),
+      /** How long a connection keeps an address open after TTL and grace. */
+      zombieSecondsMax: count(86_400),
       leasesMax: count(1_000_000, 1),
     })
     .refine(({ ttlMinSeconds, ttlMaxSeconds }) => ttlMinSeconds <= ttlMaxSeconds, {

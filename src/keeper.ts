@@ -8,7 +8,14 @@ import type { Acknowledged } from './datapath/learned.ts'
 import { elementsPerTransactionMax } from './datapath/nfnetlink.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
-import { makeLeases, type Lease, type LeaseLimits, type LeaseTable, type Learned } from './leases/leases.ts'
+import {
+  makeLeases,
+  type IsInUse,
+  type Lease,
+  type LeaseLimits,
+  type LeaseTable,
+  type Learned,
+} from './leases/leases.ts'
 import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
 import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
@@ -80,6 +87,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
  * @param over is told of each lease whose time is over, or that policy or a person took back.
+ * @param uses says which addresses connections keep; `hear` brings it up to date. Absent: none.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -89,12 +97,19 @@ export function makeKeeper(
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
   over: (how: 'expired' | 'revoked', lease: Lease) => void = () => undefined,
+  uses?: { readonly hear: () => void; readonly isInUse: IsInUse },
 ): Keeper {
-  const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits)
+  const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
   const alarm = makeAlarm(clock, () => {
+    uses?.hear()
     for (const lease of leases.expire()) over('expired', lease)
+    void keepOn(leases.kept())
     return leases.nextDeadline()
   })
+  /** Renews what zombies need. What the kernel refuses is tried again when all is settled: the leases say that it is to be there. */
+  async function keepOn(elements: readonly LeaseElement[]): Promise<void> {
+    if (elements.length > 0 && (await send(elements)) !== undefined) isOutdated = true
+  }
   /** Elements that must not stand in the kernel any more, by key. */
   const owed = new Map<string, Owed>()
   /** What an earlier agent learned, by key. Which name opened it is not known here: it goes as soon as that may matter. */

@@ -30,6 +30,8 @@ export interface Metrics {
 /** What is read when somebody asks, rather than counted on the way. */
 export interface Gauges {
   readonly leases: () => number
+  /** Connections of workloads to leased addresses. */
+  readonly connections?: () => number
   readonly endpoints: () => number
   readonly policyRevision: () => number
   readonly strangers: () => number
@@ -121,6 +123,8 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_policies', 'Policies in force.', gauges.policies)
   gauge('namegate_leased_names', 'Names that lead somewhere for somebody.', gauges.leasedNames)
   gauge('namegate_leases', 'Leases held.', gauges.leases)
+  if (gauges.connections !== undefined)
+    gauge('namegate_lease_connections', 'Connections of workloads to leased addresses.', gauges.connections)
   gauge('namegate_endpoints', 'Endpoints known.', gauges.endpoints)
   gauge('namegate_policy_revision', 'Revision of the snapshot in force.', gauges.policyRevision)
   gauge('namegate_dns_strangers', 'Messages from upstreams that answered no question of ours.', gauges.strangers)

@@ -4,10 +4,10 @@ import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import type { PolicySet } from '../agent.ts'
-import { wallTime, type Clock } from '../clock.ts'
+import { wallTime, type Clock, type Millis } from '../clock.ts'
 import { firstIdentity } from '../identity/identities.ts'
 import { labelsToText } from '../identity/labels.ts'
-import type { Lease, LeaseTable } from '../leases/leases.ts'
+import { isZombie, type Lease, type LeaseTable } from '../leases/leases.ts'
 import { checkPattern, readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import type { Metrics } from '../metrics.ts'
@@ -47,6 +47,9 @@ export interface CacheRow {
   readonly 'endpoint-id': number
   readonly source: string
   readonly identity: number
+  /** `zombie`: TTL and grace are over, and a connection keeps the addresses. */
+  readonly state: 'alive' | 'zombie'
+  readonly why: string
   /** Of the TTL; the kernel keeps the address open for the grace after it, when this is negative. */
   readonly 'remaining-seconds': number
 }
@@ -107,7 +110,7 @@ export const leasesPerTurn = 1000
 function parametersOf(route: string): readonly string[] {
   return Object.hasOwn(routeTable, route) ? Object.keys(routeTable[route]?.query ?? {}) : []
 }
-/** Cilium's sources of leases. `connection` is what its zombies have; we have none yet. */
+/** Cilium's sources of leases: `connection` is what its zombies have, and ours. */
 const sources = ['lookup', 'connection']
 
 /** What is wrong with the parameters of a query: a misspelt filter must not clean everything. */
@@ -121,11 +124,12 @@ function checkParameters(query: Readonly<Record<string, unknown>>, allowed: read
 
 /** Lets a lease pass, or says what is wrong with the filters. */
 type Filter =
-  { readonly ok: true; readonly matches: (lease: Watched) => boolean } | { readonly ok: false; readonly error: string }
+  | { readonly ok: true; readonly matches: (lease: Lease | Watched) => boolean }
+  | { readonly ok: false; readonly error: string }
 
 /** The filters of a query that `checkParameters` has passed. */
-function readFilter(query: Readonly<Record<string, string>>): Filter {
-  const tests: ((lease: Watched) => boolean)[] = []
+function readFilter(query: Readonly<Record<string, string>>, clock: Clock): Filter {
+  const tests: ((lease: Lease | Watched) => boolean)[] = []
   for (const [key, value] of Object.entries(query)) {
     if (key === 'matchpattern') {
       const complaint = checkPattern(value, 'matchPattern')
@@ -142,32 +146,45 @@ function readFilter(query: Readonly<Record<string, string>>): Filter {
       tests.push((lease) => lease.identity === Number(value))
     } else {
       if (!sources.includes(value)) return { ok: false, error: `source: "${value}" is none of ${sources.join(', ')}` }
-      tests.push((lease) => lease.source === value)
+      tests.push((lease) => sourceOf(lease, clock()) === value)
     }
   }
   return { ok: true, matches: (lease) => tests.every((test) => test(lease)) }
 }
 
+const sourceOf = (lease: Lease | Watched, now: Millis): string => 'source' in lease ? lease.source : isZombie(lease, now) ? 'connection' : 'lookup' // prettier-ignore
+
+/** Why an address is open still. */
+function whyOpen(lease: Lease, clock: Clock): string {
+  const now = clock()
+  const at = (moment: Millis | undefined): string => wallTime(clock, moment ?? now).toISOString()
+  if (isZombie(lease, now)) return `TTL and grace were over at ${at(lease.zombieSince)}; a connection keeps it, at the last look until ${at(lease.keptUntil)}`
+  return lease.deadline > now ? 'its TTL is not over' : 'its TTL is over, its grace is not'
+} // prettier-ignore
+
 /** The rows of one name as one identity holds it: addresses that were learned together are one row. */
 function rowsOf(leases: readonly Lease[], clock: Clock): CacheRow[] {
   const groups = new Map<string, [Lease, ...Lease[]]>()
   for (const lease of leases) {
-    const key = `${lease.endpoint} ${lease.learnedAt} ${lease.deadline}`
+    const key = `${lease.endpoint} ${lease.learnedAt} ${lease.deadline} ${lease.zombieSince} ${lease.keptUntil}`
     const group = groups.get(key)
     if (group === undefined) groups.set(key, [lease])
     else group.push(lease)
   }
   return [...groups.values()].map((group) => {
-    const [{ name, ttlSeconds, learnedAt, deadline, endpoint, source, identity }] = group
+    const [lease] = group
+    const { name, ttlSeconds, learnedAt, deadline, endpoint, identity } = lease
     return {
       fqdn: name === '.' ? '.' : `${name}.`,
-      ips: group.map((lease) => addressToText(lease.address)),
+      ips: group.map(({ address }) => addressToText(address)),
       ttl: ttlSeconds,
       'lookup-time': wallTime(clock, learnedAt).toISOString(),
       'expiration-time': wallTime(clock, deadline).toISOString(),
       'endpoint-id': endpoint,
-      source,
+      source: sourceOf(lease, clock()),
       identity,
+      state: isZombie(lease, clock()) ? 'zombie' : 'alive',
+      why: whyOpen(lease, clock),
       'remaining-seconds': Math.round((deadline - clock()) / 1000),
     }
   })
@@ -337,14 +354,14 @@ export function makeApi(agent: ApiView, guard: Guard): FastifyInstance {
   app.get('/v1/status', async () => statusView(agent))
   app.get('/v1/fqdn/cache', async (request, reply) => {
     const { limit, offset, ...filters } = request.query as Record<string, string>
-    const filter = readFilter(filters)
+    const filter = readFilter(filters, agent.clock)
     const page = readPage({ ...(limit === undefined ? {} : { limit }), ...(offset === undefined ? {} : { offset }) })
     if (!filter.ok) return bad(reply, filter.error)
     if (typeof page === 'string') return bad(reply, page)
     return reply.type('application/json; charset=utf-8').send(Readable.from(cacheText(agent, filter.matches, page)))
   })
   app.get('/v1/fqdn/cache/watch', async (request, reply) => {
-    const filter = readFilter(request.query as Record<string, string>)
+    const filter = readFilter(request.query as Record<string, string>, agent.clock)
     if (!filter.ok) return bad(reply, filter.error)
     const gone = new AbortController()
     reply.raw.once('close', () => gone.abort())
@@ -358,7 +375,7 @@ export function makeApi(agent: ApiView, guard: Guard): FastifyInstance {
     return query.ok ? answerVerdict(agent, query) : bad(reply, query.error)
   })
   app.delete('/v1/fqdn/cache', async (request, reply) => {
-    const filter = readFilter(request.query as Record<string, string>)
+    const filter = readFilter(request.query as Record<string, string>, agent.clock)
     return filter.ok ? { deleted: await agent.cleanLeases(filter.matches) } : bad(reply, filter.error)
   })
   app.get('/v1/identity', async () => identityRows(agent))

@@ -72,7 +72,7 @@ export const schemas: Readonly<Record<string, Schema>> = {
   'GET /metrics': text,
   'GET /v1/openapi': { type: 'object', properties: { openapi: text, info: object({ title: text, version: text }), paths: { type: 'object' } }, required: ['openapi', 'info', 'paths'] },
   'GET /v1/status': object({ ready: flag, troubles: texts, revision: integer, endpoints: integer, policies: integer, leases: integer, 'dns-port': integer, refused: integer }),
-  'GET /v1/fqdn/cache': list(object({ fqdn: text, ips: texts, ttl: integer, 'lookup-time': time, 'expiration-time': time, 'endpoint-id': integer, source: oneOf('lookup', 'connection'), identity: integer, 'remaining-seconds': integer })),
+  'GET /v1/fqdn/cache': list(object({ fqdn: text, ips: texts, ttl: integer, 'lookup-time': time, 'expiration-time': time, 'endpoint-id': integer, source: oneOf('lookup', 'connection'), identity: integer, state: oneOf('alive', 'zombie'), why: text, 'remaining-seconds': integer })),
   'DELETE /v1/fqdn/cache': object({ deleted: integer }),
   'GET /v1/fqdn/cache/watch': { oneOf: [object({ fqdn: text, ips: texts, identity: integer, 'endpoint-id': integer, ttl: integer, 'remaining-seconds': integer, time }), object({ flows: integer })] },
   'GET /v1/fqdn/names': list(object({ field: oneOf('matchName', 'matchPattern'), selector: text, users: texts, leases: integer })),

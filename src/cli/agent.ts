@@ -5,6 +5,7 @@ import { AccessError, readTls } from '../api/access.ts'
 import { claimApi } from '../api/serve.ts'
 import { parseConfig, type Config } from '../config.ts'
 import { claimTable, ClaimError } from '../datapath/claim.ts'
+import { openConntrack } from '../datapath/conntrack.ts'
 import { openHostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
@@ -58,7 +59,7 @@ export async function agentCommand(configFile: string, version: string): Promise
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
       observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }) },
-      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
+      kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     claims.push(agent.close)
     reload = agent.reload

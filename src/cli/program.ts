@@ -131,7 +131,7 @@ function addInspection(program: Command): void {
     .option('-p, --matchpattern <pattern>', 'only names that match, as toFQDNs matchPattern does')
     .option('-c, --cidr <prefix>', 'only addresses inside')
     .option('-i, --identity <number>', 'only this identity')
-    .option('-s, --source <source>', 'only from this source (lookup)')
+    .option('-s, --source <source>', 'only from this source (lookup; connection: kept by one)')
     .action(async ({ api, output, ...filters }: Asking & Record<string, string>) => {
       const rows = (await callApi(api, 'GET', `/v1/fqdn/cache${query(filters)}`)) as CacheRow[]
       const head = ['Endpoint', 'Identity', 'Source', 'FQDN', 'TTL', 'Remaining', 'ExpirationTime', 'IPs']

@@ -23,8 +23,8 @@ export function openConntrack(): ConntrackSockets {
 
 /** The connections that are tracked in a network namespace. */
 export interface Connections {
-  /** Every connection that is tracked now, in parts between which the event loop turns. Rejects with `KernelError`. */
-  readonly list: (each: (connection: Connection) => void) => Promise<void>
+  /** Every connection that is tracked now, also TCP that is closed already, in parts between which the event loop turns. Rejects with `KernelError`. */
+  readonly list: (each: (connection: Connection, isClosed: boolean) => void) => Promise<void>
   /** Ends the tracking of connections that are still as they were seen; gives how many were. Rejects with `KernelError`. */
   readonly remove: (connections: readonly Connection[]) => Promise<number>
   readonly close: () => void
@@ -35,7 +35,9 @@ export interface Conntrack extends Connections {
    * Reads what has begun and ended since the last call, in its order. `all`: that was all. `more`: there may be more (a turn's worth was read).
    * `lost`: the kernel dropped events: only a list can tell what is.
    */
-  readonly events: (each: (kind: 'begun' | 'over', connection: Connection) => void) => 'all' | 'more' | 'lost'
+  readonly events: (
+    each: (kind: 'begun' | 'closed' | 'over', connection: Connection) => void,
+  ) => 'all' | 'more' | 'lost'
 }
 
 /** The kernel fills up to 32 kB of an answer when it is asked with that much room: about 120 connections. */
@@ -60,7 +62,7 @@ export function makeConntrack(sockets: ConntrackSockets): Conntrack {
         const length = hearing.receive(heard)
         if (length === 0) return 'all'
         readConntrack(heard, length, (message) => {
-          if (message.kind === 'begun' || message.kind === 'over') each(message.kind, message.connection)
+          if ('connection' in message) each(message.kind, message.connection)
         })
       }
       return 'more'
@@ -90,7 +92,7 @@ export function makeConnections(fd: number): Connections {
     return result
   }
 
-  async function list(each: (connection: Connection) => void): Promise<void> {
+  async function list(each: (connection: Connection, isClosed: boolean) => void): Promise<void> {
     const asked = (sequence = (sequence + 1) & 0x7fffffff)
     asking.send(request, askConnections(request, asked))
     let read = 0
@@ -98,9 +100,9 @@ export function makeConnections(fd: number): Connections {
       const length = asking.receive(answer)
       if (length === 0) throw new KernelError('list connections', 0)
       readConntrack(answer, length, (message) => {
-        if (message.kind === 'begun') {
+        if ('connection' in message) {
           read++
-          each(message.connection)
+          each(message.connection, message.kind === 'closed')
         } else if ((message.kind === 'done' || message.kind === 'error') && message.sequence === asked) {
           isDone = true
           if (message.kind === 'error') throw new KernelError('list connections', message.errno)

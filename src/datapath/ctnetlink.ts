@@ -13,6 +13,11 @@ const CT_GET = CT_NEW | 1
 const CT_DELETE = CT_NEW | 2
 const TUPLE_ORIG = 1
 const TUPLE_REPLY = 2
+const PROTOINFO = 4
+const PROTOINFO_TCP = 1
+const PROTOINFO_TCP_STATE = 1
+/** Both ends have closed it, or one has reset it: the kernel remembers it for two minutes, nothing more comes. */
+const tcpClosedStates: readonly number[] = [7, 8]
 const ID = 12
 const ZONE = 18
 const TUPLE_IP = 1
@@ -34,8 +39,8 @@ const TYPE_MASK = 0x3fff
 const NESTED = 0x8000
 const headerOctets = 20
 
-/** Multicast groups that tell of connections (NFNLGRP_*): one that has begun, one that is over. */
-export const conntrackGroups = { begun: 1, over: 3 } as const
+/** Multicast groups that tell of connections (NFNLGRP_*): one that has begun, has changed its state, is forgotten. */
+export const conntrackGroups = { begun: 1, changed: 2, over: 3 } as const
 
 /**
  * One tracked connection. `source` opened it, to `destination` as it was written; `peer` is where its answers come from (`destination` after it
@@ -60,7 +65,8 @@ export interface Connection {
 }
 
 export type ConntrackMessage =
-  | { readonly kind: 'begun' | 'over'; readonly connection: Connection }
+  /** `begun`: it is there, new or as before. `closed`: it is there, and TCP is through with it. `over`: it is forgotten. */
+  | { readonly kind: 'begun' | 'closed' | 'over'; readonly connection: Connection }
   | { readonly kind: 'done'; readonly sequence: number }
   /** `errno` 0 is an acknowledgement. */
   | { readonly kind: 'error'; readonly sequence: number; readonly errno: number }
@@ -85,7 +91,9 @@ function readMessage(octets: Uint8Array, view: DataView, at: number, end: number
     return { kind: 'error', sequence, errno: 0 - view.getInt32(at + 16, true) }
   if (type !== CT_NEW && type !== CT_DELETE) return undefined
   const connection = readConnection(octets, view, at + headerOctets, end)
-  return connection === undefined ? undefined : { kind: type === CT_NEW ? 'begun' : 'over', connection }
+  if (connection === undefined) return undefined
+  if (type === CT_DELETE) return { kind: 'over', connection }
+  return { kind: isTcpClosed(view, at + headerOctets, end) ? 'closed' : 'begun', connection }
 }
 
 interface Tuple {
@@ -117,6 +125,21 @@ function readConnection(octets: Uint8Array, view: DataView, from: number, end: n
   const peerPort = icmpType === undefined ? reply.sourcePort : 0
   const { destinationPort: backPort } = reply
   return { protocol, source, sourcePort, destination, destinationPort, peer, peerPort, back, backPort, icmpType, id, zone } // prettier-ignore
+}
+
+function isTcpClosed(view: DataView, from: number, end: number): boolean {
+  let isClosed = false
+  eachAttribute(view, from, end, (type, at, to) => {
+    if (type !== PROTOINFO) return
+    eachAttribute(view, at, to, (protocol, start, stop) => {
+      if (protocol !== PROTOINFO_TCP) return
+      eachAttribute(view, start, stop, (field, place, last) => {
+        if (field === PROTOINFO_TCP_STATE && last - place === 1)
+          isClosed = tcpClosedStates.includes(view.getUint8(place))
+      })
+    })
+  })
+  return isClosed
 }
 
 function eachAttribute(

@@ -13,6 +13,8 @@ export interface LeaseLimits {
   readonly ttlMaxSeconds: Seconds
   /** Addresses a name may have at a time for one identity. At the bound the answer is refused; nothing that stands is evicted. */
   readonly addressesPerNameMax: number
+  /** How long a connection keeps an address open after TTL and grace; absent or 0: not at all. The connection itself goes on after that. */
+  readonly zombieSecondsMax?: Seconds
   /** Leases in all, of which one identity may hold a quarter, and as many elements (`shareOfIdentity`). At the bound the answer is refused. */
   readonly leasesMax: number
 }
@@ -51,8 +53,25 @@ export interface Lease {
   /** End of the TTL; the kernel keeps the address open for the grace after it. */
   readonly deadline: Millis
   readonly ports: readonly OpenPorts[]
-  readonly source: 'lookup'
+  /** Since when it is a zombie: its TTL and grace were over then, and a connection keeps the address. May be up to `judgedMillis` ahead. */
+  readonly zombieSince: Millis | undefined
+  /** Of a zombie: until when it is kept without another look at its connections. */
+  readonly keptUntil: Millis
 }
+
+/** Whether any connection from an identity's endpoints to an address lives now. */
+export type IsInUse = (identity: IdentityId, address: Address) => boolean
+
+/** A lease is over when TTL and grace are, and is a zombie from then on if a connection keeps it. */
+export function isZombie(lease: Lease, now: Millis): boolean {
+  return lease.zombieSince !== undefined && lease.zombieSince <= now
+}
+
+/**
+ * Connections are looked at this long before a lease would end, so that the kernel has renewed the element of one that is kept before it lets go;
+ * and at the end again, for one that began meanwhile.
+ */
+export const judgedMillis = 5000
 
 /**
  * Of `leasesMax`, what one identity may hold: nobody who asks for many names takes the room of all others. The kernel's sets have room for
@@ -93,6 +112,8 @@ interface Held extends Lease {
   learnedAt: Millis
   deadline: Millis
   ports: readonly OpenPorts[]
+  zombieSince: Millis | undefined
+  keptUntil: Millis
 }
 
 /** What the kernel knows of one element. */
@@ -135,8 +156,13 @@ export interface LeaseTable {
    * that it did acknowledge. Gives elements to remove.
    */
   readonly retract: (elements: readonly LeaseElement[]) => LeaseElement[]
-  /** Leases whose TTL and grace are over are dropped and returned; the kernel has let go of them by itself. */
+  /**
+   * Leases whose TTL and grace are over are dropped and returned; the kernel has let go of them by itself. Those whose address is in use are kept
+   * as zombies instead: what the kernel must renew for them is `kept`.
+   */
   readonly expire: () => Lease[]
+  /** Elements that zombies need for longer than the kernel was asked to hold them, since the last call. */
+  readonly kept: () => LeaseElement[]
   /** When `expire` next has something to do. */
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
@@ -168,15 +194,24 @@ export interface LeaseTable {
 /**
  * An empty table.
  * @param epoch changes whenever somebody else has changed the kernel's ruleset: what was acknowledged before is then not relied upon.
+ * @param isInUse says of an address whether a connection keeps it; absent: nothing does.
  */
-export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimits): LeaseTable {
+export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimits, isInUse?: IsInUse): LeaseTable {
   const holders = new Map<IdentityId, Holder>()
   const deadlines = makeDeadlines<Held>()
   const graceMillis = limits.graceSeconds * 1000
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
   const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
+  const zombieMillisMax = isInUse === undefined ? 0 : (limits.zombieSecondsMax ?? 0) * 1000
+  const lookAhead = zombieMillisMax > 0 ? Math.min(judgedMillis, graceMillis / 2) : 0
+  /** Zombies that were kept on since `kept` was asked. */
+  let renewed: Held[] = []
   let count = 0
   let losses = 0
+
+  const endOf = (held: Held): Millis => Math.max(held.deadline + graceMillis, held.keptUntil)
+  /** Its connections are looked at shortly before it ends. */
+  const judgeLater = (held: Held): void => deadlines.move(held, endOf(held) - lookAhead)
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
@@ -189,8 +224,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function openUntil(door: Door, portsKey: string): Millis {
     let until = 0
     for (const held of door.byName.values())
-      if (held.deadline + graceMillis > until && held.ports.some((ports) => keyOf(ports) === portsKey))
-        until = held.deadline + graceMillis
+      if (endOf(held) > until && held.ports.some((ports) => keyOf(ports) === portsKey)) until = endOf(held)
     return until
   }
 
@@ -256,7 +290,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         before.deadline = deadline
         before.ttlSeconds = ttlSeconds
         before.learnedAt = now
-        deadlines.move(before, deadline + graceMillis)
+        before.zombieSince = undefined
+        judgeLater(before)
       }
       return before
     }
@@ -271,14 +306,15 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       learnedAt: now,
       deadline,
       ports,
-      source: 'lookup',
+      zombieSince: undefined,
+      keptUntil: 0,
       stood: undefined,
     }
     addresses.set(address, held)
     let door = holder.byAddress.get(address)
     if (door === undefined) holder.byAddress.set(address, (door = { byName: new Map(), standing: new Map() }))
     door.byName.set(name, held)
-    deadlines.move(held, deadline + graceMillis)
+    judgeLater(held)
     holder.count++
     count++
     return held
@@ -395,7 +431,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     if (held.stood === undefined) forget(held)
     else {
       held.deadline = held.stood
-      deadlines.move(held, held.deadline + graceMillis)
+      judgeLater(held)
     }
   }
 
@@ -422,10 +458,42 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const now = clock()
     const over: Lease[] = []
     for (let held = deadlines.due(now); held !== undefined; held = deadlines.due(now)) {
-      forget(held)
-      over.push(held)
+      if (isKept(held, now)) keep(held, now)
+      else if (endOf(held) > now) deadlines.move(held, endOf(held))
+      else {
+        forget(held)
+        over.push(held)
+      }
     }
     return over
+  }
+
+  /** Whether a connection keeps it, longer than it is kept anyway. */
+  function isKept(held: Held, now: Millis): boolean {
+    if (zombieMillisMax === 0 || isInUse === undefined) return false
+    const isOfAge = held.zombieSince !== undefined && Math.max(now, endOf(held)) >= held.zombieSince + zombieMillisMax
+    return !isOfAge && isInUse(held.identity, held.address)
+  }
+
+  function keep(held: Held, now: Millis): void {
+    held.zombieSince ??= held.deadline + graceMillis
+    // For a grace at a time: so long is it open when its last connection ends, or the agent.
+    held.keptUntil = Math.min(now + graceMillis, held.zombieSince + zombieMillisMax)
+    renewed.push(held)
+    judgeLater(held)
+  }
+
+  function kept(): LeaseElement[] {
+    const now = clock()
+    const elements: LeaseElement[] = []
+    for (const held of renewed) {
+      const holder = holders.get(held.identity)
+      const door = holder?.byAddress.get(held.address)
+      if (holder === undefined || door?.byName.get(held.name) !== held) continue
+      missing(holder, door, held, now, held.keptUntil - now, elements)
+    }
+    renewed = []
+    return elements
   }
 
   /** Elements that were written for the door and that no lease of it asks for any more. */
@@ -538,6 +606,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     refused,
     retract,
     expire,
+    kept,
     nextDeadline: deadlines.earliest,
     drop,
     regrant,

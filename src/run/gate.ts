@@ -1,6 +1,8 @@
 // The gate: a namespace that every packet of its workloads must pass. It holds the kernel table and the proxy's sockets; workloads hang on
 // it by veth, each in a namespace of its own, and one uplink leads out of it.
 import { existsSync } from 'node:fs'
+import { conntrackGroups } from '../datapath/ctnetlink.ts'
+import type { ConntrackSockets } from '../datapath/conntrack.ts'
 import { makeNft, type Nft } from '../datapath/nft.ts'
 import type { Listener } from '../proxy/listen.ts'
 import { bindIn, createNamespace, netlinkIn, shell, type Namespace } from './namespace.ts'
@@ -11,7 +13,7 @@ export const gateProxyPort = 10053
 export interface Gate {
   readonly namespace: Namespace
   readonly listeners: readonly Listener[]
-  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number }
+  readonly kernel: { readonly nft: Nft; readonly netlinkFd: number; readonly connections: ConntrackSockets }
 }
 
 /** A workload's place: addresses without prefix length, its own and the gate's on their link. */
@@ -48,7 +50,14 @@ export async function makeGate(): Promise<Gate> {
   return {
     namespace,
     listeners: sockets.map((pair) => ({ kind: 'sockets', ...pair })),
-    kernel: { nft: makeNft(['nsenter', `--net=${namespace.path}`]), netlinkFd: await netlinkIn(namespace) },
+    kernel: {
+      nft: makeNft(['nsenter', `--net=${namespace.path}`]),
+      netlinkFd: await netlinkIn(namespace),
+      connections: {
+        events: await netlinkIn(namespace, Object.values(conntrackGroups)),
+        requests: await netlinkIn(namespace),
+      },
+    },
   }
 }
 

@@ -69,7 +69,7 @@ export function leaveMountsAndProcesses(): void {
 /** What a helper thread can be asked to do. */
 export type Errand =
   | { readonly kind: 'create' }
-  | { readonly kind: 'netlink'; readonly fd: number }
+  | { readonly kind: 'netlink'; readonly fd: number; readonly groups: readonly number[] }
   | { readonly kind: 'bind'; readonly fd: number; readonly port: number; readonly families: readonly (4 | 6)[] }
 
 /** Does an errand on the calling worker thread and gives descriptors. */
@@ -80,7 +80,7 @@ export function doErrand(errand: Errand): number[] {
       return [check(libcOpen('/proc/thread-self/ns/net', O_RDONLY_CLOEXEC) as number, 'open the new network namespace')]
     case 'netlink':
       enterNamespace(errand.fd)
-      return [openNetlink()]
+      return [openNetlink(errand.groups)]
     case 'bind':
       enterNamespace(errand.fd)
       return errand.families.flatMap((family) =>
@@ -122,9 +122,9 @@ export async function createNamespace(): Promise<Namespace> {
   return { fd, path: `/proc/${process.pid}/fd/${fd}`, release: () => void libcClose(fd) }
 }
 
-/** A netfilter netlink socket in the namespace. */
-export async function netlinkIn(namespace: Namespace): Promise<number> {
-  const [fd = -1] = await send({ kind: 'netlink', fd: namespace.fd })
+/** A netfilter netlink socket in the namespace, that hears these groups. */
+export async function netlinkIn(namespace: Namespace, groups: readonly number[] = []): Promise<number> {
+  const [fd = -1] = await send({ kind: 'netlink', fd: namespace.fd, groups })
   return fd
 }
 

@@ -4,7 +4,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
-import { makeConnections, type Connections } from '../../src/datapath/conntrack.ts'
+import { makeConnections, openConntrack, type Connections } from '../../src/datapath/conntrack.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { addressToText } from '../../src/net/address.ts'
@@ -73,7 +73,7 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
   async function start(text: string): Promise<void> {
     await write(text)
-    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connectionsFd: openNetlink() } }) // prettier-ignore
+    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() } }) // prettier-ignore
   }
   async function change(text: string): Promise<void> {
     const revision = agent?.snapshot().revision ?? 0

@@ -46,9 +46,9 @@ interface Kernel {
   fails: boolean
 }
 function takeoversOf(kernel: Kernel): Takeovers {
-  const list = async (each: (connection: Connection) => void): Promise<void> => {
+  const list = async (each: (connection: Connection, isClosed: boolean) => void): Promise<void> => {
     if (kernel.fails) throw new Error('ENOBUFS')
-    kernel.there.forEach(each)
+    for (const connection of kernel.there) each(connection, false)
   }
   const remove = async (over: readonly Connection[]): Promise<number> => {
     const gone = new Set(over)

@@ -41,6 +41,8 @@ describe('GET /v1/fqdn/cache', () => {
       'expiration-time': expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/) as string,
       'endpoint-id': 1,
       source: 'lookup',
+      state: 'alive',
+      why: 'its TTL is not over',
       identity: 256,
       'remaining-seconds': 255,
     })
@@ -79,6 +81,19 @@ describe('GET /v1/fqdn/cache', () => {
   test('a name past its TTL, within the grace, has less than nothing left', async () => {
     view.setTime(75_000)
     expect((await cache('?identity=257')).map((row) => row['remaining-seconds'])).toEqual([-15])
+  })
+
+  test('what a connection keeps beyond its grace is a zombie, with why', async () => {
+    view.setTime(85_000)
+    expect((await cache('?identity=257')).map(({ state, source }) => [state, source])).toEqual([['alive', 'lookup']])
+    view.setTime(95_000)
+    const rows = await cache('?identity=257&source=connection')
+    expect(rows.map(({ state, why }) => [state, why.replaceAll(/\d{4}-\S+Z/g, '<time>')])).toEqual([['zombie', 'TTL and grace were over at <time>; a connection keeps it, at the last look until <time>']]) // prettier-ignore
+    expect(await cache('?identity=257&source=lookup')).toEqual([])
+    view.setTime(200_000)
+    expect((await cache('?matchpattern=www.example.com')).map(({ why }) => why)).toEqual(['its TTL is not over'])
+    view.setTime(310_000)
+    expect((await cache('?matchpattern=www.example.com')).map(({ why }) => why)).toEqual(['its TTL is over, its grace is not']) // prettier-ignore
   })
 
   test('the root', async () => {

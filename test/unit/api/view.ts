@@ -35,7 +35,7 @@ spec:
 
 export interface Shown extends ApiView {
   readonly learn: (fact: Partial<LeaseFact> & { readonly name: string; readonly ips: readonly string[] }) => void
-  /** Lets the clock, which stands at 0, stand at another moment. */
+  /** Lets the clock, which stands at 0, stand at another moment, and end what is over then. */
   readonly setTime: (millis: number) => void
 }
 
@@ -47,7 +47,7 @@ export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
   const snapshot = makeCompiler({ hostAddresses: [], upstreams: [], denyReply: 'refused', identities: makeIdentities(undefined, (text) => text) })(world) // prettier-ignore
   const rules = makeNameRules({ clusterDomain: wireFromText('cluster.local') ?? raise('cluster.local'), searchSuffixes: [], refuseDoh: false }) // prettier-ignore
   let now = 0
-  const leases = makeLeases(() => now, () => 0, { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 86_400, addressesPerNameMax: 100_000, leasesMax: 100_000 }) // prettier-ignore
+  const leases = makeLeases(() => now, () => 0, { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 86_400, zombieSecondsMax: 3600, addressesPerNameMax: 100_000, leasesMax: 100_000 }, (identity) => identity === 257) // prettier-ignore
   return {
     port: 10053,
     clock: () => now,
@@ -63,6 +63,9 @@ export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
     observer: makeObserver({ snapshot: () => snapshot, capacity: 4095, place: { cluster: 'default', node: 'node-1' }, now: () => now }), // prettier-ignore
     ...over,
     learn: ({ ips, ...fact }) => void leases.learn({ identity: 256, endpoint: 1, addresses: ips.map(at), ttlSeconds: 60, ports: [{ kind: 'all' }], ...fact }), // prettier-ignore
-    setTime: (millis) => void (now = millis),
+    setTime(millis) {
+      now = millis
+      leases.expire()
+    },
   }
 }

@@ -47,7 +47,7 @@ const identityOf = (snapshot: Snapshot, party: Party): number => party.kind === 
 
 /** What leases and flows say when these names were looked up, and then that happened. */
 function factsOf(snapshot: Snapshot, identity: number, names: readonly string[], address: Address | undefined, state: State): WhyFacts {
-  const lease = (name: string, holder: number): Lease => ({ identity: holder, endpoint: 1, askers: [1], name, address: address ?? ('' as Address), ttlSeconds: 60, learnedAt: 0, deadline: 60_000, ports: [], source: 'lookup' })
+  const lease = (name: string, holder: number): Lease => ({ identity: holder, endpoint: 1, askers: [1], name, address: address ?? ('' as Address), ttlSeconds: 60, learnedAt: 0, deadline: 60_000, ports: [], zombieSince: undefined, keptUntil: 0 })
   const holder = state === 'leased' ? identity : 9_999
   const leases = address !== undefined && (state === 'leased' || state === 'other') ? names.map((name) => lease(name, holder)) : []
   const gone = address !== undefined && (state === 'expired' || state === 'revoked') ? names.map((name): Flow => ({ kind: 'lease', time: 0, why: undefined, change: state, identity, endpoint: 1, name, addresses: [address], ttlSeconds: 60 })) : []

@@ -1,0 +1,71 @@
+// A connection that outlives its lease: its address stays open to new connections while it lives, the others of the name do not; when it has
+// ended, so has the address.
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Agent } from '../../src/agent.ts'
+import { openConntrack } from '../../src/datapath/conntrack.ts'
+import { openNetlink } from '../../src/datapath/netlink.ts'
+import { makeNft } from '../../src/datapath/nft.ts'
+import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { isZombie } from '../../src/leases/leases.ts'
+import { addressToText } from '../../src/net/address.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
+import { addHost, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
+import { names, pod, policy } from '../support/manifests.ts'
+
+const reason = whyNoKernel()
+
+describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
+  let web: Host
+  let world: Host
+  let upstream: EmbeddedUpstream
+  let agent: Agent
+
+  /** Runs a Node script in a host; resolves when it has said something. */
+  async function run(host: Host, script: string): Promise<ChildProcess> {
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+    await once(child.stdout, 'data')
+    return child
+  }
+  const connect = async (address: string): Promise<boolean> =>
+    (await web.run(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/443'`)).status === 0
+  const leases = (): string[] => [...agent.leases.list()].map((l) => `${addressToText(l.address)} ${isZombie(l, agent.clock()) ? 'zombie' : 'alive'}`).sort() // prettier-ignore
+  const soon = { timeout: 15_000 }
+
+  beforeAll(async () => {
+    enterLab()
+    web = await addHost('web', ['10.1.0.2/24'], ['10.1.0.1/24'])
+    world = await addHost('world', ['10.3.0.2/24'], ['10.3.0.1/24'])
+    sh('ip route add 198.18.0.0/15 via 10.3.0.2')
+    world.sh('ip route add local 198.18.0.0/15 dev lo')
+    const server = await run(world, "require('net').createServer((c) => c.on('error', () => 0).resume()).listen(443, () => console.log('up'))") // prettier-ignore
+    world.process.once('exit', () => server.kill('SIGKILL'))
+    upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
+    agent = await startTestAgent(pod('web', ['10.1.0.2']) + policy('web', names('{matchPattern: "*.example.com"}')), {
+      settings: { ...settings, leases: { ...settings.leases, ttlMaxSeconds: 1, graceSeconds: 2, zombieSecondsMax: 3600 } }, // prettier-ignore
+      kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() },
+    })
+  })
+  afterAll(async () => {
+    await agent?.close()
+    await upstream?.close()
+    for (const host of [web, world]) host?.stop()
+  })
+
+  test('an idle connection keeps its address, and no other of its name, until it ends', async () => {
+    expect((await web.run('dig +short pay.example.com @9.9.9.9')).out.split('\n').filter(Boolean).sort()).toEqual(['198.18.0.21', '198.18.0.22']) // prettier-ignore
+    const client = await run(web, "require('net').connect(443, '198.18.0.21', () => console.log('connected'))")
+    await expect.poll(leases, soon).toEqual(['198.18.0.21 zombie'])
+    expect(await connect('198.18.0.22')).toBe(false)
+    // Over several of its terms.
+    const since = agent.clock()
+    let refused = 0
+    while (agent.clock() < since + 6000) refused += (await connect('198.18.0.21')) ? 0 : 1
+    expect([refused, leases()]).toEqual([0, ['198.18.0.21 zombie']])
+    client.kill('SIGKILL')
+    await expect.poll(leases, soon).toEqual([])
+    expect(await connect('198.18.0.21')).toBe(false)
+    expect(agent.troubles()).toEqual([])
+  })
+})
