@@ -48,14 +48,20 @@ const oddRowsMax = 1 << 16
 const unsettled = -1
 
 /** Where a lane's things stand, in `lanes`: at `lane * laneSize`. */
-const laneSize = 8
-/** `sieve`: 64 bits, one for each identity of the hash (of its number modulo 64): most peers of most lanes are in none. */
+const laneSize = 16
+/**
+ * `sieve`: 256 bits, one for each identity of the hash (of its number modulo 256): most peers of most lanes are in none. Of the looks that 64
+ * let through every third found nothing.
+ */
 const Slot = { hash: 0, mask: 1, rest: 2, cuts: 3, cutCount: 4, flags: 5, sieve: 6 } as const
 const notMade = -1
 /** What a lane's ranges tell apart: addresses of world by family, and addresses that have an identity. */
 const Flag = { world4: 1, world6: 2, everywhere: 4 } as const
 /** Above the flags are notes, two bits each. */
 const flagBits = 3
+const sieveWords = 8
+/** Word of the sieve in which an identity's bit stands. */
+const wordOf = (id: IdentityId): number => (id >> 5) & (sieveWords - 1)
 
 /** Protocols that no entry of a row names are one. */
 const keyOf = (protocol: number, cell: number): number => protocol * 0x20000 + cell + 1
@@ -125,7 +131,7 @@ function rowOf(tables: Tables, lane: number, peer: PeerOf): number {
       return identity === worldId[4] && isOutside ? worldRow(tables, lane, peer, address) : oddRow(tables, lane, peer, address) // prettier-ignore
   }
   // What is outside differs from the rest by ranges only, and there are none here.
-  const sieve = lanes[at + Slot.sieve + ((identity >> 5) & 1)] ?? 0
+  const sieve = lanes[at + Slot.sieve + wordOf(identity)] ?? 0
   if ((sieve & (1 << (identity & 31))) !== 0) {
     const slot = slotOf(pool, lanes[at + Slot.hash] ?? 0, lanes[at + Slot.mask] ?? 0, identity)
     if (pool[slot] === identity + 1) {
@@ -224,12 +230,13 @@ function makeLane(tables: Tables, lane: number): void {
   }
   for (const set of sets) for (const id of set) named.add(id)
   let size = 4
-  while (size < named.size * 2) size *= 2
+  // Three quarters full at most: numbers beside each other do not collide, and what is small stays near.
+  while (size * 3 < named.size * 4) size *= 2
   const hash = take(tables, size * 2)
-  const sieve = [0, 0]
+  const sieve = new Array<number>(sieveWords).fill(0)
   for (const id of named) {
     tables.pool[slotOf(tables.pool, hash, size - 1, id)] = id + 1
-    sieve[(id >> 5) & 1] = (sieve[(id >> 5) & 1] ?? 0) | (1 << (id & 31))
+    sieve[wordOf(id)] = (sieve[wordOf(id)] ?? 0) | (1 << (id & 31))
   }
   const cuts = cutNumbers(all)
   const cutsAt = take(tables, cuts.length * 2)
