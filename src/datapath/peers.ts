@@ -3,6 +3,7 @@
 import { addressToNumber, familyOf, type Address, type Family } from '../net/address.ts'
 import { everyAddress, type AddressRange } from '../net/prefix.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
+import { lastIdentity } from '../identity/identities.ts'
 import { hostId, unknownId } from '../identity/reserved.ts'
 import type { Entry, Snapshot } from '../policy/snapshot.ts'
 import type { Steps } from '../steps.ts'
@@ -38,7 +39,7 @@ export const clusterNumber = 0xffff_0001
 const unknownNumber = 0xffff_0002
 
 /** Kinds that ranges make get numbers from here on; identities are below (as Cilium's local scopes). */
-const firstCell = 1 << 24
+const firstCell = lastIdentity + 1
 
 /** Numbers for kinds that ranges make: the same kind keeps its number as long as it is in use. */
 export type CellNumbers = (kinds: readonly string[]) => ReadonlyMap<string, number>

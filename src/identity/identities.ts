@@ -1,9 +1,11 @@
-// Numbers for label sets. The same set has the same number as long as the table lives; numbers are not given out twice.
+// Numbers for label sets. The same set has the same number as long as somebody has it, and no other set has it then.
 import type { Identity, IdentityId } from './endpoints.ts'
 import type { Labels } from './labels.ts'
 
 /** Below are Cilium's reserved identities: 1 host, 2 world, … */
 export const firstIdentity = 256
+/** Numbers above are others' in the kernel: of what ranges tell apart (`datapath/peers.ts`). */
+export const lastIdentity: IdentityId = 0xff_ffff
 
 /** A short text that differs for different texts: a cryptographic hash, since label values are anybody's to choose. */
 export type Digest = (text: string) => string
@@ -16,10 +18,19 @@ export function labelSetText(labels: Labels): string {
 export interface IdentityTable {
   readonly idOf: (labels: Labels) => IdentityId
   readonly get: (id: IdentityId) => Identity | undefined
+  /**
+   * Forgets the label sets that nobody has, once they are more than `idleMax`: should one come back, it gets another number. @param held the
+   * identities of the world that is being compiled. What was learned under another does not stand any more when that world is in force.
+   */
+  readonly release: (held: Pick<ReadonlySet<IdentityId>, 'has'>) => void
 }
 
+/** What nobody has any more keeps its number for a while: a workload that is down for a moment is who it was. */
+export const idleMax = 1024
+
 /**
- * A table that grows by one entry for each distinct label set that the agent ever sees.
+ * A table of the label sets that somebody has or had of late. A number that was let go of is given to another set only when all others have
+ * been (after half a year with a new set each second): what still says it (a flow, an element that the kernel has not dropped yet) means nobody.
  * @param known numbers that an earlier agent gave out and that stand in the kernel, by digest of the label set's text: the same set gets
  * its number again, and no other set gets it.
  * @param taken further numbers that nobody gets: something stands in the kernel under them.
@@ -31,17 +42,34 @@ export function makeIdentities(
 ): IdentityTable {
   const byLabels = new Map<string, IdentityId>()
   const byId = new Map<IdentityId, Identity>()
-  let next = Math.max(firstIdentity, ...[...known.values(), ...taken].map((id) => id + 1))
+  const kept = new Set([...known.values(), ...taken])
+  let next = firstIdentity
+  for (const id of kept) next = Math.max(next, id + 1)
 
+  function fresh(): IdentityId {
+    for (;;) {
+      const id = next > lastIdentity ? firstIdentity : next
+      next = id + 1
+      if (!byId.has(id) && !kept.has(id)) return id
+    }
+  }
   function idOf(labels: Labels): IdentityId {
     const text = labelSetText(labels)
     let id = byLabels.get(text)
     if (id === undefined) {
-      id = known.get(digest(text)) ?? next++
+      id = known.get(digest(text)) ?? fresh()
       byLabels.set(text, id)
       byId.set(id, { id, labels })
     }
     return id
   }
-  return { idOf, get: (id) => byId.get(id) }
+  function release(held: Parameters<IdentityTable['release']>[0]): void {
+    const idle = [...byLabels].filter(([, id]) => !held.has(id))
+    if (idle.length <= idleMax) return
+    for (const [text, id] of idle) {
+      byLabels.delete(text)
+      byId.delete(id)
+    }
+  }
+  return { idOf, get: (id) => byId.get(id), release }
 }

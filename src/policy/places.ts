@@ -1,6 +1,6 @@
 // World -> who is where: endpoints with their identities, nodes, this host, API servers, and whose each address is.
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
-import { labelSetText, type IdentityTable } from '../identity/identities.ts'
+import { idleMax, labelSetText, type IdentityTable } from '../identity/identities.ts'
 import type { Labels } from '../identity/labels.ts'
 import { apiServerLabels, hostId, hostIdentity, nodeLabels, remoteNode, reservedNode, unknownId, world as worldOf, worldId } from '../identity/reserved.ts' // prettier-ignore
 import { clusterKey, namedPortsKey, podSource, type Selector } from '../identity/selector.ts' // prettier-ignore
@@ -52,6 +52,7 @@ interface Drawn {
 /** Reads worlds one after the other, each with the addresses that this host has then; what did not change is not computed again. */
 export function makePlaces(options: PlacesOptions): (world: World, hostAddresses: readonly Address[]) => Steps<Places> {
   const endpointIds = new Map<string, number>()
+  let nextEndpointId = 1
   const drawn = new WeakMap<Pod, Drawn>()
   const made = new WeakMap<Pod, Endpoint>()
   const keysOf = makeKeyReader()
@@ -71,11 +72,19 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
     if (old?.identity === identity && old.labels === labels) return old
     const { namespace, name, kind, node } = pod
     const key = kind === 'Pod' ? `${namespace}/${name}` : `${kind} ${namespace}/${name}`
-    if (!endpointIds.has(key)) endpointIds.set(key, endpointIds.size + 1)
+    let id = endpointIds.get(key)
+    if (id === undefined) endpointIds.set(key, (id = nextEndpointId++))
     const local = options.localNode === undefined || node === undefined || node === options.localNode
-    const endpoint = { id: endpointIds.get(key) ?? 0, namespace, name, identity, labels, addresses, local }
+    const endpoint = { id, namespace, name, identity, labels, addresses, local }
     made.set(pod, endpoint)
     return endpoint
+  }
+
+  /** Numbers of endpoints that are not there any more are forgotten, once they are many, and given to nobody else: leases say who asked. */
+  function releaseEndpointIds(endpoints: readonly Endpoint[]): void {
+    if (endpointIds.size <= endpoints.length + idleMax) return
+    const held = new Set(endpoints.map(({ id }) => id))
+    for (const [key, id] of endpointIds) if (!held.has(id)) endpointIds.delete(key)
   }
 
   function* compute(world: World, hostAddresses: readonly Address[]): Steps<Places> {
@@ -118,6 +127,8 @@ export function makePlaces(options: PlacesOptions): (world: World, hostAddresses
       endpoints.push(endpointAt(pod, i))
       yield
     }
+    releaseEndpointIds(endpoints)
+    options.identities.release(identities)
     // Pods on their node's network have its addresses, and are not endpoints there.
     const own = endpoints.filter((_, i) => world.pods[i]?.hostNetwork !== true)
     const endpointsByAddress = new Map<Address, Endpoint>()

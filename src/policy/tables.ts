@@ -15,13 +15,32 @@ import { makeAbout, type About } from './about.ts'
 import { cellOf, coversCell, cellsOf, settle, type PeerOf, type Ruling } from './rulings.ts'
 import type { Entry } from './snapshot.ts'
 
+/** The state of all lanes. Only the functions below write to it; they are no closures over it, of which the engine compiles what is general. */
 export interface Tables {
-  /** A lane for these entries, which stand in their order, and for up to twelve numbers from 0 to 3 that `noteOf` gives back. */
-  readonly add: (entries: readonly Entry[], notes: readonly number[]) => number
-  /** Stands beside what `lookUp` has just read: it costs no further look into memory. */
-  readonly noteOf: (lane: number, i: number) => number
-  /** The code of what a lane's entries decide about a flow with a peer; 0 when they decide nothing. */
-  readonly lookUp: (lane: number, peer: PeerOf, l4: L4) => number
+  readonly options: TablesOptions
+  readonly entriesOf: (readonly Entry[])[]
+  readonly notesOf: number[]
+  lanes: Int32Array
+  pool: Int32Array
+  used: number
+  /** Of rows: their entries, and the same row for the same entries of a lane. */
+  readonly rowEntries: Map<number, readonly Entry[]>
+  readonly rowsByEntries: Map<string, number>
+  /** Rows of peers that neither their identity nor their place in the world's IPv4 addresses tells: `lane identity piece`. */
+  readonly oddRows: Map<string, number>
+  readonly oddCuts: Map<string, readonly Address[]>
+  readonly abouts: Map<number, About>
+  /** The row without entries, which most peers of most lanes have. */
+  emptyRow: number
+}
+
+export interface TablesOptions {
+  /** Makes a code, above 0, of a ruling for the lane; called once for each span that is asked for. */
+  readonly present: (lane: number, ruling: Ruling) => number
+  /** Is told that no code that was made is in use any more. */
+  readonly dropped: () => void
+  /** Past so many numbers all rows are dropped and made again as they are asked for. */
+  readonly numbersMax: number
 }
 
 /** Past so many odd rows all are dropped, too. */
@@ -29,214 +48,237 @@ const oddRowsMax = 1 << 16
 const unsettled = -1
 
 /** Where a lane's things stand, in `lanes`: at `lane * laneSize`. */
-const laneSize = 8
-/** `sieve`: 64 bits, one for each identity of the hash (of its number modulo 64): most peers of most lanes are in none. */
+const laneSize = 16
+/**
+ * `sieve`: 256 bits, one for each identity of the hash (of its number modulo 256): most peers of most lanes are in none. Of the looks that 64
+ * let through every third found nothing.
+ */
 const Slot = { hash: 0, mask: 1, rest: 2, cuts: 3, cutCount: 4, flags: 5, sieve: 6 } as const
 const notMade = -1
 /** What a lane's ranges tell apart: addresses of world by family, and addresses that have an identity. */
 const Flag = { world4: 1, world6: 2, everywhere: 4 } as const
 /** Above the flags are notes, two bits each. */
 const flagBits = 3
+const sieveWords = 8
+/** Word of the sieve in which an identity's bit stands. */
+const wordOf = (id: IdentityId): number => (id >> 5) & (sieveWords - 1)
 
 /** Protocols that no entry of a row names are one. */
 const keyOf = (protocol: number, cell: number): number => protocol * 0x20000 + cell + 1
 
-/**
- * @param present makes a code, above 0, of a ruling for the lane; called once for each span that is asked for.
- * @param dropped is told that no code that was made is in use any more.
- * @param numbersMax past so many numbers all rows are dropped and made again as they are asked for.
- */
-export function makeTables(
-  present: (lane: number, ruling: Ruling) => number,
-  dropped: () => void,
-  numbersMax: number,
-): Tables {
-  const entriesOf: (readonly Entry[])[] = []
-  const notesOf: number[] = []
-  let lanes = new Int32Array(64 * laneSize)
-  let pool = new Int32Array(1 << 12)
-  let used = 0
-  /** Of rows: their entries, and the same row for the same entries of a lane. */
-  const rowEntries = new Map<number, readonly Entry[]>()
-  const rowsByEntries = new Map<string, number>()
-  /** Rows of peers that neither their identity nor their place in the world's IPv4 addresses tells: `lane identity piece`. */
-  const oddRows = new Map<string, number>()
-  const oddCuts = new Map<string, readonly Address[]>()
-  const abouts = new Map<number, About>()
-  /** The row without entries, which most peers of most lanes have. */
-  let emptyRow = 0
+export function makeTables(options: TablesOptions): Tables {
+  return {
+    options,
+    entriesOf: [],
+    notesOf: [],
+    lanes: new Int32Array(64 * laneSize),
+    pool: new Int32Array(1 << 12),
+    used: 0,
+    rowEntries: new Map(),
+    rowsByEntries: new Map(),
+    oddRows: new Map(),
+    oddCuts: new Map(),
+    abouts: new Map(),
+    emptyRow: 0,
+  }
+}
 
-  function add(entries: readonly Entry[], notes: readonly number[]): number {
-    const lane = entriesOf.push(entries) - 1
-    notesOf.push(notes.reduce((bits, note, i) => bits | (note << (flagBits + 2 * i)), 0))
-    if (lane * laneSize >= lanes.length) {
-      const larger = new Int32Array(lanes.length * 2)
-      larger.set(lanes)
-      lanes = larger
-    }
-    lanes[lane * laneSize] = notMade
-    return lane
+/** A lane for these entries, which stand in their order, and for up to twelve numbers from 0 to 3 that `noteOf` gives back. */
+export function addLane(tables: Tables, entries: readonly Entry[], notes: readonly number[]): number {
+  const lane = tables.entriesOf.push(entries) - 1
+  tables.notesOf.push(notes.reduce((bits, note, i) => bits | (note << (flagBits + 2 * i)), 0))
+  if (lane * laneSize >= tables.lanes.length) {
+    const larger = new Int32Array(tables.lanes.length * 2)
+    larger.set(tables.lanes)
+    tables.lanes = larger
   }
-  /** Room for `size` numbers, all 0. 0 itself is no place of anything. */
-  function take(size: number): number {
-    const at = used === 0 ? 1 : used
-    used = at + size
-    if (used > pool.length) {
-      const larger = new Int32Array(Math.max(pool.length * 2, used))
-      larger.set(pool.subarray(0, at))
-      pool = larger
-    } else pool.fill(0, at, used)
-    return at
-  }
-  function dropAll(): void {
-    used = 0
-    emptyRow = 0
-    for (const map of [rowEntries, rowsByEntries, oddRows, oddCuts, abouts]) map.clear()
-    for (let lane = 0; lane < entriesOf.length; lane++) lanes[lane * laneSize] = notMade
-    dropped()
-  }
+  tables.lanes[lane * laneSize] = notMade
+  return lane
+}
 
-  function makeLane(lane: number): void {
-    const entries = entriesOf[lane] ?? []
-    const named = new Set<IdentityId>()
-    const sets = new Set<ReadonlySet<IdentityId>>()
-    const everywhere: AddressRange[] = []
-    const all: AddressRange[] = []
-    for (const { peers } of entries) {
-      if (peers === 'everyone') continue
-      sets.add(peers.identities)
-      for (const range of peers.everywhere) everywhere.push(range)
-      for (const list of [peers.everywhere, peers.outside]) for (const range of list) all.push(range)
-    }
-    for (const set of sets) for (const id of set) named.add(id)
-    const at = lane * laneSize
-    let size = 4
-    while (size < named.size * 2) size *= 2
-    const hash = take(size * 2)
-    const sieve = [0, 0]
-    for (const id of named) {
-      pool[slotOf(hash, size - 1, id)] = id + 1
-      sieve[(id >> 5) & 1] = (sieve[(id >> 5) & 1] ?? 0) | (1 << (id & 31))
-    }
-    const cuts = cutNumbers(all)
-    const cutsAt = take(cuts.length * 2)
-    pool.set(cuts, cutsAt)
-    lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flagsOf(all, everywhere) | (notesOf[lane] ?? 0), ...sieve], at)
-  }
-  /** Where an identity stands in a hash, or would. */
-  function slotOf(hash: number, mask: number, id: IdentityId): number {
-    let i = id & mask
-    for (;;) {
-      const at = hash + i * 2
-      const there = pool[at]
-      if (there === 0 || there === id + 1) return at
-      i = (i + 1) & mask
-    }
-  }
+/** Stands beside what `lookUp` has just read: it costs no further look into memory. */
+export function noteOf({ lanes }: Tables, lane: number, i: number): number {
+  return ((lanes[lane * laneSize + Slot.flags] ?? 0) >> (flagBits + 2 * i)) & 3
+}
 
-  function rowOf(lane: number, peer: PeerOf): number {
-    const at = lane * laneSize
-    if (lanes[at] === notMade) makeLane(lane)
-    const { identity, address, isOutside } = peer
-    const flags = lanes[at + Slot.flags] ?? 0
-    if (address !== undefined && (flags & 7) !== 0) {
-      const needed = !isOutside ? Flag.everywhere : address.length === 4 ? Flag.world4 : Flag.world6
-      if ((flags & needed) !== 0)
-        return identity === worldId[4] && isOutside ? worldRow(lane, peer, address) : oddRow(lane, peer, address)
-    }
-    // What is outside differs from the rest by ranges only, and there are none here.
-    const sieve = lanes[at + Slot.sieve + ((identity >> 5) & 1)] ?? 0
-    if ((sieve & (1 << (identity & 31))) !== 0) {
-      const slot = slotOf(lanes[at + Slot.hash] ?? 0, lanes[at + Slot.mask] ?? 0, identity)
-      if (pool[slot] === identity + 1) {
-        const row = pool[slot + 1] ?? 0
-        return row === 0 ? keep(slot + 1, makeRow(lane, peer)) : row
-      }
-    }
-    const rest = lanes[at + Slot.rest] ?? 0
-    return rest === 0 ? (lanes[at + Slot.rest] = makeRow(lane, peer)) : rest
+/** The code of what a lane's entries decide about a flow with a peer; 0 when they decide nothing. */
+export function lookUp(tables: Tables, lane: number, peer: PeerOf, l4: L4): number {
+  if (tables.used > tables.options.numbersMax || tables.oddRows.size > oddRowsMax) dropAll(tables)
+  const row = rowOf(tables, lane, peer)
+  const { pool } = tables
+  const count = pool[row] ?? 0
+  const { protocol } = l4
+  const cell = cellOf(l4)
+  let at = row + 1
+  if (count > 0) {
+    const key = lastAtMost(pool, row + 2, count, keyOf(protocol, cell))
+    // Below a protocol's first key only entries about every protocol could be, and with one of those it begins at -1.
+    if ((pool[key] ?? 0) >= keyOf(protocol, -1) && (pool[key] ?? 0) <= keyOf(protocol, cell)) at = key + count
   }
-  /** Writes to the pool, which may have been replaced by a larger one while the value was made. */
-  function keep(at: number, value: number): number {
-    pool[at] = value
-    return value
-  }
-  function worldRow(lane: number, peer: PeerOf, address: Address): number {
-    const cuts = lanes[lane * laneSize + Slot.cuts] ?? 0
-    const count = lanes[lane * laneSize + Slot.cutCount] ?? 0
-    const at = lastAtMost(cuts, count, signedNumber(address)) + count
-    const row = pool[at] ?? 0
-    return row === 0 ? keep(at, makeRow(lane, peer)) : row
-  }
-  function oddRow(lane: number, peer: PeerOf, address: Address): number {
-    const family = familyOf(address)
-    const kind = `${lane} ${family}`
-    let cuts = oddCuts.get(kind)
-    if (cuts === undefined) oddCuts.set(kind, (cuts = cutAddresses(entriesOf[lane] ?? [], family)))
-    const key = `${kind} ${peer.identity} ${peer.isOutside} ${countUpTo(cuts, address)}`
-    let row = oddRows.get(key)
-    if (row === undefined) oddRows.set(key, (row = makeRow(lane, peer)))
-    return row
-  }
-  /** Index of the last of `count` ascending numbers at `at` that is not above `value`; the first is never above it. */
-  function lastAtMost(at: number, count: number, value: number): number {
-    let low = at
-    let high = at + count
-    while (high - low > 1) {
-      const middle = (low + high) >>> 1
-      if ((pool[middle] ?? 0) <= value) low = middle
-      else high = middle
-    }
-    return low
-  }
+  const code = pool[at] ?? 0
+  return code === unsettled ? settleAt(tables, lane, row, at, at === row + 1 ? undefined : protocol, cell) : code
+}
 
-  function makeRow(lane: number, peer: PeerOf): number {
-    const all = entriesOf[lane] ?? []
-    let indexOf = abouts.get(lane)
-    if (indexOf === undefined) abouts.set(lane, (indexOf = makeAbout(all)))
-    const indices = indexOf(peer)
-    if (indices.length === 0) return (emptyRow ||= take(2))
-    const about = indices.flatMap((i) => all[i] ?? [])
-    const key = `${lane} ${indices.join(' ')}`
-    let row = rowsByEntries.get(key)
-    if (row !== undefined) return row
-    const keys = keysOf(about)
-    row = take(2 + keys.length * 2)
-    pool[row] = keys.length
-    pool[row + 1] = unsettled
-    pool.set(keys, row + 2)
-    pool.fill(unsettled, row + 2 + keys.length, row + 2 + keys.length * 2)
-    rowEntries.set(row, about)
-    rowsByEntries.set(key, row)
-    return row
+function rowOf(tables: Tables, lane: number, peer: PeerOf): number {
+  const at = lane * laneSize
+  if (tables.lanes[at] === notMade) makeLane(tables, lane)
+  const { lanes, pool } = tables
+  const { identity, address, isOutside } = peer
+  const flags = lanes[at + Slot.flags] ?? 0
+  if (address !== undefined && (flags & 7) !== 0) {
+    const needed = !isOutside ? Flag.everywhere : address.length === 4 ? Flag.world4 : Flag.world6
+    if ((flags & needed) !== 0)
+      return identity === worldId[4] && isOutside ? worldRow(tables, lane, peer, address) : oddRow(tables, lane, peer, address) // prettier-ignore
   }
-
-  function lookUp(lane: number, peer: PeerOf, l4: L4): number {
-    if (used > numbersMax || oddRows.size > oddRowsMax) dropAll()
-    const row = rowOf(lane, peer)
-    const count = pool[row] ?? 0
-    const { protocol } = l4
-    const cell = cellOf(l4)
-    let at = row + 1
-    if (count > 0) {
-      const key = lastAtMost(row + 2, count, keyOf(protocol, cell))
-      // Below a protocol's first key only entries about every protocol could be, and with one of those it begins at -1.
-      if ((pool[key] ?? 0) >= keyOf(protocol, -1) && (pool[key] ?? 0) <= keyOf(protocol, cell)) at = key + count
+  // What is outside differs from the rest by ranges only, and there are none here.
+  const sieve = lanes[at + Slot.sieve + wordOf(identity)] ?? 0
+  if ((sieve & (1 << (identity & 31))) !== 0) {
+    const slot = slotOf(pool, lanes[at + Slot.hash] ?? 0, lanes[at + Slot.mask] ?? 0, identity)
+    if (pool[slot] === identity + 1) {
+      const row = pool[slot + 1] ?? 0
+      return row === 0 ? keep(tables, slot + 1, makeRow(tables, lane, peer)) : row
     }
-    const code = pool[at] ?? 0
-    return code === unsettled ? settleAt(lane, row, at, at === row + 1 ? undefined : protocol, cell) : code
   }
-  function settleAt(lane: number, row: number, at: number, protocol: number | undefined, cell: number): number {
-    const entries = rowEntries.get(row) ?? []
-    const ruling = settle(entries.filter(({ ports }) => (protocol === undefined ? ports.kind === 'all' : coversCell(ports, protocol, cell)))) // prettier-ignore
-    const code = ruling.kind === 'fallback' ? 0 : present(lane, ruling)
-    pool[at] = code
-    return code
+  const rest = lanes[at + Slot.rest] ?? 0
+  return rest === 0 ? (lanes[at + Slot.rest] = makeRow(tables, lane, peer)) : rest
+}
+
+function worldRow(tables: Tables, lane: number, peer: PeerOf, address: Address): number {
+  const { lanes, pool } = tables
+  const cuts = lanes[lane * laneSize + Slot.cuts] ?? 0
+  const count = lanes[lane * laneSize + Slot.cutCount] ?? 0
+  const at = lastAtMost(pool, cuts, count, signedNumber(address)) + count
+  const row = pool[at] ?? 0
+  return row === 0 ? keep(tables, at, makeRow(tables, lane, peer)) : row
+}
+
+function oddRow(tables: Tables, lane: number, peer: PeerOf, address: Address): number {
+  const { entriesOf, oddCuts, oddRows } = tables
+  const family = familyOf(address)
+  const kind = `${lane} ${family}`
+  let cuts = oddCuts.get(kind)
+  if (cuts === undefined) oddCuts.set(kind, (cuts = cutAddresses(entriesOf[lane] ?? [], family)))
+  const key = `${kind} ${peer.identity} ${peer.isOutside} ${countUpTo(cuts, address)}`
+  let row = oddRows.get(key)
+  if (row === undefined) oddRows.set(key, (row = makeRow(tables, lane, peer)))
+  return row
+}
+
+/** Index of the last of `count` ascending numbers at `at` that is not above `value`; the first is never above it. */
+function lastAtMost(pool: Int32Array, at: number, count: number, value: number): number {
+  let low = at
+  let high = at + count
+  while (high - low > 1) {
+    const middle = (low + high) >>> 1
+    if ((pool[middle] ?? 0) <= value) low = middle
+    else high = middle
   }
-  function noteOf(lane: number, i: number): number {
-    return ((lanes[lane * laneSize + Slot.flags] ?? 0) >> (flagBits + 2 * i)) & 3
+  return low
+}
+
+/** Where an identity stands in a hash, or would. */
+function slotOf(pool: Int32Array, hash: number, mask: number, id: IdentityId): number {
+  let i = id & mask
+  for (;;) {
+    const at = hash + i * 2
+    const there = pool[at]
+    if (there === 0 || there === id + 1) return at
+    i = (i + 1) & mask
   }
-  return { add, noteOf, lookUp }
+}
+
+/** Writes to the pool, which may have been replaced by a larger one while the value was made. */
+function keep(tables: Tables, at: number, value: number): number {
+  tables.pool[at] = value
+  return value
+}
+
+// What is made once.
+
+/** Room for `size` numbers, all 0. 0 itself is no place of anything. */
+function take(tables: Tables, size: number): number {
+  const at = tables.used === 0 ? 1 : tables.used
+  const { pool } = tables
+  const used = (tables.used = at + size)
+  if (used > pool.length) {
+    const larger = (tables.pool = new Int32Array(Math.max(pool.length * 2, used)))
+    larger.set(pool.subarray(0, at))
+  } else pool.fill(0, at, used)
+  return at
+}
+
+function dropAll(tables: Tables): void {
+  const { entriesOf, lanes, rowEntries, rowsByEntries, oddRows, oddCuts, abouts, options } = tables
+  tables.used = 0
+  tables.emptyRow = 0
+  for (const map of [rowEntries, rowsByEntries, oddRows, oddCuts, abouts]) map.clear()
+  for (let lane = 0; lane < entriesOf.length; lane++) lanes[lane * laneSize] = notMade
+  options.dropped()
+}
+
+function makeLane(tables: Tables, lane: number): void {
+  const entries = tables.entriesOf[lane] ?? []
+  const named = new Set<IdentityId>()
+  const sets = new Set<ReadonlySet<IdentityId>>()
+  const everywhere: AddressRange[] = []
+  const all: AddressRange[] = []
+  for (const { peers } of entries) {
+    if (peers === 'everyone') continue
+    sets.add(peers.identities)
+    for (const range of peers.everywhere) everywhere.push(range)
+    for (const list of [peers.everywhere, peers.outside]) for (const range of list) all.push(range)
+  }
+  for (const set of sets) for (const id of set) named.add(id)
+  let size = 4
+  // Three quarters full at most: numbers beside each other do not collide, and what is small stays near.
+  while (size * 3 < named.size * 4) size *= 2
+  const hash = take(tables, size * 2)
+  const sieve = new Array<number>(sieveWords).fill(0)
+  for (const id of named) {
+    tables.pool[slotOf(tables.pool, hash, size - 1, id)] = id + 1
+    sieve[wordOf(id)] = (sieve[wordOf(id)] ?? 0) | (1 << (id & 31))
+  }
+  const cuts = cutNumbers(all)
+  const cutsAt = take(tables, cuts.length * 2)
+  tables.pool.set(cuts, cutsAt)
+  const flags = flagsOf(all, everywhere) | (tables.notesOf[lane] ?? 0)
+  tables.lanes.set([hash, size - 1, 0, cutsAt, cuts.length, flags, ...sieve], lane * laneSize)
+}
+
+function makeRow(tables: Tables, lane: number, peer: PeerOf): number {
+  const { abouts, rowsByEntries, rowEntries } = tables
+  const all = tables.entriesOf[lane] ?? []
+  let indexOf = abouts.get(lane)
+  if (indexOf === undefined) abouts.set(lane, (indexOf = makeAbout(all)))
+  const indices = indexOf(peer)
+  if (indices.length === 0) return (tables.emptyRow ||= take(tables, 2))
+  const about = indices.flatMap((i) => all[i] ?? [])
+  const key = `${lane} ${indices.join(' ')}`
+  let row = rowsByEntries.get(key)
+  if (row !== undefined) return row
+  const keys = keysOf(about)
+  row = take(tables, 2 + keys.length * 2)
+  const { pool } = tables
+  pool[row] = keys.length
+  pool[row + 1] = unsettled
+  pool.set(keys, row + 2)
+  pool.fill(unsettled, row + 2 + keys.length, row + 2 + keys.length * 2)
+  rowEntries.set(row, about)
+  rowsByEntries.set(key, row)
+  return row
+}
+
+function settleAt(
+  tables: Tables,
+  lane: number,
+  row: number,
+  at: number,
+  protocol: number | undefined,
+  cell: number,
+): number {
+  const entries = tables.rowEntries.get(row) ?? []
+  const ruling = settle(entries.filter(({ ports }) => (protocol === undefined ? ports.kind === 'all' : coversCell(ports, protocol, cell)))) // prettier-ignore
+  return keep(tables, at, ruling.kind === 'fallback' ? 0 : tables.options.present(lane, ruling))
 }
 
 /** Where what entries cover changes, for each protocol that some of them names, ascending. */

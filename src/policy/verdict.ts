@@ -3,12 +3,13 @@
 import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import { apiServerLabel, hostId, hostLabel, remoteNodeLabel, unknownId, worldId } from '../identity/reserved.ts'
 import { addressToText, familyOf, type Address } from '../net/address.ts'
+import { makeAddressTable, numberAt, type AddressTable } from '../net/addressTable.ts'
 import { portsCover, portsToText, type L4 } from '../net/ports.ts'
 import { labelsOf, wireFromText } from '../wire/name.ts'
-import { makeJudges, type Above } from './above.ts'
+import { makeJudges, type Above, type Judges } from './above.ts'
 import { compareStatements } from './names.ts'
 import { isAbout, settle, type PeerOf, type Ruling, type Statement } from './rulings.ts'
-import { makeTables } from './tables.ts'
+import { addLane, lookUp, makeTables, noteOf, type Tables } from './tables.ts'
 import type { Direction } from './rules.ts'
 import type { DirectionPolicy, Grant, Snapshot, SubjectPolicy, Why } from './snapshot.ts'
 
@@ -54,111 +55,138 @@ type Judged = Ruling & { readonly kind: 'judge' }
 /** Numbers that a decider keeps of what it has worked out, 16 MB; past that it begins anew. */
 const numbersMax = 1 << 22
 
+/** What a decider has worked out. Numbers of lanes and identities are small: a verdict touches little memory (`tables.ts`). */
+interface Deciding {
+  readonly snapshot: Snapshot
+  readonly outsiders: ReadonlySet<IdentityId>
+  /** Identity times two, and one more for `isOutside`. */
+  readonly whose: AddressTable
+  readonly tables: Tables
+  readonly judges: Judges
+  readonly lanes: Map<DirectionPolicy, number>
+  /** By lane. */
+  readonly policies: DirectionPolicy[]
+  /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
+  readonly fallbacks: DirectionVerdict[]
+  /** What the tables' rulings say, by the upper bits of their codes; the lower two are the rank of the verdict. */
+  readonly outcomes: (DirectionVerdict | Judged)[]
+  /** By identity. */
+  readonly egressLanes: (number | undefined)[]
+  readonly ingressLanes: (number | undefined)[]
+  /** Of what a direction said last: kept apart, so that a verdict does not look into what it says. */
+  rank: number
+}
+
 /** Decides flows under one snapshot. @param keeps how many numbers it may keep. */
 export function makeDecider(snapshot: Snapshot, keeps: number = numbersMax): (flow: Flow) => Decision {
-  // Lanes are numbers, and what they say stands in arrays: a verdict then touches little memory (see tables.ts).
   const policies: DirectionPolicy[] = []
-  /** By lane, three each: where no entry decides by default, for flows from this host, for flows out of the cluster. */
-  const fallbacks: DirectionVerdict[] = []
-  /** What the tables' rulings say, by the upper bits of their codes; the lower two are the rank of the verdict. */
-  const outcomes: (DirectionVerdict | Judged)[] = [nothing]
-  const tables = makeTables(
-    (lane, ruling) => {
+  const outcomes: Deciding['outcomes'] = [nothing]
+  const outsiders = outsidersOf(snapshot)
+  const tables = makeTables({
+    present: (lane, ruling) => {
       const outcome = presented(policies[lane], ruling)
       const rank = 'level' in outcome ? Rank.redirect : Rank[outcome.verdict]
       return ((outcomes.push(outcome) - 1) << 2) | rank
     },
-    () => void (outcomes.length = 1),
-    keeps,
+    dropped: () => void (outcomes.length = 1),
+    numbersMax: keeps,
+  })
+  const numbers = new Map([...snapshot.addresses].map(([address, id]) => [address, id * 2 + (outsiders.has(id) ? 1 : 0)]))
+  const deciding: Deciding = { snapshot, outsiders, whose: makeAddressTable(numbers), tables, judges: makeJudges(), lanes: new Map(), policies, fallbacks: [], outcomes, egressLanes: [], ingressLanes: [], rank: 0 }
+  return (flow) => decideFlow(deciding, flow)
+} // prettier-ignore
+
+function decideFlow(deciding: Deciding, flow: Flow): Decision {
+  const from = partyOf(deciding, flow.from, flow.to)
+  const to = partyOf(deciding, flow.to, flow.from)
+  if (
+    from.address !== undefined &&
+    from.address === to.address &&
+    from.identity === to.identity &&
+    from.identity >= firstWorkload
   )
-  const lanes = new Map<DirectionPolicy, number>()
-  const judges = makeJudges()
-  const outsiders = outsidersOf(snapshot)
+    return toItself
+  const { names } = flow
+  const lane = (deciding.egressLanes[from.identity] ??= laneOf(deciding, 'egress', from.identity))
+  const egress = names !== undefined && names.length > 0 && to.isOutside ? ranked(deciding, decideNamed(deciding, from.identity, lane, to, flow, names)) : decideLane(deciding, lane, to, flow) // prettier-ignore
+  const egressRank = deciding.rank
+  const ingress = decideLane(deciding, (deciding.ingressLanes[to.identity] ??= laneOf(deciding, 'ingress', to.identity)), from, flow) // prettier-ignore
+  return { verdict: kinds[Math.max(egressRank, deciding.rank)] ?? 'denied', egress, ingress }
+}
 
-  function laneOf(direction: Direction, identity: IdentityId): number {
-    const policy = snapshot.policyOf(identity)
-    const of = policy.directions[direction]
-    let lane = lanes.get(of)
-    if (lane === undefined) {
-      const said = fallbacksOf(direction, policy)
-      lane = tables.add(of.entries, said.map(({ verdict }) => Rank[verdict])) // prettier-ignore
-      lanes.set(of, lane)
-      policies.push(of)
-      fallbacks.push(...said)
-    }
-    return lane
-  }
-  // By identity; arrays, since numbers of identities are small.
-  const egressLanes: (number | undefined)[] = []
-  const ingressLanes: (number | undefined)[] = []
+/** Who a party is, for the most usual ones without a look into a Map. */
+function partyOf({ snapshot, outsiders, whose }: Deciding, party: Party, other: Party): PeerOf {
+  if (party.kind !== 'address') return resolveParty(snapshot, outsiders, party, other)
+  const { address } = party
+  const number = numberAt(whose, address)
+  if (number < 0) return { identity: worldId[familyOf(address)], address, isOutside: true }
+  return { identity: number >>> 1, address, isOutside: (number & 1) === 1 }
+}
 
-  // What a direction says and the rank of that: kept apart, so that a verdict does not look into what it says.
-  let rank = 0
-  function decideLane(lane: number, peer: PeerOf, flow: Flow): DirectionVerdict {
-    const code = tables.lookUp(lane, peer, flow)
-    if (code === 0) {
-      const at = placeOf(peer)
-      rank = tables.noteOf(lane, at)
-      return fallbacks[lane * 3 + at] ?? nothing
-    }
-    rank = code & 3
-    // Only what is to be judged has the rank of a redirect; nothing else of the outcome is looked at.
-    const outcome = outcomes[code >> 2] ?? nothing
-    return rank === Rank.redirect && 'level' in outcome
-      ? ranked(judgedVerdict(lane, outcome, flow))
-      : (outcome as DirectionVerdict)
+function laneOf({ snapshot, lanes, policies, fallbacks, tables }: Deciding, direction: Direction, identity: IdentityId): number {
+  const policy = snapshot.policyOf(identity)
+  const of = policy.directions[direction]
+  let lane = lanes.get(of)
+  if (lane === undefined) {
+    const said = fallbacksOf(direction, policy)
+    lane = addLane(tables, of.entries, said.map(({ verdict }) => Rank[verdict]))
+    lanes.set(of, lane)
+    policies.push(of)
+    fallbacks.push(...said)
   }
-  function ranked(verdict: DirectionVerdict): DirectionVerdict {
-    rank = Rank[verdict.verdict]
-    return verdict
+  return lane
+} // prettier-ignore
+
+function decideLane(deciding: Deciding, lane: number, peer: PeerOf, flow: Flow): DirectionVerdict {
+  const { tables, fallbacks, outcomes } = deciding
+  const code = lookUp(tables, lane, peer, flow)
+  if (code === 0) {
+    const at = placeOf(peer)
+    deciding.rank = noteOf(tables, lane, at)
+    return fallbacks[lane * 3 + at] ?? nothing
   }
-  /** Where names count: grants stand among the entries. */
-  function decideNamed(identity: IdentityId, lane: number, peer: PeerOf, flow: Flow, names: readonly string[]): DirectionVerdict {
-    const policy = snapshot.policyOf(identity)
-    const { egress } = policy.directions
-    const ruling = namedRuling(policy, egress.entries.filter((entry) => isAbout(entry, peer)), flow)
-    if (ruling.kind === 'judge') return judgedVerdict(lane, ruling, flow)
-    if (ruling.kind !== 'fallback') return ruledVerdict(egress, ruling)
-    const fallback = fallbacks[lane * 3 + placeOf(peer)] ?? nothing
-    const why = egress.fallback === 'deny' ? namedWhy(policy, names) : undefined
-    return why === undefined ? fallback : { ...fallback, why: [why] }
-  } // prettier-ignore
-  function judgedVerdict(lane: number, { level }: Judged, flow: Flow): DirectionVerdict {
-    const judgement = judges.judge(level, flow)
-    switch (judgement.kind) {
-      case 'met': {
-        const { by, spot } = judgement
-        return {
-          verdict: 'allowed',
-          why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)],
-        }
+  deciding.rank = code & 3
+  // Only what is to be judged has the rank of a redirect; nothing else of the outcome is looked at.
+  const outcome = outcomes[code >> 2] ?? nothing
+  return deciding.rank === Rank.redirect && 'level' in outcome
+    ? ranked(deciding, judgedVerdict(deciding, lane, outcome, flow))
+    : (outcome as DirectionVerdict)
+}
+
+function ranked(deciding: Deciding, verdict: DirectionVerdict): DirectionVerdict {
+  deciding.rank = Rank[verdict.verdict]
+  return verdict
+}
+
+/** Where names count: grants stand among the entries. */
+function decideNamed(deciding: Deciding, identity: IdentityId, lane: number, peer: PeerOf, flow: Flow, names: readonly string[]): DirectionVerdict {
+  const policy = deciding.snapshot.policyOf(identity)
+  const { egress } = policy.directions
+  const ruling = namedRuling(policy, egress.entries.filter((entry) => isAbout(entry, peer)), flow)
+  if (ruling.kind === 'judge') return judgedVerdict(deciding, lane, ruling, flow)
+  if (ruling.kind !== 'fallback') return ruledVerdict(egress, ruling)
+  const fallback = deciding.fallbacks[lane * 3 + placeOf(peer)] ?? nothing
+  const why = egress.fallback === 'deny' ? namedWhy(policy, names) : undefined
+  return why === undefined ? fallback : { ...fallback, why: [why] }
+} // prettier-ignore
+
+function judgedVerdict({ judges, policies }: Deciding, lane: number, { level }: Judged, flow: Flow): DirectionVerdict {
+  const judgement = judges.judge(level, flow)
+  switch (judgement.kind) {
+    case 'met': {
+      const { by, spot } = judgement
+      return {
+        verdict: 'allowed',
+        why: [{ ...by.why, text: spot.text, rule: spot.path }, ...requirements(level, by)],
       }
-      case 'unknown':
-        return { verdict: 'redirect', why: [{ ...judgement.by.why, text: `a proxy judges ${what(judgement.by)}` }, ...requirements(level, judgement.by)] } // prettier-ignore
-      case 'unmet': {
-        const [first] = level
-        const words = [...new Set(level.filter((by) => by.l7 !== undefined || by.rule.serverNames !== undefined).map(what))].join(', ') // prettier-ignore
-        return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${(policies[lane]?.selectedBy ?? []).join(', ')}` }] } // prettier-ignore
-      }
     }
-  }
-
-  return (flow) => {
-    const from = resolveParty(snapshot, outsiders, flow.from, flow.to)
-    const to = resolveParty(snapshot, outsiders, flow.to, flow.from)
-    if (
-      from.address !== undefined &&
-      from.address === to.address &&
-      from.identity === to.identity &&
-      from.identity >= firstWorkload
-    )
-      return toItself
-    const { names } = flow
-    const lane = (egressLanes[from.identity] ??= laneOf('egress', from.identity))
-    const egress = names !== undefined && names.length > 0 && to.isOutside ? ranked(decideNamed(from.identity, lane, to, flow, names)) : decideLane(lane, to, flow) // prettier-ignore
-    const egressRank = rank
-    const ingress = decideLane((ingressLanes[to.identity] ??= laneOf('ingress', to.identity)), from, flow)
-    return { verdict: kinds[Math.max(egressRank, rank)] ?? 'denied', egress, ingress }
+    case 'unknown':
+      return { verdict: 'redirect', why: [{ ...judgement.by.why, text: `a proxy judges ${what(judgement.by)}` }, ...requirements(level, judgement.by)] } // prettier-ignore
+    case 'unmet': {
+      const [first] = level
+      const words = [...new Set(level.filter((by) => by.l7 !== undefined || by.rule.serverNames !== undefined).map(what))].join(', ') // prettier-ignore
+      return { verdict: 'denied', why: [{ ...(first?.why ?? {}), text: `no rule for ${words} matches; selected by ${(policies[lane]?.selectedBy ?? []).join(', ')}` }] } // prettier-ignore
+    }
   }
 }
 

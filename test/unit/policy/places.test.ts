@@ -1,6 +1,6 @@
 // Who is who in a world: labels that make identities, nodes, this host, API servers, and whose each address is.
 import { describe, expect, test } from 'vitest'
-import { makeIdentities } from '../../../src/identity/identities.ts'
+import { firstIdentity, idleMax, lastIdentity, makeIdentities } from '../../../src/identity/identities.ts'
 import { labelsToText } from '../../../src/identity/labels.ts'
 import { isIdentityRelevant } from '../../../src/identity/relevant.ts'
 import { addressFromText } from '../../../src/net/address.ts'
@@ -172,6 +172,45 @@ describe('addresses', () => {
     const other = load(pod('a', '10.0.0.1', 'app: b')).identityOf(at('10.0.0.1'))
     const again = load(pod('x', '10.0.0.7', 'app: a')).identityOf(at('10.0.0.7'))
     expect([first === other, first === again]).toEqual([false, true])
+  })
+
+  /** One compiler, worlds of pods by their names, which are their labels too. */
+  function makeWorlds(): (names: readonly string[]) => Snapshot {
+    const compiler = makeCompiler({ ...base, identities: makeIdentities() })
+    return (names) => {
+      const text = names.map((name, i) => pod(name, `10.0.${i >> 8}.${i & 255}`, `app: ${name}`)).join('')
+      const loaded = loadWorld([{ path: 'w.yaml', text }])
+      return loaded.ok ? compiler(loaded.world) : expect.fail()
+    }
+  }
+  const numbersOf = (snapshot: Snapshot, name: string): number[] =>
+    snapshot.endpoints.filter((each) => each.name === name).flatMap(({ id, identity }) => [id, identity])
+  const several = (count: number, of: string): string[] => Array.from({ length: count }, (_, i) => `${of}${i}`)
+
+  test('numbers that few have left stay theirs', () => {
+    const load = makeWorlds()
+    const first = load(['stays', ...several(idleMax, 'goes')])
+    load(['stays'])
+    const again = load(['stays', 'goes7'])
+    for (const name of ['stays', 'goes7']) expect(numbersOf(again, name)).toEqual(numbersOf(first, name))
+  })
+  test('numbers of many that are gone are forgotten, and nobody else gets them', () => {
+    const load = makeWorlds()
+    const first = load(['stays', ...several(idleMax + 1, 'goes')])
+    load(['stays'])
+    const again = load(['stays', 'goes7', ...several(3, 'new')])
+    expect(numbersOf(again, 'stays')).toEqual(numbersOf(first, 'stays'))
+    const given = { ids: new Set(first.endpoints.map(({ id }) => id)), identities: new Set(first.endpoints.map(({ identity }) => identity)) } // prettier-ignore
+    for (const { id, identity, name } of again.endpoints)
+      expect([name, given.ids.has(id), given.identities.has(identity)]).toEqual([name, name === 'stays', name === 'stays']) // prettier-ignore
+  })
+  test('past the last number come those that nobody has and nothing stands under', () => {
+    const label = (value: string): ReadonlyMap<string, string> => new Map([['k8s:app', value]])
+    const known = new Map([['a digest', lastIdentity - 1]])
+    const identities = makeIdentities(known, () => 'another', [firstIdentity + 1])
+    const given = ['a', 'b', 'c'].map((value) => identities.idOf(label(value)))
+    expect(given).toEqual([lastIdentity, firstIdentity, firstIdentity + 2])
+    expect(identities.idOf(label('a'))).toBe(lastIdentity)
   })
 })
 
