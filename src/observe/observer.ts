@@ -110,7 +110,14 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     const { question: asked, source, endpoint, transport, why } = outcome
     const asker = endpoint === undefined ? endOf(snapshot(), source) : endOfEndpoint(endpoint, source)
     const about = { transport, clientPort, qname: asked.name, qtype: typeName(asked.qtype) }
-    const verdict = outcome.kind === 'refused' ? 'DROPPED' : outcome.kind === 'failed' ? 'ERROR' : 'FORWARDED'
+    const verdict =
+      outcome.kind === 'refused'
+        ? 'DROPPED'
+        : outcome.kind === 'failed'
+          ? 'ERROR'
+          : why.audited === true
+            ? 'AUDIT'
+            : 'FORWARDED'
     record({ kind: 'query', time: time - millis, why, source: asker, destination: proxyEnd, verdict, ...about })
     const rcode = outcome.kind === 'failed' ? 2 : outcome.rcode
     const told = outcome.kind === 'answered' ? outcome : { addresses: [], ttlSeconds: 0 }

@@ -16,6 +16,8 @@ export interface Why {
   readonly source?: string
   /** An allow rule that cannot stand beside another, which `text` names: nothing is opened where they meet. */
   readonly conflict?: true
+  /** It would be denied, and passes in audit mode. */
+  readonly audited?: true
 }
 
 export type NameVerdict = { readonly kind: 'allow'; readonly why: Why } | { readonly kind: 'deny'; readonly why: Why }
