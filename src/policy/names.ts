@@ -47,7 +47,7 @@ interface Granting {
 
 export type NamePolicy = Pick<
   SubjectPolicy,
-  'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantRanks' | 'grantsText'
+  'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantNames' | 'grantRanks' | 'grantsText'
 >
 
 /**
@@ -73,6 +73,7 @@ export function compileNames(rules: readonly PolicyRule[], egress: DirectionPoli
     grantsFor,
     followsAliases: allowing.some((grant) => grant.followsAliases === true),
     grantPorts: [...new Map(allowing.map(({ ports }) => [portsToText(ports), ports])).values()],
+    grantNames: [...new Set(granting.flatMap(({ name, value }) => (value.some(({ kind }) => kind === 'allow') ? [name.text] : [])))],
     grantRanks: [...new Map(allowing.map(({ tier, priority }) => [`${tier} ${priority}`, { tier, priority }])).values()].sort(compareRanks),
     grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map((grant) => [grant.kind, grant.tier, grant.priority, portsToText(grant.ports), needsProxy(grant), grant.privateAnswers === true])])),
   }
