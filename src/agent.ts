@@ -17,6 +17,7 @@ import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
+import type { Selector } from './identity/selector.ts'
 import { makeKeeper } from './keeper.ts'
 import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
@@ -61,6 +62,7 @@ export interface PolicySettings extends ParseOptions {
   readonly enforcement: 'default' | 'always' | 'never'
   readonly allowLocalhost: boolean
   readonly audit: boolean
+  readonly auditEndpoints?: readonly Selector[]
   readonly hostPolicies: boolean
   /** The Node that this machine is. */
   readonly localNode: string | undefined

@@ -4,6 +4,8 @@ import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
 import type { AgentSettings } from './agent.ts'
 import type { ApiPlaces } from './api/serve.ts'
+import { podLabelKey } from './identity/relevant.ts'
+import { namespaceKey, type Selector } from './identity/selector.ts'
 import { logLevels, type LogLevel } from './log.ts'
 import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
@@ -139,6 +141,20 @@ const isLocal = (text: string): boolean =>
 const version = checked(versionFromText, 'a version such as 1.20')
 const count = (fallback: number, min = 0, max = 2 ** 31 - 1) => z.number().int().min(min).max(max).default(fallback)
 
+const auditedEndpoint = z
+  .strictObject({
+    namespace: z.string().min(1).optional(),
+    labels: z.record(z.string().min(1), z.string()).default({}),
+  })
+  .refine(
+    ({ namespace, labels }) => namespace !== undefined || Object.keys(labels).length > 0,
+    'must have a namespace or labels; all of them are policy.audit',
+  ) // prettier-ignore
+  .transform(({ namespace, labels }): Selector => [
+    ...(namespace === undefined ? [] : [{ operator: 'In', key: namespaceKey, values: [namespace] } as const]),
+    ...Object.entries(labels).map(([key, value]) => ({ operator: 'In', key: podLabelKey(key), values: [value] }) as const), // prettier-ignore
+  ])
+
 const schema = z.strictObject({
   /** Folder (or file) of Kubernetes manifests: Namespace, Pod, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy. Watched. */
   manifests: z.string().min(1),
@@ -246,6 +262,8 @@ const schema = z.strictObject({
       allowLocalhost: z.boolean().default(true),
       /** Denials are noted, and let through. */
       audit: z.boolean().default(false),
+      /** The same for some workloads: those of a namespace, or with all of these labels, or both. */
+      auditEndpoints: z.array(auditedEndpoint).default([]),
       /** Policies with a nodeSelector hold for this machine's own traffic. */
       hostPolicies: z.boolean().default(false),
     })

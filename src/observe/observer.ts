@@ -130,7 +130,7 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     const { question: asked, source, endpoint, transport, why } = outcome
     const asker = endpoint === undefined ? endOf(snapshot(), source) : endOfEndpoint(endpoint, source)
     const about = { transport, clientPort, qname: asked.name, qtype: typeName(asked.qtype) }
-    const verdict = outcome.kind === 'refused' ? 'DROPPED' : outcome.kind === 'failed' ? 'ERROR' : 'FORWARDED'
+    const verdict = outcome.kind === 'refused' ? 'DROPPED' : outcome.kind === 'failed' ? 'ERROR' : why.audited === true ? 'AUDIT' : 'FORWARDED'
     const rcode = outcome.kind === 'failed' ? 2 : outcome.rcode
     const { addresses, ttlSeconds } = outcome.kind === 'answered' ? outcome : { addresses: [], ttlSeconds: 0 }
     const refused = outcome.kind === 'refused' ? { refused: outcome.reason } : {}

@@ -264,7 +264,8 @@ function lookupOf({ snapshot, leasesAt, flows }: WhyFacts, identity: IdentityId,
   if (missing !== 'no-rule' && missing !== 'port') return undefined
   const policy = snapshot.policyOf(identity)
   const isOpened = (name: string): boolean => policy.grantsFor(labelsOfName(name)).some(({ kind, ports }) => kind === 'allow' && portsCover(ports, asked)) && explain(snapshot, { ...asked, names: [name] }).egress.verdict === 'allowed'
-  if (!policy.grantPorts.some((ports) => portsCover(ports, asked))) return undefined
+  // Rules that allow names may close each other: then no name opens anything.
+  if (!policy.grantPorts.some((ports) => portsCover(ports, asked)) || !policy.grantNames.map(sampleOf).some(isOpened)) return undefined
   const where = addressToText(address)
   for (const flow of flows()) {
     if (flow.kind !== 'lease' || flow.identity !== identity || !flow.addresses.includes(address)) continue
@@ -276,6 +277,12 @@ function lookupOf({ snapshot, leasesAt, flows }: WhyFacts, identity: IdentityId,
   if (missing === 'port') return undefined
   return { missing: 'other-resolver', text: `no lookup that namegate answered led identity ${identity} to ${where}: another resolver was used, or the address is written down somewhere` }
 } // prettier-ignore
+
+/** A name that a matchName or matchPattern covers. */
+function sampleOf(text: string): string {
+  const bare = (text.endsWith('.') ? text.slice(0, -1) : text).toLowerCase()
+  return bare.split('.').map((label) => label.split('*').join('a-name-of-it')).join('.') // prettier-ignore
+}
 
 function goneText(change: 'learned' | 'expired' | 'revoked', name: string): Lookup {
   return change === 'expired'

@@ -4,7 +4,7 @@
 import type { IdentityId } from '../identity/endpoints.ts'
 import { makeIdentities, type IdentityTable } from '../identity/identities.ts'
 import { hostId, unknownId, worldId } from '../identity/reserved.ts'
-import { selects } from '../identity/selector.ts'
+import { selects, type Selector } from '../identity/selector.ts'
 import type { Address } from '../net/address.ts'
 import { replyFor, replyOfAll, type DenyReplies, type DenyReply } from './denyReply.ts'
 import { compareStatements, compileNames, whyOf, type PolicyRule, type Resolvers } from './names.ts'
@@ -30,8 +30,9 @@ export interface CompileOptions {
   readonly enforcement?: 'default' | 'always' | 'never'
   /** This host may always reach its pods, where no rule says otherwise (on unless false). */
   readonly allowLocalhost?: boolean
-  /** Denials at L3/L4 are noted, and let through. */
+  /** Denials at L3/L4 are noted, and let through: of everybody, or of those that one of the selectors selects. */
   readonly audit?: boolean
+  readonly auditEndpoints?: readonly Selector[]
   /** Whether policies with a nodeSelector hold for this host's own traffic. */
   readonly hostPolicies?: boolean
   /** Numbers for label sets; a fresh table when absent. */
@@ -57,7 +58,7 @@ export function makeCompiler(options: CompileOptions): (world: World, hostAddres
 export function makeStepwiseCompiler(
   options: CompileOptions,
 ): (world: World, hostAddresses?: readonly Address[]) => Steps<Snapshot> {
-  const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, ...options } as const // prettier-ignore
+  const given = { semantics: 'spec', clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, auditEndpoints: [], hostPolicies: false, ...options } as const // prettier-ignore
   const settings: Settings = { ...given, merge: makeMerger(given), looksUp: remember(usesAddresses) }
   const identities = options.identities ?? makeIdentities()
   const place = makePlaces({ ...settings, localNode: options.localNode, identities })
@@ -106,9 +107,11 @@ function* compileWorld(world: World, places: Places, settings: Settings, before:
   const free = compileSubject(unknownId, [], [], { ...settings, enforcement: 'never' })
 
   function computePolicy(identity: IdentityId): SubjectPolicy {
-    if (!places.universe.identities.has(identity)) return { ...unknown, identity, mayAsk: () => ({ kind: 'deny', why: { text: 'no endpoint has this identity' } }) }
+    const labels = places.universe.identities.get(identity)?.labels
+    if (labels === undefined) return { ...unknown, identity, mayAsk: () => ({ kind: 'deny', why: { text: 'no endpoint has this identity' } }) }
     if (!isSubject(identity, places, settings)) return { ...free, identity }
-    return compileSubject(identity, selecting.get(identity) ?? [], places.namedPorts.get(identity) ?? [], settings)
+    const audit = settings.audit || settings.auditEndpoints.some((selector) => selects(selector, labels))
+    return compileSubject(identity, selecting.get(identity) ?? [], places.namedPorts.get(identity) ?? [], { ...settings, audit })
   }
   function policyOf(identity: IdentityId): SubjectPolicy {
     let policy = policies.get(identity)

@@ -47,7 +47,7 @@ interface Granting {
 
 export type NamePolicy = Pick<
   SubjectPolicy,
-  'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantRanks' | 'grantsText'
+  'mayAsk' | 'grantsFor' | 'followsAliases' | 'grantPorts' | 'grantNames' | 'grantRanks' | 'grantsText'
 >
 
 /**
@@ -73,6 +73,7 @@ export function compileNames(rules: readonly PolicyRule[], egress: DirectionPoli
     grantsFor,
     followsAliases: allowing.some((grant) => grant.followsAliases === true),
     grantPorts: [...new Map(allowing.map(({ ports }) => [portsToText(ports), ports])).values()],
+    grantNames: [...new Set(granting.flatMap(({ name, value }) => (value.some(({ kind }) => kind === 'allow') ? [name.text] : [])))],
     grantRanks: [...new Map(allowing.map(({ tier, priority }) => [`${tier} ${priority}`, { tier, priority }])).values()].sort(compareRanks),
     grantsText: JSON.stringify(granting.map(({ name: { field, text }, value }) => [field, text, value.map((grant) => [grant.kind, grant.tier, grant.priority, portsToText(grant.ports), needsProxy(grant), grant.privateAnswers === true])])),
   }
@@ -197,12 +198,9 @@ function compileQuestions(
     (plain === undefined
       ? undefined
       : { tier: plain.tier, priority: plain.priority, why: { ...plain.why, text: 'port 53 of the resolver is allowed, for any name' } }) // prettier-ignore
-  const free =
-    fallback === 'allow'
-      ? { text: 'no policy denies egress by default' }
-      : audit && names.length === 0
-        ? { text: 'audit mode: port 53 of the resolver is let through' }
-        : undefined
+  const passes: Why = { text: 'audit mode: port 53 of the resolver is let through', audited: true }
+  const byDefault = fallback === 'allow' ? { text: 'no policy denies egress by default' } : audit && names.length === 0 ? passes : undefined // prettier-ignore
+  const free = byDefault !== undefined && denied !== undefined ? (audit ? passes : undefined) : byDefault
   const trie = makeTrie(names)
   const refusal: NameVerdict = {
     kind: 'deny',
@@ -222,8 +220,8 @@ function compileQuestions(
     const open = permissions.find((permission) => refused === undefined || compareRanks(permission, refused) < 0)
     if (open !== undefined) return { kind: 'allow', why: open.why }
     if (refused !== undefined) return { kind: 'deny', why: { ...refused.why, text: `${refused.why.text} in a deny rule` } }
-    const closed = free === undefined ? all.find(isClosed) : undefined
+    const closed = byDefault === undefined ? all.find(isClosed) : undefined
     if (closed !== undefined) return { kind: 'deny', why: closed.why }
-    return free === undefined || (denied !== undefined && !audit) ? refusal : { kind: 'allow', why: free }
+    return free === undefined ? refusal : { kind: 'allow', why: free }
   }
 } // prettier-ignore

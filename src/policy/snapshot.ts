@@ -18,6 +18,8 @@ export interface Why {
   readonly source?: string
   /** An allow rule that cannot stand beside another, which `text` names: nothing is opened where they meet. */
   readonly conflict?: true
+  /** It would be denied, and passes in audit mode. */
+  readonly audited?: true
 }
 
 export type NameVerdict = { readonly kind: 'allow'; readonly why: Why } | { readonly kind: 'deny'; readonly why: Why }
@@ -108,6 +110,8 @@ export interface SubjectPolicy {
   readonly grantsFor: (labels: readonly string[]) => readonly Grant[]
   /** All distinct ports that any toFQDNs rule of this identity opens: ranges among them are cut into disjoint cells for the kernel. */
   readonly grantPorts: readonly Ports[]
+  /** The names and patterns of toFQDNs rules (allowing ones) as they are written. */
+  readonly grantNames: readonly string[]
   /** The distinct places of toFQDNs rules (allowing ones) in the order of entries: the kernel lets leases open only what nothing before them decides. */
   readonly grantRanks: readonly Rank[]
   /** All that toFQDNs rules grant, as text: equal texts grant the same, so that leases made under one hold under the other. */

@@ -1,7 +1,7 @@
 // `namegate agent` as a process, and the commands that talk to it.
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -35,7 +35,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
   let agent: ChildProcess
   let folder: string
   let said = ''
-  const config = (over: Record<string, unknown> = {}): string => JSON.stringify({ manifests: join(folder, 'manifests'), dns: { upstreams: ['127.0.0.1:5300'] }, datapath: { interfaces: ['web'] }, api: { socket: join(folder, 'api.sock'), port: 9653 }, ...over }) // prettier-ignore
+  const config = (over: Record<string, unknown> = {}): string => JSON.stringify({ manifests: join(folder, 'manifests'), dns: { upstreams: ['127.0.0.1:5300'] }, datapath: { interfaces: ['web'] }, api: { socket: join(folder, 'api.sock'), port: 9653 }, observe: { export: [{ file: join(folder, 'flows', 'dns.jsonl'), allow: [{ protocol: ['dns'] }], deny: [{ reply: [true] }] }], hubble: { listen: [`unix:${join(folder, 'hubble.sock')}`] } }, ...over }) // prettier-ignore
   const namegate = (...args: string[]): Promise<Ended> =>
     new Promise((resolve) => {
       execFile(
@@ -106,6 +106,13 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
         names,
       )
     })
+
+  test('flows in a file, and counted; Hubble’s socket', async () => {
+    const lines = async (): Promise<string[]> => (await readFile(join(folder, 'flows', 'dns.jsonl'), 'utf8')).trim().split('\n').map((line) => { const { flow } = JSON.parse(line) as { flow: { verdict: string; Summary: string } }; return `${flow.verdict} ${flow.Summary}` }) // prettier-ignore
+    await expect.poll(lines).toEqual(['FORWARDED DNS Query api.example.com. A', 'FORWARDED DNS Query www.example.com. A', 'DROPPED DNS Query evil.test. A']) // prettier-ignore
+    expect(await (await fetch('http://127.0.0.1:9653/metrics')).text()).toMatch(/\nnamegate_export_flows_total 3\n[\s\S]*\nnamegate_export_lost_total 0\n/) // prettier-ignore
+    expect((await stat(join(folder, 'hubble.sock'))).mode & 0o777).toBe(0o660)
+  })
 
   test('wrong filters are told', async () => {
     expect(await namegate('fqdn', 'cache', 'list', '-p', 'a b')).toMatchObject({ status: 1, err: /Invalid characters in MatchPattern/ as unknown as string }) // prettier-ignore
@@ -193,7 +200,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
       text: 'manifests: x\ndsn: {}',
       err: 'config.yaml:2:6: dsn: unknown field "dsn"; did you mean "dns"?',
     },
-    { title: 'several', text: 'dns: {upstreams: [x], timeoutMillis: fast}\napi: {address: 0.0.0.0}', err: /manifests: .*\n.*1:19: dns\.upstreams\[0\]: "x" is not IP:PORT.*\n.*dns\.timeoutMillis: .*\n.*api\.address: "0\.0\.0\.0" is not a loopback address/ }, // prettier-ignore
+    { title: 'several', text: 'dns: {upstreams: [x], timeoutMillis: fast}\napi: {address: 0.0.0.0}', err: /manifests: .*\n.*1:19: dns\.upstreams\[0\]: "x" is not IP:PORT.*\n.*dns\.timeoutMillis: .*\n.*api\.address: elsewhere than on loopback, tokenFile or tls\.clientCa is required/ }, // prettier-ignore
     { title: 'broken YAML', text: 'dns: [', err: 'config.yaml:1:7: ' },
     { title: 'no manifests there', text: 'manifests: /nonexistent\napi: {socket: null, port: null}', err: /ENOENT/ },
   ]

@@ -8,7 +8,7 @@ import type { ConnectionFlow } from '../../src/observe/flow.ts'
 import { summaryOf } from '../../src/observe/summary.ts'
 import { answerWhy, readWhyQuery, type WhyAnswer } from '../../src/api/why.ts'
 import { addressToText } from '../../src/net/address.ts'
-import { startTestAgent } from '../support/agent.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
 import { addHost, answerEverywhere, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -30,8 +30,25 @@ spec:
     - toCIDR: [198.18.66.0/24]
 `
 
+/** A workload that no rule lets anywhere, in audit mode. */
+const audited = `
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: old, labels: {app: old}}
+status: {podIP: 10.2.0.2}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: old}
+spec:
+  endpointSelector: {matchLabels: {app: old}}
+  egress: [{toCIDR: [192.0.2.0/24]}]
+`
+
 describe.skipIf(reason !== undefined)(`flows of the kernel ${reason ?? ''}`, () => {
   let web: Host
+  let old: Host
   let world: Host
   let upstream: EmbeddedUpstream
   let agent: Agent
@@ -39,18 +56,21 @@ describe.skipIf(reason !== undefined)(`flows of the kernel ${reason ?? ''}`, () 
   beforeAll(async () => {
     enterLab()
     web = await addHost('web', ['10.1.0.2/24', 'fd01::2/64'], ['10.1.0.1/24', 'fd01::1/64'])
+    old = await addHost('old', ['10.2.0.2/24'], ['10.2.0.1/24'])
     world = await addHost('world', ['10.3.0.2/24', 'fd03::2/64'], ['10.3.0.1/24', 'fd03::1/64'])
     sh('ip route add 198.18.0.0/15 via 10.3.0.2; ip route add 2001:db8::/32 via fd03::2')
     await answerEverywhere(world)
     upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
-    agent = await startTestAgent(manifest, {
+    const auditEndpoints = [[{ operator: 'In', key: 'k8s:app', values: ['old'] }]] as const
+    agent = await startTestAgent(manifest + audited, {
+      settings: { ...settings, policy: { ...settings.policy, auditEndpoints }, datapath: { ...settings.datapath, interfaces: ['web', 'old'] } }, // prettier-ignore
       kernel: { nft: makeNft(), netlinkFd: openNetlink(), log: { fd: openNetlink(), group: 4244 } },
     })
   })
   afterAll(async () => {
     await agent?.close()
     await upstream?.close()
-    for (const host of [web, world]) host?.stop()
+    for (const host of [web, old, world]) host?.stop()
   })
 
   const connect = (address: string, port: number): Promise<unknown> => web.run(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}'`) // prettier-ignore
@@ -106,6 +126,23 @@ describe.skipIf(reason !== undefined)(`flows of the kernel ${reason ?? ''}`, () 
   test('a deny rule', async () => {
     await connect('198.18.66.1', 443)
     expect(await flowTo('198.18.66.1', 443)).toMatchObject({ verdict: 'DROPPED', byDenyRule: true, why: { policy: 'default/web' } }) // prettier-ignore
+  })
+  test('in audit mode of one workload, what would be denied passes and says so; that of the others is denied', async () => {
+    const { ring } = agent.observer
+    const from = ring.end()
+    expect(await old.run('dig +short api.example.com @9.9.9.9')).toMatchObject({ out: expect.stringContaining('198.18.0.20') as string }) // prettier-ignore
+    await old.run("timeout 3 bash -c 'exec 3<>/dev/tcp/198.18.0.77/443'")
+    await connect('198.18.0.78', 443)
+    expect(await flowTo('198.18.0.77', 443)).toMatchObject({ verdict: 'AUDIT', direction: 'egress', source: { pod: 'old' }, why: { text: expect.stringContaining('selected by default/old') as string } }) // prettier-ignore
+    expect(await flowTo('198.18.0.78', 443)).toMatchObject({ verdict: 'DROPPED', source: { pod: 'web' } })
+    const query = readWhyQuery({ from: 'old', to: '198.18.0.77' }, agent.snapshot())
+    expect(query.ok && (await answerWhy(agent, query))).toMatchObject({ verdict: 'audited', missing: 'no-rule' })
+    const questions: string[] = []
+    for (let at = from; at < ring.end(); at++) {
+      const entry = ring.at(at)
+      if (entry?.kind === 'query' || entry?.kind === 'answer') questions.push(`${entry.verdict} ${entry.qname}`)
+    }
+    expect(questions).toEqual(['AUDIT api.example.com', 'AUDIT api.example.com'])
   })
   test('what is learned, committed and cleaned leaves a record each', async () => {
     const { ring } = agent.observer

@@ -246,6 +246,18 @@ test('an upstream’s mapping says what is wrong in it', () => {
     /^address: "x" is not IP:PORT.*; transport: must be one of/,
   )
 })
+test('audit mode of some workloads', () => {
+  const read = (text: string): unknown => {
+    const result = parseConfig(`manifests: /m\npolicy: {auditEndpoints: ${text}}`, 'c.yaml')
+    return result.ok ? result.config.settings.policy.auditEndpoints : result.issues.map(({ path, message }) => `${path}: ${message}`)
+  }
+  expect(read('[{namespace: shop}, {labels: {app: web, pod-template-hash: x}}]')).toEqual([
+    [{ operator: 'In', key: 'k8s:io.kubernetes.pod.namespace', values: ['shop'] }],
+    [{ operator: 'In', key: 'k8s:app', values: ['web'] }, { operator: 'In', key: 'pod:pod-template-hash', values: ['x'] }],
+  ])
+  expect(read('[{}]')).toEqual(['policy.auditEndpoints[0]: must have a namespace or labels; all of them are policy.audit'])
+  expect(read('[{label: {app: web}}]')).toContain('policy.auditEndpoints[0].label: unknown field "label"')
+}) // prettier-ignore
 describe('the API', () => {
   const said = (text: string): unknown => {
     const result = parseConfig(`manifests: /m\nhost: {addresses: []}\ndatapath: {interfaces: [veth*]}\napi: ${text}`, 'c.yaml')

@@ -78,6 +78,14 @@ describe('GET /v1/why', () => {
       expect(await why(mended, from, to)).toMatchObject({ verdict: 'allowed' })
     })
 
+  test('rules about names that close each other: no lookup would help', async () => {
+    const rule = (asks: string, names = '{matchPattern: "*"}'): string => `{toFQDNs: [${names}], toPorts: [{ports: [{port: "443", protocol: TCP}], ${asks}}]}`
+    const listener = (name: string): string => rule(`listener: {name: ${name}, envoyConfig: {kind: CiliumEnvoyConfig, name: c}}`)
+    const closing = (...rules: readonly string[]): string => `\n---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec: {endpointSelector: {matchLabels: {app: db}}, egress: [${rules.join(', ')}]}\n`
+    const missing = async (text: string): Promise<string | undefined> => (await why(showWorld({}, text), 'shop/db', '198.18.0.99:443')).missing
+    expect(await missing(closing(rule('terminatingTLS: {secret: {name: s}}', '{matchName: a.test}, {matchPattern: "*"}'), listener('one')))).toBe('no-rule')
+    expect(await missing(closing(rule('terminatingTLS: {secret: {name: s}}')))).toBe('other-resolver')
+  }) // prettier-ignore
   test('a name that a search list made', async () => {
     const said = await why(world(), 'shop/web', 'api.example.com.shop.svc.cluster.local')
     expect(said).toMatchObject({ verdict: 'denied', missing: 'search-expansion' })

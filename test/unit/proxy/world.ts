@@ -77,6 +77,7 @@ export function snapshotOf(rules: Rules = {}): Snapshot {
         ? { kind: 'allow', why: { text: 'a rule matches' } }
         : { kind: 'deny', why: { text: 'no rule matches', policy: 'default/web', rule: 'spec' } },
     grantsFor: (labels) => rules.grants?.(labels.join('.')) ?? [grant],
+    grantNames: [],
     grantsText: '',
     grantPorts: [grant.ports],
     grantRanks: [{ tier: Tier.Normal, priority: 0 }],
