@@ -41,7 +41,7 @@ import { readManifests, watchManifests, type FolderWatch } from './sources/folde
 import { makeLoader } from './sources/loader.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
-import { makeTakeovers } from './takeovers.ts'
+import { makeRevocations } from './revocations.ts'
 import { inTurns } from './turns.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
@@ -53,6 +53,8 @@ export interface PolicySettings extends ParseOptions {
   readonly allowLocalhost: boolean
   readonly audit: boolean
   readonly hostPolicies: boolean
+  /** How long connections go on that a changed policy, or a lease that was taken away, does not allow any more. */
+  readonly drainSeconds: number
   /** The Node that this machine is. */
   readonly localNode: string | undefined
 }
@@ -263,7 +265,11 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     datapath,
     mayLead,
     (seconds, count) => metrics.commit(seconds, count),
-    { hear: () => watch?.hear(), isInUse: liveness.isInUse },
+    {
+      hear: () => watch?.hear(),
+      isInUse: liveness.isInUse,
+      lost: ({ identity, address }) => revocations?.noteLost(identity, address),
+    },
   )
   const { leases } = keeper
   await keeper.adopt(snapshot).catch(async (error: unknown) => {
@@ -279,11 +285,18 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       else if (!refusals.has('liveness'))
         sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
     })
-  const takeovers =
+  const revocations =
     connections === undefined
       ? undefined
-      : makeTakeovers(connections, async (over) => datapath?.cut(over), leases.namesOf, listening.port)
-  takeovers?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
+      : makeRevocations(
+          clock,
+          connections,
+          async (over) => datapath?.cut(over),
+          leases.namesOf,
+          listening.port,
+          settings.policy.drainSeconds * 1000,
+        )
+  revocations?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
 
   // The proxy.
   const upstreams = makeRoutes(
@@ -451,25 +464,21 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       'in force',
     )
     await followed
-    takeovers?.note(before, next)
+    revocations?.note(before, next)
     cutInTurn()
   }
   // Whoever has many connections must not hold up a policy.
   let cutting: Promise<void> = Promise.resolve()
   const cutInTurn = (): void => void (cutting = cutting.then(cut))
   async function cut(): Promise<void> {
-    if (takeovers === undefined || takeovers.isSettled()) return
+    if (revocations === undefined || revocations.isSettled()) return
     try {
-      const ended = await takeovers.settle(snapshot)
+      const ended = await revocations.settle(snapshot)
       refusals.delete('connections')
       if (ended > 0)
         log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
     } catch (error) {
-      sayRefusal(
-        'connections',
-        'connections at addresses that passed to other workloads could not be ended; it is tried again',
-        error,
-      )
+      sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
   }
   cutInTurn()
@@ -491,7 +500,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
     else if (!keeper.isSettled()) changing = changing.then(settle)
-    if (takeovers?.isSettled() === false) cutInTurn()
+    if (revocations?.isSettled() === false) cutInTurn()
   }, repairMillis)
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
@@ -527,6 +536,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
           ? []
           : ['no upstream answers']),
     ]
+  }
+  async function cleanLeases(matches: (lease: Lease) => boolean): Promise<number> {
+    const cleaned = await keeper.clean(matches)
+    cutInTurn()
+    await cutting
+    return cleaned
   }
   async function denied(): Promise<DeniedWithWhy[]> {
     const flows = (await datapath?.denied()) ?? []
@@ -576,7 +591,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     leases,
     policySet: () => ({ ...inForce, refused }),
-    cleanLeases: keeper.clean,
+    cleanLeases,
     denied,
     lookForBypass,
     troubles,

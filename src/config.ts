@@ -213,6 +213,8 @@ const schema = z.strictObject({
       audit: z.boolean().default(false),
       /** Policies with a nodeSelector hold for this machine's own traffic. */
       hostPolicies: z.boolean().default(false),
+      /** How long established connections go on that policy does not allow any more. */
+      drainSeconds: count(0, 0, 86_400),
     })
     .prefault({}),
   host: z.strictObject({ addresses: z.array(address).default([]), node: z.string().min(1).optional() }).prefault({}),

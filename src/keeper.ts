@@ -57,6 +57,15 @@ export interface Keeper {
   readonly stop: () => void
 }
 
+/** What leases and connections have to do with each other. */
+export interface Uses {
+  /** Brings `isInUse` up to date. */
+  readonly hear: () => void
+  readonly isInUse: IsInUse
+  /** A lease was taken away before it was over. */
+  readonly lost: (lease: Lease) => void
+}
+
 interface Owed {
   readonly element: LeaseElement
   /** The kernel lets go of it by itself then. */
@@ -86,7 +95,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
- * @param uses says which addresses connections keep; `hear` brings it up to date. Absent: none.
+ * @param uses absent: no connection keeps a lease, and none is ended for one.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -95,7 +104,7 @@ export function makeKeeper(
   datapath: Datapath | undefined,
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
-  uses?: { readonly hear: () => void; readonly isInUse: IsInUse },
+  uses?: Uses,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
   const alarm = makeAlarm(clock, () => {
@@ -274,6 +283,7 @@ export function makeKeeper(
       leases.regrant(
         (lease) => portsOf(lease, next, lease.identity),
         (endpoint, identity) => identities.get(endpoint) === identity,
+        uses?.lost,
       ),
     )
     const known = new Map<IdentityId, boolean>()
@@ -307,6 +317,7 @@ export function makeKeeper(
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
     const { dropped, remove: orphans } = leases.drop(matches)
     owe(orphans)
+    if (uses !== undefined) dropped.forEach(uses.lost)
     await settle()
     return dropped.length
   }

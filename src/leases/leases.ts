@@ -164,10 +164,11 @@ export interface LeaseTable {
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
   readonly drop: (matches: (lease: Lease) => boolean) => { readonly dropped: Lease[]; readonly remove: LeaseElement[] }
-  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. */
+  /** Policy or endpoints changed: what each name opens is asked anew. Gives elements to remove; what is to be added is `lacking`. `lost` is told of leases that open nothing any more. */
   readonly regrant: (
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
+    lost?: (lease: Lease) => void,
   ) => LeaseElement[]
   /** Every element that the kernel does not hold as it should: not, not surely, not long enough or too long. Those it does not hold come first. */
   readonly lacking: () => LeaseElement[]
@@ -512,6 +513,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function regrant(
     portsFor: (lease: Lease) => readonly OpenPorts[],
     isThere: (endpoint: number, identity: IdentityId) => boolean,
+    sayLost?: (lease: Lease) => void,
   ): LeaseElement[] {
     const remove: LeaseElement[] = []
     const lost: Held[] = []
@@ -521,6 +523,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       const remain = (endpoint: number): boolean => isThere(endpoint, held.identity)
       if (!held.askers.every(remain)) held.askers = held.askers.filter(remain)
     }
+    if (sayLost !== undefined) lost.forEach(sayLost)
     const emptied = lost.map((held) => [forget(held), held] as const)
     for (const [door, held] of emptied)
       if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))

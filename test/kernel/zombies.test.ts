@@ -68,4 +68,20 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     expect(await connect('198.18.0.21')).toBe(false)
     expect(agent.troubles()).toEqual([])
   })
+
+  test('cleaned by hand: its connections end within a second, those by other leases go on', async () => {
+    await web.run('dig +short pay.example.com @9.9.9.9; dig +short api.example.com @9.9.9.9')
+    const speak = (address: string): string =>
+      `require('net').connect(443, '${address}', function () { console.log('connected'); setInterval(() => this.write('x'), 20) }).on('error', () => process.exit(3))`
+    const [gone, kept] = [await run(web, speak('198.18.0.21')), await run(web, speak('198.18.0.20'))]
+    const ended = once(gone, 'exit')
+    expect(await agent.cleanLeases((lease) => lease.name === 'pay.example.com')).toBe(2)
+    const cleanedAt = agent.clock()
+    expect(await ended).toEqual([3, null])
+    expect(agent.clock() - cleanedAt).toBeLessThan(1000)
+    expect(await connect('198.18.0.21')).toBe(false)
+    await expect.poll(leases, soon).toEqual(['198.18.0.20 zombie'])
+    expect(kept.exitCode).toBe(null)
+    kept.kill('SIGKILL')
+  })
 })
