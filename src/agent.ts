@@ -16,12 +16,14 @@ import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import type { IdentityId } from './identity/endpoints.ts'
+import { makeJournal, readJournal, type JournalEntry } from './journal.ts'
 import { makeKeeper } from './keeper.ts'
 import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
+import { makeMemoir } from './memoir.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
-import type { Address } from './net/address.ts'
+import { addressToText, type Address } from './net/address.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeStepwiseCompiler } from './policy/compile.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
@@ -105,6 +107,8 @@ export interface AgentParts {
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: KernelParts | undefined
+  /** The file that leases are written down in for the next agent. Absent: it does not know which names stand. */
+  readonly journal?: string
   readonly onOutcome?: (outcome: Outcome) => void
   readonly clock?: Clock
 }
@@ -171,6 +175,9 @@ type Refusal = 'lease' | 'policy' | 'table' | 'connections' | 'liveness'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
+/** The journal of leases is written anew when it has twice as many lines as there are leases, and these. */
+const journalSlack = 10_000
+const tidyMillis = 60_000
 /** A policy change that the kernel refused is tried again after this. */
 const retryMillis = 1000
 /** How often the kernel is asked who tried port 853. */
@@ -259,6 +266,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     (identity, address) => leases.namesOf(identity, address).length > 0,
   )
   let watch: LivenessWatch | undefined
+  const memoir = makeMemoir(clock, () => Date.now(), digest)
+  const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
+  const metrics = makeMetrics({
+    leases: () => leases.size(),
+    connections: liveness.size,
+    endpoints: () => snapshot.endpoints.length,
+    policyRevision: () => snapshot.revision,
+    strangers: () => upstreams.strangers(),
+    dropped: listening.dropped,
+  })
   const keeper = makeKeeper(
     clock,
     settings.leases,
@@ -268,11 +285,17 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     {
       hear: () => watch?.hear(),
       isInUse: liveness.isInUse,
-      lost: ({ identity, address }) => revocations?.noteLost(identity, address),
+      lost(lease) {
+        const { identity, address } = lease
+        revocations?.noteLost(identity, address)
+        const labels = memoir.labelsOf(snapshot, identity)
+        if (labels !== undefined) journal?.lost({ labels, name: lease.name, address: addressToText(address) })
+      },
     },
   )
   const { leases } = keeper
-  await keeper.adopt(snapshot).catch(async (error: unknown) => {
+  const earlier = parts.journal === undefined ? [] : await readJournal(parts.journal, (text) => log.warn(text))
+  await keeper.adopt(snapshot, memoir.leasesOf(snapshot, earlier)).catch(async (error: unknown) => {
     keeper.stop()
     await stopListening()
     await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
@@ -285,6 +308,14 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       else if (!refusals.has('liveness'))
         sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
     })
+  keeper.start()
+  function* entries(): Iterable<JournalEntry> {
+    for (const lease of leases.list()) yield* [memoir.entryOf(snapshot, lease)].filter((entry) => entry !== undefined)
+  }
+  await journal?.rewrite(entries())
+  const tidying = setInterval(() => {
+    if (journal !== undefined && journal.lines() > 2 * leases.size() + journalSlack) void journal.rewrite(entries())
+  }, tidyMillis)
   const revocations =
     connections === undefined
       ? undefined
@@ -336,19 +367,19 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     unknownEndpoint: settings.dns.unknownEndpoint,
     ...rules,
     ask,
-    learn: (fact) => keeper.learn(fact, snapshot.policyOf(fact.identity)),
+    learn(fact) {
+      const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
+      // What needs no commit is what stands, and is written down already.
+      if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
+        journal.note(
+          fact.addresses.flatMap((address) => memoir.entryOf(snapshot, { ...fact, address, learnedAt: clock() }) ?? []),
+        )
+      return learned
+    },
     commit,
     standsFor: keeper.standsFor,
     report,
   }
-  const metrics = makeMetrics({
-    leases: leases.size,
-    connections: liveness.size,
-    endpoints: () => snapshot.endpoints.length,
-    policyRevision: () => snapshot.revision,
-    strangers: upstreams.strangers,
-    dropped: listening.dropped,
-  })
   const bypasses = makeBypassWatch(
     clock,
     (endpoint, text) => log.warn({ endpoint: `${endpoint.namespace}/${endpoint.name}` }, text),
@@ -562,6 +593,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     ending.abort()
     clearInterval(repairing)
     clearInterval(looking)
+    clearInterval(tidying)
     clearTimeout(retry)
     clearTimeout(reread)
     watching?.close()
@@ -572,6 +604,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     upstreams.close()
     await stopListening()
     await cutting
+    await journal?.close()
     connections?.close()
     datapath?.close()
   }

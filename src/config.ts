@@ -20,6 +20,8 @@ export interface Config {
   readonly enforce: 'kernel' | 'none'
   readonly api: { readonly socket: string | undefined; readonly address: string; readonly port: number | undefined }
   readonly logLevel: LogLevel
+  /** Where leases are written down for the next agent. */
+  readonly journal: string | undefined
   readonly settings: AgentSettings
 }
 
@@ -183,6 +185,8 @@ const schema = z.strictObject({
       addressesPerNameMax: count(4096, 1),
       /** How long a connection keeps an address open after TTL and grace. */
       zombieSecondsMax: count(86_400),
+      /** A file that leases are written down in for the next agent; by default `/run/namegate/TABLE.leases`, null: none. */
+      journal: z.string().min(1).nullable().optional(),
       leasesMax: count(1_000_000, 1),
     })
     .refine(({ ttlMinSeconds, ttlMaxSeconds }) => ttlMinSeconds <= ttlMaxSeconds, {
@@ -355,6 +359,7 @@ export function defaultSettings(): AgentSettings {
 
 function toConfig({ manifests, dns, leases, policy, datapath, host, api, log }: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
+  const { journal, ...limits } = leases
   return {
     manifests,
     listeners: dns.listen.map((listener) => ({ kind: 'address', ...listener })),
@@ -363,9 +368,10 @@ function toConfig({ manifests, dns, leases, policy, datapath, host, api, log }: 
     enforce,
     api: { socket: api.socket ?? undefined, address: api.address, port: api.port ?? undefined },
     logLevel: log.level,
+    journal: journal === undefined ? `/run/namegate/${datapath.table}.leases` : (journal ?? undefined),
     settings: {
       dns,
-      leases,
+      leases: limits,
       policy: { ...policy, localNode: host.node },
       datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) },
     },

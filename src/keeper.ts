@@ -16,6 +16,7 @@ import {
   type LeaseTable,
   type Learned,
 } from './leases/leases.ts'
+import type { Address } from './net/address.ts'
 import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
 import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
@@ -25,8 +26,11 @@ import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
   readonly leases: LeaseTable
-  /** At the start, before anybody is answered: takes over what an earlier agent learned and takes out what is nobody's now. */
-  readonly adopt: (snapshot: Snapshot) => Promise<void>
+  /** At the start, before anybody is answered: takes over what an earlier agent learned, as leases where it is known which
+   * names it stands for, and takes out what is nobody's now. */
+  readonly adopt: (snapshot: Snapshot, earlier?: readonly EarlierLease[]) => Promise<void>
+  /** From now on leases end when they are over: not before connections that may keep them are known. */
+  readonly start: () => void
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
   /** For how many seconds what is known of an answer may be told without anything more: all its leases surely stand so long. */
@@ -64,6 +68,16 @@ export interface Uses {
   readonly isInUse: IsInUse
   /** A lease was taken away before it was over. */
   readonly lost: (lease: Lease) => void
+}
+
+/** What an earlier agent's journal says of one lease. `learnedAt` is of the clock of this one, and may lie before its beginning. */
+export interface EarlierLease {
+  readonly identity: IdentityId
+  readonly endpoint: number
+  readonly name: string
+  readonly address: Address
+  readonly ttlSeconds: number
+  readonly learnedAt: Millis
 }
 
 interface Owed {
@@ -132,7 +146,11 @@ export function makeKeeper(
     return cut(ports)
   }
   /** What a lease opens to an identity under a snapshot. Nothing at an address of the cluster: labels decide about those, not names. */
-  function portsOf(lease: Lease, snapshot: Snapshot, identity: IdentityId): readonly OpenPorts[] {
+  function portsOf(
+    lease: Pick<Lease, 'name' | 'address'>,
+    snapshot: Snapshot,
+    identity: IdentityId,
+  ): readonly OpenPorts[] {
     if (snapshot.isInCluster(lease.address)) return []
     const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
@@ -297,13 +315,33 @@ export function makeKeeper(
     await settle()
   }
 
-  async function adopt(snapshot: Snapshot): Promise<void> {
+  async function adopt(snapshot: Snapshot, earlier: readonly EarlierLease[] = []): Promise<void> {
     const now = clock()
     // The kernel says in whole seconds what is left of them.
     for (const element of (await datapath?.learned()) ?? [])
       adopted.set(keyOf(element), { element, until: now + element.timeoutMillis + 1000 })
+    restore(snapshot, earlier)
     disown((element) => isNobodys(element, snapshot))
     await settle()
+  }
+
+  /** Leases of an earlier agent: only at addresses that stand, for no longer than they stand, and only what policy grants now. */
+  function restore(snapshot: Snapshot, earlier: readonly EarlierLease[]): void {
+    const standing = new Map<string, Millis>()
+    for (const { element, until } of adopted.values()) {
+      const door = `${element.identity} ${element.address}`
+      standing.set(door, Math.max(standing.get(door) ?? 0, until))
+    }
+    for (const { learnedAt: said, ...lease } of earlier) {
+      const until = standing.get(`${lease.identity} ${lease.address}`)
+      const ports = portsOf(lease, snapshot, lease.identity)
+      if (until === undefined || ports.length === 0) continue
+      // A wall clock that was set meanwhile prolongs nothing.
+      const learnedAt = Math.min(said, clock())
+      const stoodSeconds = Math.floor((until - learnedAt) / 1000) - limits.graceSeconds
+      const ttlSeconds = Math.max(0, Math.min(lease.ttlSeconds, stoodSeconds))
+      leases.restore({ ...lease, addresses: [lease.address], ttlSeconds, ports }, learnedAt)
+    }
   }
 
   function disown(isOver: (element: LeaseElement) => boolean): void {
@@ -325,6 +363,7 @@ export function makeKeeper(
   return {
     leases,
     adopt,
+    start: () => alarm.arm(leases.nextDeadline()),
     learn,
     standsFor,
     commit,

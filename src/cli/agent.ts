@@ -45,6 +45,7 @@ export async function agentCommand(configFile: string): Promise<number> {
       manifests: { kind: 'path', path: config.manifests },
       listeners: config.listeners,
       upstreams,
+      ...(config.journal === undefined ? {} : { journal: config.journal }),
       hostAddresses: withGiven(host.read()),
       followHost: (changed) =>
         host.follow(
