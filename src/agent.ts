@@ -18,16 +18,18 @@ import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeIdentities, type Digest } from './identity/identities.ts'
 import type { Selector } from './identity/selector.ts'
+import { makeJournal, readJournal, type JournalEntry } from './journal.ts'
 import { makeKeeper } from './keeper.ts'
 import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
 import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
+import { makeMemoir } from './memoir.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
 import type { Exported } from './observe/export.ts'
 import { capacityDefault } from './observe/ring.ts'
 import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.ts'
 import { makeObserver, type Observer } from './observe/observer.ts'
-import type { Address } from './net/address.ts'
+import { addressToText, type Address } from './net/address.ts'
 import type { L4 } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
 import { makeStepwiseCompiler } from './policy/compile.ts'
@@ -51,7 +53,7 @@ import { readManifests, watchManifests, type FolderWatch } from './sources/folde
 import { makeLoader } from './sources/loader.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
-import { makeTakeovers } from './takeovers.ts'
+import { makeRevocations } from './revocations.ts'
 import { inTurns } from './turns.ts'
 
 /** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
@@ -64,6 +66,8 @@ export interface PolicySettings extends ParseOptions {
   readonly audit: boolean
   readonly auditEndpoints?: readonly Selector[]
   readonly hostPolicies: boolean
+  /** How long connections go on that a changed policy, or a lease that was taken away, does not allow any more. */
+  readonly drainSeconds: number
   /** The Node that this machine is. */
   readonly localNode: string | undefined
 }
@@ -115,6 +119,8 @@ export interface AgentParts {
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: KernelParts | undefined
+  /** The file that leases are written down in for the next agent. Absent: it does not know which names stand. */
+  readonly journal?: string
   readonly onOutcome?: (outcome: Outcome) => void
   /** Flows kept (2^n-1), and what they say of where they are from. */
   readonly observe?: {
@@ -207,6 +213,9 @@ type Refusal = 'lease' | 'policy' | 'table' | 'connections' | 'liveness'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
 const repairMillis = 1000
+/** The journal of leases is written anew when it has twice as many lines as there are leases, and these. */
+const journalSlack = 10_000
+const tidyMillis = 60_000
 /** A policy change that the kernel refused is tried again after this. */
 const retryMillis = 1000
 /** How often the kernel is asked who tried port 853. */
@@ -307,6 +316,23 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     (identity, address) => leases.namesOf(identity, address).length > 0,
   )
   let watch: LivenessWatch | undefined
+  const memoir = makeMemoir(clock, () => Date.now(), digest)
+  const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
+  const metrics = makeMetrics({
+    leases: () => leases.size(),
+    connections: liveness.size,
+    endpoints: () => snapshot.endpoints.length,
+    policyRevision: () => snapshot.revision,
+    strangers: () => upstreams.strangers(),
+    dropped: listening.dropped,
+    flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
+    settle: observer.settle,
+    exported: parts.observe?.exported,
+    identities: () => snapshot.identities.size,
+    policies: () => inForce.policies.length,
+    leasedNames: () => leases.names(),
+    hubble: parts.observe?.hubbleMetrics === true ? { cluster } : undefined,
+  })
   const keeper = makeKeeper(
     clock,
     settings.leases,
@@ -317,7 +343,16 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       observer.commit(seconds * 1000, count)
     },
     (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
-    { hear: () => watch?.hear(), isInUse: liveness.isInUse },
+    {
+      hear: () => watch?.hear(),
+      isInUse: liveness.isInUse,
+      lost(lease) {
+        const { identity, address } = lease
+        revocations?.noteLost(identity, address)
+        const labels = memoir.labelsOf(snapshot, identity)
+        if (labels !== undefined) journal?.lost({ labels, name: lease.name, address: addressToText(address) })
+      },
+    },
   )
   const { leases } = keeper
   const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
@@ -331,7 +366,8 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       return undefined
     }
   }
-  await keeper.adopt(snapshot).catch(async (error: unknown) => {
+  const earlier = parts.journal === undefined ? [] : await readJournal(parts.journal, (text) => log.warn(text))
+  await keeper.adopt(snapshot, memoir.leasesOf(snapshot, earlier)).catch(async (error: unknown) => {
     keeper.stop()
     await stopListening()
     kernelFlows?.close()
@@ -345,11 +381,26 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       else if (!refusals.has('liveness'))
         sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
     })
-  const takeovers =
+  keeper.start()
+  function* entries(): Iterable<JournalEntry> {
+    for (const lease of leases.list()) yield* [memoir.entryOf(snapshot, lease)].filter((entry) => entry !== undefined)
+  }
+  await journal?.rewrite(entries())
+  const tidying = setInterval(() => {
+    if (journal !== undefined && journal.lines() > 2 * leases.size() + journalSlack) void journal.rewrite(entries())
+  }, tidyMillis)
+  const revocations =
     connections === undefined
       ? undefined
-      : makeTakeovers(connections, async (over) => datapath?.cut(over), leases.namesOf, listening.port)
-  takeovers?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
+      : makeRevocations(
+          clock,
+          connections,
+          async (over) => datapath?.cut(over),
+          leases.namesOf,
+          listening.port,
+          settings.policy.drainSeconds * 1000,
+        )
+  revocations?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
 
   // The proxy.
   const upstreams = makeRoutes(
@@ -396,32 +447,22 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       metrics.step(answered.kind === 'answer' && answered.cached ? 'cache' : 'upstream', (clock() - startedAt) / 1000)
       return answered
     },
-    learn: (fact) => {
+    learn(fact) {
       const startedAt = clock()
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
       if (learned.kind === 'learned') observer.lease('learned', fact)
+      // What needs no commit is what stands, and is written down already.
+      if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
+        journal.note(
+          fact.addresses.flatMap((address) => memoir.entryOf(snapshot, { ...fact, address, learnedAt: clock() }) ?? []),
+        )
       return learned
     },
     commit,
     standsFor: keeper.standsFor,
     report,
   }
-  const metrics = makeMetrics({
-    leases: leases.size,
-    connections: liveness.size,
-    endpoints: () => snapshot.endpoints.length,
-    policyRevision: () => snapshot.revision,
-    strangers: upstreams.strangers,
-    dropped: listening.dropped,
-    flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
-    settle: observer.settle,
-    exported: parts.observe?.exported,
-    identities: () => snapshot.identities.size,
-    policies: () => inForce.policies.length,
-    leasedNames: () => leases.names(),
-    hubble: parts.observe?.hubbleMetrics === true ? { cluster } : undefined,
-  })
   const bypasses = makeBypassWatch(
     clock,
     (endpoint, text) => log.warn({ endpoint: `${endpoint.namespace}/${endpoint.name}` }, text),
@@ -556,25 +597,21 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       'in force',
     )
     await followed
-    takeovers?.note(before, next)
+    revocations?.note(before, next)
     cutInTurn()
   }
   // Whoever has many connections must not hold up a policy.
   let cutting: Promise<void> = Promise.resolve()
   const cutInTurn = (): void => void (cutting = cutting.then(cut))
   async function cut(): Promise<void> {
-    if (takeovers === undefined || takeovers.isSettled()) return
+    if (revocations === undefined || revocations.isSettled()) return
     try {
-      const ended = await takeovers.settle(snapshot)
+      const ended = await revocations.settle(snapshot)
       refusals.delete('connections')
       if (ended > 0)
         log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
     } catch (error) {
-      sayRefusal(
-        'connections',
-        'connections at addresses that passed to other workloads could not be ended; it is tried again',
-        error,
-      )
+      sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
   }
   cutInTurn()
@@ -596,7 +633,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
     else if (!keeper.isSettled()) changing = changing.then(settle)
-    if (takeovers?.isSettled() === false) cutInTurn()
+    if (revocations?.isSettled() === false) cutInTurn()
   }, repairMillis)
   async function repair(): Promise<void> {
     if (datapath === undefined || datapath.epoch() === seenEpoch) return
@@ -633,6 +670,12 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
           : ['no upstream answers']),
     ]
   }
+  async function cleanLeases(matches: (lease: Lease) => boolean): Promise<number> {
+    const cleaned = await keeper.clean(matches)
+    cutInTurn()
+    await cutting
+    return cleaned
+  }
   async function denied(): Promise<DeniedWithWhy[]> {
     const flows = (await datapath?.denied()) ?? []
     const judge = makeDecider(snapshot)
@@ -652,6 +695,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     ending.abort()
     clearInterval(repairing)
     clearInterval(looking)
+    clearInterval(tidying)
     clearTimeout(retry)
     clearTimeout(reread)
     watching?.close()
@@ -662,6 +706,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     upstreams.close()
     await stopListening()
     await cutting
+    await journal?.close()
     connections?.close()
     kernelFlows?.close()
     datapath?.close()
@@ -683,7 +728,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     snapshot: () => snapshot,
     leases,
     policySet: () => ({ ...inForce, refused }),
-    cleanLeases: keeper.clean,
+    cleanLeases,
     denied,
     lookForBypass,
     kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),

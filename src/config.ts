@@ -43,6 +43,8 @@ export interface Config {
     }
   }
   readonly logLevel: LogLevel
+  /** Where leases are written down for the next agent. */
+  readonly journal: string | undefined
   readonly settings: AgentSettings
 }
 
@@ -234,6 +236,8 @@ const schema = z.strictObject({
       addressesPerNameMax: count(4096, 1),
       /** How long a connection keeps an address open after TTL and grace. */
       zombieSecondsMax: count(86_400),
+      /** A file that leases are written down in for the next agent; by default `/run/namegate/TABLE.leases`, null: none. */
+      journal: z.string().min(1).nullable().optional(),
       leasesMax: count(1_000_000, 1),
     })
     .refine(({ ttlMinSeconds, ttlMaxSeconds }) => ttlMinSeconds <= ttlMaxSeconds, {
@@ -266,6 +270,8 @@ const schema = z.strictObject({
       auditEndpoints: z.array(auditedEndpoint).default([]),
       /** Policies with a nodeSelector hold for this machine's own traffic. */
       hostPolicies: z.boolean().default(false),
+      /** How long established connections go on that policy does not allow any more. */
+      drainSeconds: count(0, 0, 86_400),
     })
     .prefault({}),
   host: z.strictObject({ addresses: z.array(address).default([]), node: z.string().min(1).optional() }).prefault({}),
@@ -487,6 +493,7 @@ function toConfig({
   log,
 }: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
+  const { journal, ...limits } = leases
   return {
     manifests,
     listeners: dns.listen.map((listener) => ({ kind: 'address', ...listener })),
@@ -512,9 +519,10 @@ function toConfig({
       },
     },
     logLevel: log.level,
+    journal: journal === undefined ? `/run/namegate/${datapath.table}.leases` : (journal ?? undefined),
     settings: {
       dns,
-      leases,
+      leases: limits,
       policy: { ...policy, localNode: host.node },
       datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) },
     },

@@ -16,6 +16,7 @@ import {
   type LeaseTable,
   type Learned,
 } from './leases/leases.ts'
+import type { Address } from './net/address.ts'
 import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
 import type { SubjectPolicy, Snapshot } from './policy/snapshot.ts'
@@ -25,8 +26,11 @@ import { labelsOf, wireFromText } from './wire/name.ts'
 
 export interface Keeper {
   readonly leases: LeaseTable
-  /** At the start, before anybody is answered: takes over what an earlier agent learned and takes out what is nobody's now. */
-  readonly adopt: (snapshot: Snapshot) => Promise<void>
+  /** At the start, before anybody is answered: takes over what an earlier agent learned, as leases where it is known which
+   * names it stands for, and takes out what is nobody's now. */
+  readonly adopt: (snapshot: Snapshot, earlier?: readonly EarlierLease[]) => Promise<void>
+  /** From now on leases end when they are over: not before connections that may keep them are known. */
+  readonly start: () => void
   /** Records what an answer taught; the elements must be committed before it leaves. */
   readonly learn: (fact: Fact, policy: SubjectPolicy) => Learned
   /** For how many seconds what is known of an answer may be told without anything more: all its leases surely stand so long. */
@@ -55,6 +59,25 @@ export interface Keeper {
   /** Takes leases out of table and kernel; new packets obey when it resolves. */
   readonly clean: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly stop: () => void
+}
+
+/** What leases and connections have to do with each other. */
+export interface Uses {
+  /** Brings `isInUse` up to date. */
+  readonly hear: () => void
+  readonly isInUse: IsInUse
+  /** A lease was taken away before it was over. */
+  readonly lost: (lease: Lease) => void
+}
+
+/** What an earlier agent's journal says of one lease. `learnedAt` is of the clock of this one, and may lie before its beginning. */
+export interface EarlierLease {
+  readonly identity: IdentityId
+  readonly endpoint: number
+  readonly name: string
+  readonly address: Address
+  readonly ttlSeconds: number
+  readonly learnedAt: Millis
 }
 
 interface Owed {
@@ -87,7 +110,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
  * @param over is told of each lease whose time is over, or that policy or a person took back.
- * @param uses says which addresses connections keep; `hear` brings it up to date. Absent: none.
+ * @param uses absent: no connection keeps a lease, and none is ended for one.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -97,7 +120,7 @@ export function makeKeeper(
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
   over: (how: 'expired' | 'revoked', lease: Lease) => void = () => undefined,
-  uses?: { readonly hear: () => void; readonly isInUse: IsInUse },
+  uses?: Uses,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
   const alarm = makeAlarm(clock, () => {
@@ -109,6 +132,10 @@ export function makeKeeper(
   /** Renews what zombies need. What the kernel refuses is tried again when all is settled: the leases say that it is to be there. */
   async function keepOn(elements: readonly LeaseElement[]): Promise<void> {
     if (elements.length > 0 && (await send(elements)) !== undefined) isOutdated = true
+  }
+  function takenBack(lease: Lease): void {
+    over('revoked', lease)
+    uses?.lost(lease)
   }
   /** Elements that must not stand in the kernel any more, by key. */
   const owed = new Map<string, Owed>()
@@ -125,7 +152,11 @@ export function makeKeeper(
     return cut(ports)
   }
   /** What a lease opens to an identity under a snapshot. Nothing at an address of the cluster: labels decide about those, not names. */
-  function portsOf(lease: Lease, snapshot: Snapshot, identity: IdentityId): readonly OpenPorts[] {
+  function portsOf(
+    lease: Pick<Lease, 'name' | 'address'>,
+    snapshot: Snapshot,
+    identity: IdentityId,
+  ): readonly OpenPorts[] {
     if (snapshot.isInCluster(lease.address)) return []
     const policy = snapshot.policyOf(identity)
     const wire = wireFromText(lease.name)
@@ -276,7 +307,7 @@ export function makeKeeper(
       (lease) => portsOf(lease, next, lease.identity),
       (endpoint, identity) => identities.get(endpoint) === identity,
     )
-    for (const lease of lost) over('revoked', lease)
+    lost.forEach(takenBack)
     owe(orphans)
     const known = new Map<IdentityId, boolean>()
     // Only of those that something was learned for: of all identities it would be the work of a whole change.
@@ -289,13 +320,33 @@ export function makeKeeper(
     await settle()
   }
 
-  async function adopt(snapshot: Snapshot): Promise<void> {
+  async function adopt(snapshot: Snapshot, earlier: readonly EarlierLease[] = []): Promise<void> {
     const now = clock()
     // The kernel says in whole seconds what is left of them.
     for (const element of (await datapath?.learned()) ?? [])
       adopted.set(keyOf(element), { element, until: now + element.timeoutMillis + 1000 })
+    restore(snapshot, earlier)
     disown((element) => isNobodys(element, snapshot))
     await settle()
+  }
+
+  /** Leases of an earlier agent: only at addresses that stand, for no longer than they stand, and only what policy grants now. */
+  function restore(snapshot: Snapshot, earlier: readonly EarlierLease[]): void {
+    const standing = new Map<string, Millis>()
+    for (const { element, until } of adopted.values()) {
+      const door = `${element.identity} ${element.address}`
+      standing.set(door, Math.max(standing.get(door) ?? 0, until))
+    }
+    for (const { learnedAt: said, ...lease } of earlier) {
+      const until = standing.get(`${lease.identity} ${lease.address}`)
+      const ports = portsOf(lease, snapshot, lease.identity)
+      if (until === undefined || ports.length === 0) continue
+      // A wall clock that was set meanwhile prolongs nothing.
+      const learnedAt = Math.min(said, clock())
+      const stoodSeconds = Math.floor((until - learnedAt) / 1000) - limits.graceSeconds
+      const ttlSeconds = Math.max(0, Math.min(lease.ttlSeconds, stoodSeconds))
+      leases.restore({ ...lease, addresses: [lease.address], ttlSeconds, ports }, learnedAt)
+    }
   }
 
   function disown(isOver: (element: LeaseElement) => boolean): void {
@@ -308,7 +359,7 @@ export function makeKeeper(
 
   async function clean(matches: (lease: Lease) => boolean): Promise<number> {
     const { dropped, remove: orphans } = leases.drop(matches)
-    for (const lease of dropped) over('revoked', lease)
+    dropped.forEach(takenBack)
     owe(orphans)
     await settle()
     return dropped.length
@@ -317,6 +368,7 @@ export function makeKeeper(
   return {
     leases,
     adopt,
+    start: () => alarm.arm(leases.nextDeadline()),
     learn,
     standsFor,
     commit,

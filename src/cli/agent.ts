@@ -52,6 +52,7 @@ export async function agentCommand(configFile: string, version: string): Promise
       manifests: { kind: 'path', path: config.manifests },
       listeners: config.listeners,
       upstreams,
+      ...(config.journal === undefined ? {} : { journal: config.journal }),
       hostAddresses: withGiven(host.read()),
       followHost: (changed) =>
         host.follow(

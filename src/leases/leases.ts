@@ -146,6 +146,11 @@ interface Holder {
 export interface LeaseTable {
   /** Records a fact and says what the kernel must acknowledge first. A lease is only ever prolonged, never cut, by a new fact. */
   readonly learn: (fact: LeaseFact) => Learned
+  /**
+   * Takes up what was learned at another time, by an earlier agent: nothing is known to stand for it. It may be over already, and then is judged by
+   * `expire`. False where there is no room.
+   */
+  readonly restore: (fact: LeaseFact, learnedAt: Millis) => boolean
   /** These elements are on their way to the kernel; one of `committed` and `refused` follows. */
   readonly sending: (elements: readonly LeaseElement[]) => void
   /** The kernel acknowledged these elements, sent at `sentAt` in `epoch`. Gives those that are no longer asked for, or not for so long. */
@@ -234,20 +239,9 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const ttlSeconds = Math.min(Math.max(told, limits.ttlMinSeconds), limits.ttlMaxSeconds)
     const holder = holderOf(fact.identity)
     const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
-    const added = fact.addresses.reduce((n, address) => (addresses.has(address) ? n : n + 1), 0)
-    if (addresses.size + added > limits.addressesPerNameMax)
-      return {
-        kind: 'full',
-        text: `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
-      }
     const ports = distinctPorts(fact.ports)
-    if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
-      return {
-        kind: 'full',
-        text: `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`,
-      }
-    if (count + added > limits.leasesMax)
-      return { kind: 'full', text: `${count} leases are held; the limit is ${limits.leasesMax}` }
+    const text = whyFull(holder, addresses, fact, ports)
+    if (text !== undefined) return { kind: 'full', text }
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
 
     const elements: LeaseElement[] = []
@@ -260,6 +254,31 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (elements.length === before) held.stood = held.deadline
     }
     return { kind: 'learned', ttlSeconds: told, elements }
+  }
+
+  /** At which bound the fact would be; undefined when there is room. */
+  function whyFull(
+    holder: Holder,
+    addresses: ReadonlyMap<Address, Held>,
+    fact: LeaseFact,
+    ports: readonly OpenPorts[],
+  ): string | undefined {
+    const added = fact.addresses.reduce((n, address) => (addresses.has(address) ? n : n + 1), 0)
+    if (addresses.size + added > limits.addressesPerNameMax)
+      return `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`
+    if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
+      return `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`
+    return count + added > limits.leasesMax ? `${count} leases are held; the limit is ${limits.leasesMax}` : undefined
+  }
+
+  function restore(fact: LeaseFact, learnedAt: Millis): boolean {
+    const holder = holderOf(fact.identity)
+    const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
+    const ports = distinctPorts(fact.ports)
+    if (whyFull(holder, addresses, fact, ports) !== undefined) return false
+    if (addresses.size === 0) holder.byName.set(fact.name, addresses)
+    for (const address of fact.addresses) hold(fact, address, addresses, holder, learnedAt, fact.ttlSeconds, ports)
+    return true
   }
 
   /** How many elements the fact would add to what the identity has. */
@@ -601,6 +620,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const ofEverybody = (find: (holder: Holder) => Iterable<Lease> | undefined): Lease[] => [...holders.values()].flatMap((holder) => [...(find(holder) ?? [])]) // prettier-ignore
   return {
     learn,
+    restore,
     sending,
     committed,
     refused,

@@ -35,7 +35,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
   let agent: ChildProcess
   let folder: string
   let said = ''
-  const config = (over: Record<string, unknown> = {}): string => JSON.stringify({ manifests: join(folder, 'manifests'), dns: { upstreams: ['127.0.0.1:5300'] }, datapath: { interfaces: ['web'] }, api: { socket: join(folder, 'api.sock'), port: 9653 }, observe: { export: [{ file: join(folder, 'flows', 'dns.jsonl'), allow: [{ protocol: ['dns'] }], deny: [{ reply: [true] }] }], hubble: { listen: [`unix:${join(folder, 'hubble.sock')}`] } }, ...over }) // prettier-ignore
+  const config = (over: Record<string, unknown> = {}): string => JSON.stringify({ manifests: join(folder, 'manifests'), dns: { upstreams: ['127.0.0.1:5300'] }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: join(folder, 'api.sock'), port: 9653 }, observe: { export: [{ file: join(folder, 'flows', 'dns.jsonl'), allow: [{ protocol: ['dns'] }], deny: [{ reply: [true] }] }], hubble: { listen: [`unix:${join(folder, 'hubble.sock')}`] } }, ...over }) // prettier-ignore
   const namegate = (...args: string[]): Promise<Ended> =>
     new Promise((resolve) => {
       execFile(

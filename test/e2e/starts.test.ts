@@ -45,7 +45,7 @@ describe.skipIf(reason !== undefined)(`starts ${reason ?? ''}`, () => {
   /** Starts an agent with its own sockets in the folder, over which the configuration is laid. */
   async function start(over: Record<string, unknown> = {}, prefix: readonly string[] = []): Promise<Running> {
     const config = join(folder, `config${running.length}.yaml`)
-    await writeFile(config, JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { listen: [{ address: '0.0.0.0', port: 10053 }], upstreams: ['127.0.0.1:5301'] }, datapath: { interfaces: ['web'] }, api: { socket: join(folder, 'api.sock'), port: 9653 }, ...over })) // prettier-ignore
+    await writeFile(config, JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { listen: [{ address: '0.0.0.0', port: 10053 }], upstreams: ['127.0.0.1:5301'] }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: join(folder, 'api.sock'), port: 9653 }, ...over })) // prettier-ignore
     const [program = '', ...args] = [...prefix, 'bin/namegate', 'agent', '--config', config]
     const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
     let said = ''

@@ -1,5 +1,8 @@
 // A connection that outlives its lease: its address stays open to new connections while it lives, the others of the name do not; when it has
 // ended, so has the address.
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -21,6 +24,7 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
   let world: Host
   let upstream: EmbeddedUpstream
   let agent: Agent
+  let folder: string
 
   /** Runs a Node script in a host; resolves when it has said something. */
   async function run(host: Host, script: string): Promise<ChildProcess> {
@@ -42,15 +46,20 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     const server = await run(world, "require('net').createServer((c) => c.on('error', () => 0).resume()).listen(443, () => console.log('up'))") // prettier-ignore
     world.process.once('exit', () => server.kill('SIGKILL'))
     upstream = await startEmbeddedUpstream('zones', '127.0.0.1', 5300)
-    agent = await startTestAgent(pod('web', ['10.1.0.2']) + policy('web', names('{matchPattern: "*.example.com"}')), {
+    folder = await mkdtemp(join(tmpdir(), 'namegate-'))
+    agent = await start()
+  })
+  const start = (): Promise<Agent> =>
+    startTestAgent(pod('web', ['10.1.0.2']) + policy('web', names('{matchPattern: "*.example.com"}')), {
       settings: { ...settings, leases: { ...settings.leases, ttlMaxSeconds: 1, graceSeconds: 2, zombieSecondsMax: 3600 } }, // prettier-ignore
       kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() },
+      journal: join(folder, 'leases'),
     })
-  })
   afterAll(async () => {
     await agent?.close()
     await upstream?.close()
     for (const host of [web, world]) host?.stop()
+    await rm(folder, { recursive: true, force: true })
   })
 
   test('an idle connection keeps its address, and no other of its name, until it ends', async () => {
@@ -67,5 +76,38 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     await expect.poll(leases, soon).toEqual([])
     expect(await connect('198.18.0.21')).toBe(false)
     expect(agent.troubles()).toEqual([])
+  })
+
+  test('over a restart: the next agent knows which names stand, and keeps what is in use', async () => {
+    await web.run('dig +short pay.example.com @9.9.9.9')
+    const client = await run(web, "require('net').connect(443, '198.18.0.22', () => console.log('connected'))")
+    await expect.poll(leases, soon).toEqual(['198.18.0.22 zombie'])
+    // And one whose TTL is not over.
+    await web.run('dig +short api.example.com @9.9.9.9')
+    await agent.close()
+    agent = await start()
+    expect(leases().map((lease) => lease.split(' ')[0])).toEqual(['198.18.0.20', '198.18.0.22'])
+    const since = agent.clock()
+    let refused = 0
+    while (agent.clock() < since + 5000) refused += (await connect('198.18.0.22')) ? 0 : 1
+    expect([refused, leases(), [...agent.leases.list()].map(({ name }) => name)]).toEqual([0, ['198.18.0.22 zombie'], ['pay.example.com']]) // prettier-ignore
+    client.kill('SIGKILL')
+    await expect.poll(leases, soon).toEqual([])
+  })
+
+  test('cleaned by hand: its connections end within a second, those by other leases go on', async () => {
+    await web.run('dig +short pay.example.com @9.9.9.9; dig +short api.example.com @9.9.9.9')
+    const speak = (address: string): string =>
+      `require('net').connect(443, '${address}', function () { console.log('connected'); setInterval(() => this.write('x'), 20) }).on('error', () => process.exit(3))`
+    const [gone, kept] = [await run(web, speak('198.18.0.21')), await run(web, speak('198.18.0.20'))]
+    const ended = once(gone, 'exit')
+    expect(await agent.cleanLeases((lease) => lease.name === 'pay.example.com')).toBe(2)
+    const cleanedAt = agent.clock()
+    expect(await ended).toEqual([3, null])
+    expect(agent.clock() - cleanedAt).toBeLessThan(1000)
+    expect(await connect('198.18.0.21')).toBe(false)
+    await expect.poll(leases, soon).toEqual(['198.18.0.20 zombie'])
+    expect(kept.exitCode).toBe(null)
+    kept.kill('SIGKILL')
   })
 })

@@ -10,7 +10,7 @@ import type { Server } from '../../src/proxy/upstream.ts'
 export const settings: AgentSettings = {
   dns: { ...defaultSettings().dns, privateAnswers: 'allow', timeoutMillis: 500, deadlineMillis: 1500, denyReply: 'refused', unknownEndpoint: 'deny', cache: { ...defaultSettings().dns.cache, entries: 10_000 } },
   leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 100_000 },
-  policy: { semantics: 'spec', ciliumVersion: [1, 20], clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, localNode: undefined },
+  policy: { semantics: 'spec', ciliumVersion: [1, 20], clusterName: 'default', enforcement: 'default', allowLocalhost: true, audit: false, hostPolicies: false, drainSeconds: 0, localNode: undefined },
   datapath: { table: 'namegate', denied: 'reject', interfaces: ['web', 'db'], prefixes: [], learnedMax: 65_536 },
 } // prettier-ignore
 

@@ -16,6 +16,7 @@ function issuesOf(text: string): string[] {
 test('all defaults', () => {
   expect(read('manifests: /etc/namegate')).toEqual({
     manifests: '/etc/namegate',
+    journal: '/run/namegate/namegate.leases',
     listeners: [
       { kind: 'address', address: '0.0.0.0', port: 10053 },
       { kind: 'address', address: '::', port: 10053 },
@@ -43,6 +44,13 @@ test('all defaults', () => {
     leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 1e6 },
     datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
   })
+})
+
+test('where leases are written down', () => {
+  const journal = (more: string): string | undefined => read(`manifests: m\n${more}`).journal
+  expect(journal('datapath: {table: gate_2}')).toBe('/run/namegate/gate_2.leases')
+  expect(journal('leases: {journal: /var/lib/x}')).toBe('/var/lib/x')
+  expect(journal('leases: {journal: null}')).toBe(undefined)
 })
 
 test('everything said', () => {

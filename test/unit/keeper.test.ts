@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Datapath } from '../../src/datapath/datapath.ts'
 import { setOf, type LeaseElement } from '../../src/datapath/element.ts'
-import { makeKeeper, type Keeper } from '../../src/keeper.ts'
+import { makeKeeper, type EarlierLease, type Keeper } from '../../src/keeper.ts'
 import type { LeaseLimits } from '../../src/leases/leases.ts'
 import { addressFromText, addressToText, type Address } from '../../src/net/address.ts'
 import { portsToText, type Ports } from '../../src/net/ports.ts'
@@ -453,6 +453,40 @@ describe('what an earlier agent learned', () => {
     refuses = () => false
     await keeper.settle()
     expect([stands(), keeper.trouble()]).toEqual([[], undefined])
+  })
+})
+
+describe("an earlier agent's journal", () => {
+  const earlierLease = (over: Partial<EarlierLease> = {}): EarlierLease => ({ identity: 256, endpoint: 1, name: 'a.example.com', address: at('198.18.0.1'), ttlSeconds: 60, learnedAt: -10_000, ...over }) // prettier-ignore
+
+  test('says which name stands: it is a lease again, for what was left of it', async () => {
+    await standing('256 198.18.0.1 tcp/443')
+    await keeper.adopt(snapshot, [earlierLease()])
+    expect([leased(), stands()]).toEqual([['a.example.com 198.18.0.1 50 s'], ['256 198.18.0.1 tcp/443 80 s']])
+    // And goes with the rule of its name, not with others.
+    await change(web + policy('web', names('{matchName: a.example.com}')))
+    expect(leased()).toEqual(['a.example.com 198.18.0.1 50 s'])
+    await change(web + policy('web', names('{matchName: b.example.com}')))
+    expect([leased(), stands()]).toEqual([[], []])
+  })
+
+  test('opens nothing: not what does not stand, not what policy does not grant now, not to another', async () => {
+    await standing('256 198.18.0.1 tcp/443', '256 198.18.0.2 tcp/443')
+    await keeper.adopt(snapshot, [
+      earlierLease({ address: at('198.18.0.9') }),
+      earlierLease({ name: 'a.example.net' }),
+      earlierLease({ identity: 257 }),
+      earlierLease({ address: at('198.18.0.2'), ttlSeconds: 86_400 * 365, learnedAt: 1e12 }),
+    ])
+    // A wall clock that was wrong prolongs nothing: the kernel says whole seconds, of which one is uncertain.
+    expect(leased()).toEqual(['a.example.com 198.18.0.2 571 s'])
+  })
+
+  test('what is over, and stands for its grace or its connection, is judged when leases begin to end', async () => {
+    await standing('256 198.18.0.1 tcp/443')
+    await keeper.adopt(snapshot, [earlierLease({ learnedAt: -3_600_000 })])
+    expect(keeper.leases.size()).toBe(1)
+    expect(keeper.leases.expire().map(({ name }) => name)).toEqual(['a.example.com'])
   })
 })
 

@@ -1,4 +1,5 @@
-// An address passes from one workload to another: the connections of the first end, unless its successor may have them; all others go on.
+// Connections that policy allows no more end. So do those of an address that passes from one workload to another, unless its successor may have
+// them. All others go on.
 import { spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -8,7 +9,7 @@ import { makeConnections, openConntrack, type Connections } from '../../src/data
 import { makeNft } from '../../src/datapath/nft.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { addressToText } from '../../src/net/address.ts'
-import { startTestAgent } from '../support/agent.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
 import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from '../support/lab.ts'
 import { pod, policy } from '../support/manifests.ts'
@@ -31,7 +32,7 @@ interface Talk {
   readonly isOver: () => boolean
 }
 
-describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
+describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
   const hosts: Record<string, Host> = {}
   let agent: Agent | undefined
   let folder: string
@@ -71,9 +72,9 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
     return found
   }
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
-  async function start(text: string): Promise<void> {
+  async function start(text: string, own = settings): Promise<void> {
     await write(text)
-    agent = await startTestAgent('', { manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() } }) // prettier-ignore
+    agent = await startTestAgent('', { settings: own, manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() } }) // prettier-ignore
   }
   async function change(text: string): Promise<void> {
     const revision = agent?.snapshot().revision ?? 0
@@ -105,6 +106,7 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
   })
 
   const web = pod('web', ['10.1.0.2', 'fd01::2'])
+  const toDb = '{toEndpoints: [{matchLabels: {app: db}}]}'
   const db = pod('db', ['10.2.0.2']) + policy('db', to('10.3.0.0/24'))
   const both = policy('web', to('10.3.0.0/24'), to('fd03::/64'))
 
@@ -147,6 +149,32 @@ describe.skipIf(reason !== undefined)(`takeovers ${reason ?? ''}`, () => {
     await goesOn(old)
     await goesOn(old)
     expect(old.isOver()).toBe(false)
+  })
+
+  test('a policy that allows it no more: it ends within a second, in both directions; what is allowed goes on', async () => {
+    await start(web + policy('web', to('10.3.0.0/24'), toDb) + db)
+    const [old, mute, near, other] = [await talk('web', '10.3.0.2'), await listenTo('web', '10.3.0.2', 'tcp'), await talk('web', '10.2.0.2'), await talk('db', '10.3.0.2')]
+    await change(web + policy('web', toDb) + db)
+    await expect.poll(async () => (await tracked()).sort().join(), { timeout: 1000, interval: 20 }).toBe('10.1.0.2 10.2.0.2 7000,10.2.0.2 10.3.0.2 7000')
+    await expect.poll(old.isOver, { timeout: 1000, interval: 20 }).toBe(true)
+    const before = mute.echoes()
+    await goesOn(near)
+    await goesOn(other)
+    expect(mute.echoes() - before).toBeLessThanOrEqual(1)
+    expect([near.isOver(), other.isOver()]).toEqual([false, false])
+    // Allowed again, new ones pass at once.
+    await change(web + both + db)
+    await goesOn(await talk('web', '10.3.0.2'))
+  })
+
+  test('a drain time: it goes on, and new ones do not begin', async () => {
+    await start(web + both + db, { ...settings, policy: { ...settings.policy, drainSeconds: 3 } })
+    const old = await talk('web', '10.3.0.2')
+    await change(web + policy('web', to('10.2.0.0/24')) + db)
+    expect((await (hosts['web'] ?? expect.fail()).run("timeout 2 bash -c 'exec 3<>/dev/tcp/10.3.0.2/7000'")).status).not.toBe(0)
+    await goesOn(old)
+    expect(old.isOver()).toBe(false)
+    await expect.poll(old.isOver, { timeout: 6000 }).toBe(true)
   })
 
   test('new labels: what they deny ends, what they allow goes on', async () => {
