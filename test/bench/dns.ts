@@ -1,6 +1,6 @@
-// The proxy against the resolvers that people use: questions per second from kept answers and for denied names, alternating rounds, and
-// latency at half of the highest load. What is measured has one core, dnsperf and the upstream the other. The generator may be close to its
-// own limit, so processor time per question is told as well.
+// The proxy against the resolvers that people use: questions per second from kept answers, for denied names and for new ones, in
+// alternating rounds; latency at half of the highest load and of new names one by one; memory. What is measured has one
+// core, dnsperf and the upstream the other. The generator may be close to its own limit, so processor time per question is told as well.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -11,6 +11,9 @@ import { loadCore, spread, type Lab } from './lab.ts'
 
 const rounds = Number(process.env['NAMEGATE_BENCH_ROUNDS'] ?? 5)
 const seconds = 3
+/** New names of one run, 50 in flight, and of one that is asked one by one. */
+const [coldNames, coldAlone] = [10_000, 2000]
+const memoryNames = Number(process.env['NAMEGATE_BENCH_NAMES'] ?? 1_000_000)
 /** A resolver that does not get through a run in this time is told of, and the run counts for nothing. */
 const patienceSeconds = 15
 /** Linux tells processor time in hundredths of a second, whatever the kernel's own clock is. */
@@ -31,7 +34,6 @@ interface Trial {
   readonly file: string
   readonly rcodes: readonly string[]
   readonly transport: 'udp' | 'tcp'
-  readonly isWarm: boolean
 }
 
 export async function dns(lab: Lab): Promise<void> {
@@ -44,9 +46,9 @@ export async function dns(lab: Lab): Promise<void> {
   const kept = [...names.slice(0, 9000), ...Array.from({ length: 1000 }, (_, i) => `w.${zones[i] ?? ''}`)]
   const denied = Array.from({ length: 10_000 }, (_, i) => `n${i}.denied.test`)
   const trials: readonly Trial[] = [
-    { title: 'warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'udp', isWarm: true },
-    { title: 'denied', file: questions(lab, 'denied', denied), rcodes: ['REFUSED', 'NXDOMAIN'], transport: 'udp', isWarm: false },
-    { title: 'TCP, warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'tcp', isWarm: true },
+    { title: 'warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'udp' },
+    { title: 'denied', file: questions(lab, 'denied', denied), rcodes: ['REFUSED', 'NXDOMAIN'], transport: 'udp' },
+    { title: 'TCP, warm', file: questions(lab, 'warm', kept), rcodes: ['NOERROR'], transport: 'tcp' },
   ] // prettier-ignore
   const all = resolvers()
   const runs = new Map<string, Run[]>()
@@ -64,31 +66,97 @@ export async function dns(lab: Lab): Promise<void> {
       }
       const [warm] = trials
       const half = Math.round((runs.get(`warm/${resolver.name}`)?.at(-1)?.perSecond ?? 0) / 2)
-      if (warm !== undefined) push(latencies, resolver.name, await latency(lab, warm.file, half))
+      if (warm !== undefined)
+        push(latencies, resolver.name, await latency(lab, warm.file, ['-l', String(seconds), '-Q', String(half)]))
       await running.stop()
     }
 
   console.log(`DNS, ${identities} identities, ${names.length} names, ${zones.length} patterns, ${rounds} rounds of ${seconds} s: median (least-greatest)`) // prettier-ignore
-  for (const { title } of trials) {
-    const ours = runs.get(`${title}/namegate`) ?? []
-    const rows = all.map(({ name }) => {
-      const theirs = runs.get(`${title}/${name}`) ?? []
-      const ratios = ours.map((run, i) => run.perSecond / (theirs[i]?.perSecond ?? NaN))
-      return [
-        name,
-        spread(theirs.map((run) => run.perSecond)),
-        spread(theirs.map((run) => run.microsPerQuestion), 2),
-        String(theirs.reduce((sum, run) => sum + run.lost, 0)),
-        name === 'namegate' ? '' : `${spread(ratios, 2)}x`,
-      ]
-    }) // prettier-ignore
-    console.log(table([title, 'per second', 'processor us each', 'lost', 'namegate against it, round by round'], rows))
-  }
+  for (const { title } of trials) tell(title, all, runs)
   const rows = all.map(({ name }) => {
     const list = latencies.get(name) ?? []
     return [name, ...(['p50', 'p99', 'p999'] as const).map((p) => spread(list.map((one) => one[p] * 1e6)))]
   })
   console.log(table(['at half of its own highest load, us', 'p50', 'p99', 'p99.9'], rows))
+
+  await cold(lab, 'new names (namegate commits to the kernel, nobody else does)', all)
+  await memory(lab, all)
+}
+
+function tell(title: string, all: readonly Resolver[], runs: ReadonlyMap<string, readonly Run[]>): void {
+  const ours = runs.get(`${title}/namegate`) ?? []
+  const rows = all.map(({ name }) => {
+    const theirs = runs.get(`${title}/${name}`) ?? []
+    const ratios = ours.map((run, i) => run.perSecond / (theirs[i]?.perSecond ?? NaN))
+    return [
+      name,
+      spread(theirs.map((run) => run.perSecond)),
+      spread(theirs.map((run) => run.microsPerQuestion), 2),
+      String(theirs.reduce((sum, run) => sum + run.lost, 0)),
+      name === 'namegate' ? '' : `${spread(ratios, 2)}x`,
+    ]
+  }) // prettier-ignore
+  console.log(table([title, 'per second', 'processor us each', 'lost', 'namegate against it, round by round'], rows))
+}
+
+/** Names that nobody has asked since the resolver started; each goes to the upstream. Then some one by one, against asking the upstream itself. */
+async function cold(lab: Lab, title: string, all: readonly Resolver[]): Promise<void> {
+  const runs = new Map<string, Run[]>()
+  const waits = new Map<string, number[]>()
+  const trial = (part: string, count: number): Trial => ({
+    title,
+    file: questions(lab, `cold-${part}`, Array.from({ length: count }, (_, i) => `c${i}-${part}.${zones[i % zones.length] ?? ''}`)),
+    rcodes: ['NOERROR'],
+    transport: 'udp',
+  }) // prettier-ignore
+  const alone = trial('alone', coldAlone).file
+  for (let round = 0; round < rounds; round++) {
+    push(waits, 'direct', (await latency(lab, alone, [...upstreamOptions, '-n', '1', '-q', '1'])).p50)
+    for (const resolver of all) {
+      const running = await resolver.start(lab)
+      const pid = running.process.pid ?? 0
+      await perf(lab, trial('first', 3000), pid, ['-n', '1', '-q', '50'])
+      const measured = trial('measured', coldNames)
+      const run = await perf(lab, measured, pid, ['-n', '1', '-q', '50'])
+      tellStrange(resolver, measured, run)
+      push(runs, `${title}/${resolver.name}`, run)
+      push(waits, resolver.name, (await latency(lab, alone, ['-n', '1', '-q', '1'])).p50)
+      await running.stop()
+    }
+  }
+  tell(title, all, runs)
+  const direct = waits.get('direct') ?? []
+  const rows = all.map(({ name }) => {
+    const added = (waits.get(name) ?? []).map((wait, i) => (wait - (direct[i] ?? NaN)) * 1e6)
+    return [name, spread(added)]
+  })
+  console.log(table([`${title}, one by one`, 'added to asking the upstream directly, us, p50'], rows))
+}
+
+/** What the process holds more after it has answered so many names, garbage and all; what the kernel holds for it is not in that. */
+async function memory(lab: Lab, all: readonly Resolver[]): Promise<void> {
+  const list = Array.from({ length: memoryNames }, (_, i) => `m${i}.${zones[i % zones.length] ?? ''}`)
+  const trial: Trial = { title: 'memory', file: questions(lab, 'memory', list), rcodes: ['NOERROR'], transport: 'udp' }
+  const rows: string[][] = []
+  for (const resolver of all) {
+    const running = await resolver.start(lab, Math.ceil(memoryNames * 1.04))
+    const pid = running.process.pid ?? 0
+    const before = residentOctets(pid)
+    const run = await perf(lab, trial, pid, ['-n', '1', '-q', '50'], 600)
+    tellStrange(resolver, trial, run)
+    const after = residentOctets(pid)
+    rows.push([resolver.name, (before / 2 ** 20).toFixed(0), (after / 2 ** 20).toFixed(0), ((after - before) / memoryNames).toFixed(0), String(run.lost)]) // prettier-ignore
+    await running.stop()
+  }
+  console.log('Memory. dnsmasq has taken the room for all of them when it starts; knot-resolver keeps them in a file.')
+  console.log(
+    table([`${memoryNames} names`, 'MiB before', 'MiB after', 'octets a name, its message included', 'lost'], rows),
+  )
+}
+
+/** VmRSS (proc(5)). */
+function residentOctets(pid: number): number {
+  return 1024 * Number(/^VmRSS:\s*(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1])
 }
 
 /** Each socket of the generator asks as one of the workloads, by its port, and knows nothing of it: both ways are rewritten, none is tracked. */
@@ -104,6 +172,8 @@ EOF`) // prettier-ignore
   if (status !== 0) throw new Error(err)
 }
 
+/** The world's resolver itself, past whom is measured. */
+const upstreamOptions = ['-s', '10.3.0.2', '-p', '5300']
 /** The generator's own ports over UDP: a workload each, the same one in every run, so that what a run warmed the next one finds. */
 const firstPort = 20_000
 /** Ports to addresses; those that the system chose (TCP: a port cannot be taken again at once) in equal parts. */
@@ -133,18 +203,24 @@ function tellStrange({ name }: Resolver, { title, rcodes }: Trial, run: Run): vo
   if (strange.length > 0) console.log(`${name}, ${title}: unexpected answers: ${JSON.stringify(Object.fromEntries(strange))}`) // prettier-ignore
 }
 
-async function dnsperf(lab: Lab, options: readonly string[]): Promise<string> {
-  const child = spawn('nsenter', [`--net=${lab.client.path}`, 'taskset', '-c', loadCore, 'timeout', String(patienceSeconds), 'dnsperf', '-s', '10.1.0.1', '-T', '1', '-t', '2', ...options], { stdio: ['ignore', 'pipe', 'ignore'] }) // prettier-ignore
+async function dnsperf(lab: Lab, options: readonly string[], patience = patienceSeconds): Promise<string> {
+  const child = spawn('nsenter', [`--net=${lab.client.path}`, 'taskset', '-c', loadCore, 'timeout', String(patience), 'dnsperf', '-s', '10.1.0.1', '-T', '1', '-t', '2', ...options], { stdio: ['ignore', 'pipe', 'ignore'] }) // prettier-ignore
   let out = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text))
   await once(child, 'close')
   return out
 }
 
-async function perf(lab: Lab, { file, transport }: Trial, pid: number, options: readonly string[]): Promise<Run> {
+async function perf(
+  lab: Lab,
+  { file, transport }: Trial,
+  pid: number,
+  options: readonly string[],
+  patience?: number,
+): Promise<Run> {
   const clients = transport === 'tcp' ? '20' : String(identities)
   const before = processorSeconds(pid)
-  const out = await dnsperf(lab, ['-d', file, '-m', transport, '-c', clients, ...(transport === 'udp' ? ['-x', String(firstPort)] : []), ...options]) // prettier-ignore
+  const out = await dnsperf(lab, ['-d', file, '-m', transport, '-c', clients, ...(transport === 'udp' ? ['-x', String(firstPort)] : []), ...options], patience) // prettier-ignore
   const spent = processorSeconds(pid) - before
   const number = (label: string): number => Number.parseFloat(after(out, label))
   const codes = after(out, 'Response codes:')
@@ -178,8 +254,12 @@ function processorSeconds(pid: number): number {
 }
 
 /** Seconds, of each question by itself. dnsperf -v prints `> NOERROR name type latency`. */
-async function latency(lab: Lab, file: string, perSecond: number): Promise<{ p50: number; p99: number; p999: number }> {
-  const out = await dnsperf(lab, ['-d', file, '-c', String(identities), '-x', String(firstPort), '-v', '-l', String(seconds), '-Q', String(perSecond)]) // prettier-ignore
+async function latency(
+  lab: Lab,
+  file: string,
+  options: readonly string[],
+): Promise<{ p50: number; p99: number; p999: number }> {
+  const out = await dnsperf(lab, ['-d', file, '-c', String(identities), '-x', String(firstPort), '-v', ...options]) // prettier-ignore
   const all = out
     .split('\n')
     .filter((line) => line.startsWith('>'))

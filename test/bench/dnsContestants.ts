@@ -5,13 +5,17 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { sh } from '../support/lab.ts'
-import { startMeasured, type Lab } from './lab.ts'
+import { noBudgets, startMeasured, type Lab } from './lab.ts'
 
 export interface Resolver {
   readonly name: string
   /** The program that must be installed, and the Debian package that has it. */
   readonly needs: { readonly program: string; readonly packageName: string } | undefined
-  readonly start: (lab: Lab) => Promise<{ readonly process: ChildProcess; readonly stop: () => Promise<void> }>
+  /** @param entries answers that it must have room for */
+  readonly start: (
+    lab: Lab,
+    entries?: number,
+  ) => Promise<{ readonly process: ChildProcess; readonly stop: () => Promise<void> }>
 }
 
 export const identities = 100
@@ -21,6 +25,7 @@ export const zones: readonly string[] = ['example.com', ...Array.from({ length: 
 /** The workloads' addresses: 10.1.0.2 and up, one identity each. */
 export const sources: readonly string[] = Array.from({ length: identities }, (_, i) => `10.1.0.${i + 2}`)
 
+const entriesUsual = 50_000
 const upstream = '10.3.0.2'
 const upstreamPort = 5300
 const us = '10.1.0.1'
@@ -28,7 +33,7 @@ const us = '10.1.0.1'
 const namegate: Resolver = {
   name: 'namegate',
   needs: undefined,
-  async start(lab) {
+  async start(lab, entries = entriesUsual) {
     const pods = sources.map((ip, i) => `apiVersion: v1
 kind: Pod
 metadata: {name: w${i}, labels: {app: client, number: "${i}"}}
@@ -47,7 +52,7 @@ spec:
 `
     const manifests = join(lab.folder, 'dns.yaml')
     writeFileSync(manifests, [...pods, policy].join('\n'))
-    const config = { manifests, dns: { upstreams: [`${upstream}:${upstreamPort}`], cache: { entries: 50_000 } }, datapath: { interfaces: ['client'] }, api: { socket: null, port: null }, log: { level: 'warn' } } // prettier-ignore
+    const config = { manifests, dns: { upstreams: [`${upstream}:${upstreamPort}`], cache: { entries, octets: entries * 2000 }, budgets: noBudgets }, leases: { leasesMax: 1 << 21 }, datapath: { interfaces: ['client'] }, api: { socket: null, port: null }, log: { level: 'warn' } } // prettier-ignore
     writeFileSync(join(lab.folder, 'dns-config.yaml'), JSON.stringify(config))
     const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
     const flags = (process.env['NAMEGATE_BENCH_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
@@ -59,7 +64,7 @@ spec:
 const unbound: Resolver = {
   name: 'unbound',
   needs: { program: 'unbound', packageName: 'unbound' },
-  start(lab) {
+  start(lab, entries = entriesUsual) {
     const zone = (name: string): string => `  local-zone: "${name}." transparent`
     const text = `server:
   interface: ${us}
@@ -75,8 +80,8 @@ const unbound: Resolver = {
   module-config: "iterator"
   so-rcvbuf: 4m
   incoming-num-tcp: 200
-  msg-cache-size: 64m
-  rrset-cache-size: 128m
+  msg-cache-size: ${Math.ceil(entries / 780)}m
+  rrset-cache-size: ${Math.ceil(entries / 390)}m
   outgoing-range: 8192
   num-queries-per-thread: 4096
   local-zone: "." always_nxdomain
@@ -93,11 +98,11 @@ forward-zone:
 const dnsdist: Resolver = {
   name: 'dnsdist',
   needs: { program: 'dnsdist', packageName: 'dnsdist' },
-  start(lab) {
+  start(lab, entries = entriesUsual) {
     const text = `setLocal("${us}:53")
 setACL({"0.0.0.0/0"})
 newServer({address="${upstream}:${upstreamPort}", healthCheckMode="up"})
-getPool(""):setCache(newPacketCache(50000, {maxTTL=86400}))
+getPool(""):setCache(newPacketCache(${entries}, {maxTTL=86400}))
 local allow = newDNSNameSet()
 ${names.map((name) => `allow:add(newDNSName("${name}"))`).join('\n')}
 local below = newSuffixMatchNode()
@@ -112,23 +117,28 @@ addAction(AndRule({NotRule(QNameSetRule(allow)), NotRule(SuffixMatchNodeRule(bel
 const dnsmasq: Resolver = {
   name: 'dnsmasq',
   needs: { program: 'dnsmasq', packageName: 'dnsmasq-base' },
-  start(lab) {
-    const servers = [...names, ...zones].map((name) => `server=/${name}/${upstream}#${upstreamPort}`)
-    const text = ['port=53', `listen-address=${us}`, 'bind-interfaces', 'no-resolv', 'no-hosts', 'cache-size=50000', 'dns-forward-max=1000', ...servers, 'address=/#/', 'pid-file', ''] // prettier-ignore
-    writeFileSync(join(lab.folder, 'dnsmasq-dns.conf'), text.join('\n'))
-    return startMeasured(lab, ['dnsmasq', '-k', '-u', 'root', '-C', join(lab.folder, 'dnsmasq-dns.conf')])
-  },
+  start: startDnsmasq,
+}
+
+function startDnsmasq(lab: Lab, entries = entriesUsual): ReturnType<Resolver['start']> {
+  const servers = [...names, ...zones].map((name) => `server=/${name}/${upstream}#${upstreamPort}`)
+  const text = ['port=53', `listen-address=${us}`, 'bind-interfaces', 'no-resolv', 'no-hosts', `cache-size=${entries}`, 'dns-forward-max=1000', ...servers, 'address=/#/', 'pid-file', ''] // prettier-ignore
+  writeFileSync(join(lab.folder, 'dnsmasq-dns.conf'), text.join('\n'))
+  return startMeasured(lab, ['dnsmasq', '-k', '-u', 'root', '-C', join(lab.folder, 'dnsmasq-dns.conf')])
 }
 
 const knot: Resolver = {
   name: 'knot-resolver',
   needs: { program: 'kresd', packageName: 'knot-resolver' },
-  start(lab) {
-    const folder = join(lab.folder, 'knot')
-    mkdirSync(folder, { recursive: true })
-    const text = `log_level('crit')
+  start: startKnot,
+}
+
+function startKnot(lab: Lab, entries = entriesUsual): ReturnType<Resolver['start']> {
+  const folder = join(lab.folder, 'knot')
+  mkdirSync(folder, { recursive: true })
+  const text = `log_level('crit')
 net.listen('${us}', 53, { kind = 'dns' })
-cache.open(200 * MB, 'lmdb://${folder}')
+cache.open(${Math.max(200, Math.ceil(entries / 1000))} * MB, 'lmdb://${folder}')
 cache.clear()
 trust_anchors.remove('.')
 modules = { 'policy' }
@@ -137,14 +147,15 @@ ${[...names, ...zones].map((name) => `allow[#allow + 1] = '${name}.'`).join('\n'
 policy.add(policy.suffix(policy.FORWARD('${upstream}@${upstreamPort}'), policy.todnames(allow)))
 policy.add(policy.all(policy.DENY))
 `
-    writeFileSync(join(folder, 'kresd.conf'), text)
-    return startMeasured(lab, ['kresd', '-n', '-c', join(folder, 'kresd.conf'), folder])
-  },
+  writeFileSync(join(folder, 'kresd.conf'), text)
+  return startMeasured(lab, ['kresd', '-n', '-c', join(folder, 'kresd.conf'), folder])
 }
 
 /** Those that are installed; says which are not. */
-export function resolvers(): Resolver[] {
-  return [namegate, unbound, dnsdist, dnsmasq, knot].filter(({ name, needs }) => {
+export const resolvers = (): Resolver[] => installed([namegate, unbound, dnsdist, dnsmasq, knot])
+
+function installed(all: readonly Resolver[]): Resolver[] {
+  return all.filter(({ name, needs }) => {
     if (needs === undefined || spawnSync(needs.program, ['--version']).error === undefined) return true
     console.log(`${name} is not installed (Debian: apt-get install ${needs.packageName}): not measured`)
     return false

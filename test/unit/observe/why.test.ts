@@ -95,7 +95,9 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
   switch (missing) {
     case 'deny': {
       const alone = changed(of, (rule, policy) => (rule.direction !== direction || names(rule, policy, report.by) ? rule : undefined)) // prettier-ignore
-      return passesUndenied(alone) ? 'that rule does not deny it' : undefined
+      // An address is denied when each of its names is, by whichever rules: the one that is named denies one of them.
+      const isDenied = (names_: readonly string[]): boolean => !passes(undenying(alone), names_, { ...by, enforcement: 'default' }) // prettier-ignore
+      return isDenied(asked.names) || asked.names.some((name) => isDenied([name])) ? undefined : 'that rule does not deny it' // prettier-ignore
     }
     case 'conflict':
       // Without denials, and without what rules ask above L4, nothing is in the way of what they allow.
