@@ -1,6 +1,7 @@
-// `npm run bench [-- race cold patterns policy commit packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy commit leases packet]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
+import { leases } from './leases.ts'
 import { makeLab, type Lab } from './lab.ts'
 import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
@@ -14,6 +15,10 @@ const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<voi
   commit: async (lab) => {
     await lab()
     await commit()
+  },
+  leases: async (lab) => {
+    await lab()
+    await leases()
   },
   packet: async (lab) => {
     await lab()
