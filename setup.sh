@@ -26,7 +26,7 @@ fi
 # Programs, and the Debian packages that have them.
 need="nft:nftables ip:iproute2 nsenter:util-linux setpriv:util-linux"
 if [ "${1:-}" = test ]; then
-  need="$need dig:bind9-dnsutils kdig:knot-dnsutils drill:ldnsutils gcc:gcc musl-gcc:musl-tools curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps"
+  need="$need dig:bind9-dnsutils kdig:knot-dnsutils drill:ldnsutils gcc:gcc musl-gcc:musl-tools curl:curl ping:iputils-ping pasta:passt slirp4netns:slirp4netns sysctl:procps zsh:zsh fish:fish"
 fi
 missing=
 for pair in $need; do

@@ -209,6 +209,10 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   const zombieMillisMax = isInUse === undefined ? 0 : (limits.zombieSecondsMax ?? 0) * 1000
   const lookAhead = zombieMillisMax > 0 ? Math.min(judgedMillis, graceMillis / 2) : 0
+  /** Texts and lists that many leases have alike, each kept once: 150 octets a lease. Past the bound they are forgotten, and made again. */
+  const keys = new Map<string, string>()
+  const shapes = new Map<string, readonly OpenPorts[]>()
+  const askersAlone = new Map<number, readonly number[]>()
   /** Zombies that were kept on since `kept` was asked. */
   let renewed: Held[] = []
   let count = 0
@@ -239,7 +243,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const ttlSeconds = Math.min(Math.max(told, limits.ttlMinSeconds), limits.ttlMaxSeconds)
     const holder = holderOf(fact.identity)
     const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
-    const ports = distinctPorts(fact.ports)
+    const ports = shapeOf(fact.ports)
     const text = whyFull(holder, addresses, fact, ports)
     if (text !== undefined) return { kind: 'full', text }
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
@@ -274,7 +278,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   function restore(fact: LeaseFact, learnedAt: Millis): boolean {
     const holder = holderOf(fact.identity)
     const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
-    const ports = distinctPorts(fact.ports)
+    const ports = shapeOf(fact.ports)
     if (whyFull(holder, addresses, fact, ports) !== undefined) return false
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
     for (const address of fact.addresses) hold(fact, address, addresses, holder, learnedAt, fact.ttlSeconds, ports)
@@ -318,7 +322,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const held: Held = {
       identity,
       endpoint,
-      askers: [endpoint],
+      askers: once(askersAlone, endpoint, () => [endpoint]),
       name,
       address,
       ttlSeconds,
@@ -371,9 +375,17 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     }
   }
 
+  function shapeOf(ports: readonly OpenPorts[]): readonly OpenPorts[] {
+    const distinct = distinctPorts(ports)
+    return once(shapes, distinct.map(keyOf).join(), () => distinct)
+  }
+
   function expectElement(holder: Holder, door: Door, portsKey: string): Standing {
     const standing = { until: 0, epoch: -1, asked: 0, underWay: 0 }
-    door.standing.set(portsKey, standing)
+    door.standing.set(
+      once(keys, portsKey, () => portsKey),
+      standing,
+    )
     holder.elements++
     return standing
   }
@@ -551,7 +563,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const remove: LeaseElement[] = []
     const lost: Held[] = []
     for (const held of list() as Iterable<Held>) {
-      held.ports = distinctPorts(portsFor(held))
+      held.ports = shapeOf(portsFor(held))
       if (held.ports.length === 0) lost.push(held)
       const remain = (endpoint: number): boolean => isThere(endpoint, held.identity)
       if (!held.askers.every(remain)) held.askers = held.askers.filter(remain)
@@ -641,6 +653,17 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     size: () => count,
     names: () => [...holders.values()].reduce((sum, { byName }) => sum + byName.size, 0),
   }
+}
+
+/** Of values that are kept once, by key. */
+const onceMax = 1 << 16
+function once<K, V>(known: Map<K, V>, key: K, make: () => V): V {
+  let value = known.get(key)
+  if (value === undefined) {
+    if (known.size >= onceMax) known.clear()
+    known.set(key, (value = make()))
+  }
+  return value
 }
 
 /** `*`, or `protocol:first:last`: equal only for equal ports. */

@@ -1,7 +1,8 @@
-// `npm run bench [-- race cold patterns policy observe commit packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy observe commit leases packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
 import { dns } from './dns.ts'
+import { leases } from './leases.ts'
 import { makeLab, type Lab } from './lab.ts'
 import { observe } from './observe.ts'
 import { packet } from './packet.ts'
@@ -17,6 +18,10 @@ const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<voi
   commit: async (lab) => {
     await lab()
     await commit()
+  },
+  leases: async (lab) => {
+    await lab()
+    await leases()
   },
   packet: async (lab) => {
     await lab()
