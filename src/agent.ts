@@ -451,7 +451,8 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       const startedAt = clock()
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
-      if (learned.kind === 'learned') observer.lease('learned', fact)
+      if (learned.kind === 'full') metrics.full(learned.limit)
+      else observer.lease('learned', fact)
       // What needs no commit is what stands, and is written down already.
       if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
         journal.note(

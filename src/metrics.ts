@@ -4,6 +4,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { BypassWay } from './bypass.ts'
 import { makeHistogram } from './histogram.ts'
 import type { Exported } from './observe/export.ts'
+import type { LeaseLimit } from './leases/leases.ts'
 import type { Flow } from './observe/flow.ts'
 import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
@@ -21,6 +22,8 @@ export interface Metrics {
   /** A step of a question's story is done. */
   readonly step: (step: Step, seconds: number) => void
   readonly flow: (flow: Flow, times: number) => void
+  /** An answer was refused: there is no room for what it says. */
+  readonly full: (limit: LeaseLimit) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly bypass: (way: BypassWay, times: number) => void
@@ -141,6 +144,11 @@ export function makeMetrics(gauges: Gauges): Metrics {
       refusals.clear()
     },
   })
+  const full = counter(
+    'namegate_leases_full_total',
+    'Answers refused because a bound of leases was met: of a name, of an identity, of all.',
+    ['limit'],
+  )
   const stale = counter(
     'namegate_dns_stale_total',
     'Answers told though their TTL was over, since no upstream answered.',
@@ -175,6 +183,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
       else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: times })
       hubble?.flow(flow, times)
     },
+    full: (limit) => full.inc({ limit }),
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
     bypass: (way, times) => bypasses.inc({ way }, times),

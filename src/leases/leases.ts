@@ -29,6 +29,7 @@ export interface LeaseFact {
   readonly ports: readonly OpenPorts[]
 }
 
+type Full = Learned & { readonly kind: 'full' }
 export type Learned =
   | {
       readonly kind: 'learned'
@@ -37,7 +38,10 @@ export type Learned =
       /** To be acknowledged by the kernel before the answer leaves; empty when all of it stands there for that long. */
       readonly elements: readonly LeaseElement[]
     }
-  | { readonly kind: 'full'; readonly text: string }
+  | { readonly kind: 'full'; readonly limit: LeaseLimit; readonly text: string }
+
+/** The bound that is met: of a name's addresses, of one identity's leases, of all. */
+export type LeaseLimit = 'name' | 'identity' | 'all'
 
 /** One lease as people see it. Moments are of the clock that was passed in. */
 export interface Lease {
@@ -244,8 +248,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const holder = holderOf(fact.identity)
     const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
     const ports = shapeOf(fact.ports)
-    const text = whyFull(holder, addresses, fact, ports)
-    if (text !== undefined) return { kind: 'full', text }
+    const full = whyFull(holder, addresses, fact, ports)
+    if (full !== undefined) return full
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
 
     const elements: LeaseElement[] = []
@@ -266,13 +270,22 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     addresses: ReadonlyMap<Address, Held>,
     fact: LeaseFact,
     ports: readonly OpenPorts[],
-  ): string | undefined {
+  ): Full | undefined {
+    const full = (limit: LeaseLimit, text: string): Full => ({ kind: 'full', limit, text })
     const added = fact.addresses.reduce((n, address) => (addresses.has(address) ? n : n + 1), 0)
     if (addresses.size + added > limits.addressesPerNameMax)
-      return `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`
+      return full(
+        'name',
+        `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
+      )
     if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
-      return `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`
-    return count + added > limits.leasesMax ? `${count} leases are held; the limit is ${limits.leasesMax}` : undefined
+      return full(
+        'identity',
+        `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`,
+      )
+    return count + added > limits.leasesMax
+      ? full('all', `${count} leases are held; the limit is ${limits.leasesMax}`)
+      : undefined
   }
 
   function restore(fact: LeaseFact, learnedAt: Millis): boolean {

@@ -17,6 +17,7 @@ function observed(hubble: boolean): Metrics {
   metrics.commit(0.001, 1)
   metrics.commit(0.001, undefined)
   metrics.upstreamSeconds(0.001, 'message')
+  metrics.full('name')
   metrics.load(true)
   metrics.repair()
   metrics.question({ kind: 'ignored', why: { text: '' } })
@@ -43,6 +44,7 @@ test('steps, flows, losses', async () => {
   expect(text).toContain('namegate_export_flows_total 5\n')
   expect(text).toContain('namegate_export_lost_total 6\n')
   expect(text).toContain('namegate_flows_lost_total{source="ring"} 3\nnamegate_flows_lost_total{source="kernel"} 4\n')
+  expect(text).toContain('namegate_leases_full_total{limit="name"} 1\n')
   expect(text).not.toContain('hubble_')
 })
 

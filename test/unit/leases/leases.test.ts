@@ -132,7 +132,7 @@ test('the greatest TTL cuts both', () =>
 
 test('at the bounds the answer is refused and nothing that stands is evicted', () => {
   answer({ addresses: ['198.18.0.1', '198.18.0.2', '198.18.0.3'].map(at) })
-  expect(leases.learn(fact({ addresses: [at('198.18.0.4')] })).kind).toBe('full')
+  expect(leases.learn(fact({ addresses: [at('198.18.0.4')] }))).toMatchObject({ kind: 'full', limit: 'name' })
   expect(answer({ addresses: [at('198.18.0.3')] })).toEqual([])
   answer({ name: 'b.example.com', addresses: ['198.18.0.1', '198.18.0.2'].map(at) })
   expect(leases.learn(fact({ name: 'c.example.com' })).kind).toBe('full')
@@ -140,7 +140,11 @@ test('at the bounds the answer is refused and nothing that stands is evicted', (
   leases = fresh({ leasesMax: 2 })
   answer({ identity: 257 })
   answer({ identity: 258 })
-  expect(leases.learn(fact({ identity: 259 }))).toEqual({ kind: 'full', text: '2 leases are held; the limit is 2' })
+  expect(leases.learn(fact({ identity: 259 }))).toEqual({
+    kind: 'full',
+    limit: 'all',
+    text: '2 leases are held; the limit is 2',
+  })
 })
 
 test('one identity takes at most a quarter of the room, in leases and in elements', () => {
@@ -148,7 +152,7 @@ test('one identity takes at most a quarter of the room, in leases and in element
   answer({ name: 'a.example.com' })
   answer({ name: 'b.example.com', addresses: [at('198.18.0.2')] })
   const text = 'this identity holds 2 leases in 2 elements; the limit for one is 2 of each, a quarter of leasesMax'
-  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({ kind: 'full', text })
+  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({ kind: 'full', limit: 'identity', text })
   expect(answer({ identity: 257, name: 'c.example.com' })).toEqual([90])
   expect(leases.learn(fact({ identity: 258, ports: [https, ssh, { ...ssh, protocol: Protocol.UDP }] })).kind).toBe('full') // prettier-ignore
   // What is over makes room again.
