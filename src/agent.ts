@@ -342,7 +342,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       metrics.commit(seconds, count)
       observer.commit(seconds * 1000, count)
     },
-    (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
+    (how, news) => observer.lease(how, news),
     {
       hear: () => watch?.hear(),
       isInUse: liveness.isInUse,
@@ -451,7 +451,6 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       const startedAt = clock()
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
-      if (learned.kind === 'learned') observer.lease('learned', fact)
       // What needs no commit is what stands, and is written down already.
       if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
         journal.note(
