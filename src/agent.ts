@@ -131,6 +131,8 @@ export interface AgentParts {
     readonly hubbleMetrics?: boolean
     /** How many flows went to files; absent: there are none. */
     readonly exported?: () => Exported
+    /** How many the collector took; absent: there is none. */
+    readonly sent?: () => Exported
   }
   readonly clock?: Clock
 }
@@ -328,6 +330,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
     settle: observer.settle,
     exported: parts.observe?.exported,
+    sent: parts.observe?.sent,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
     leasedNames: () => leases.names(),
