@@ -131,6 +131,8 @@ export interface AgentParts {
     readonly hubbleMetrics?: boolean
     /** How many flows went to files; absent: there are none. */
     readonly exported?: () => Exported
+    /** How many the collector took; absent: there is none. */
+    readonly sent?: () => Exported
   }
   readonly clock?: Clock
 }
@@ -328,6 +330,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
     settle: observer.settle,
     exported: parts.observe?.exported,
+    sent: parts.observe?.sent,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
     leasedNames: () => leases.names(),
@@ -342,7 +345,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       metrics.commit(seconds, count)
       observer.commit(seconds * 1000, count)
     },
-    (how, { address, ...lease }) => observer.lease(how, { ...lease, addresses: [address] }),
+    (how, news) => observer.lease(how, news),
     {
       hear: () => watch?.hear(),
       isInUse: liveness.isInUse,
@@ -452,7 +455,6 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
       if (learned.kind === 'full') metrics.full(learned.limit)
-      else observer.lease('learned', fact)
       // What needs no commit is what stands, and is written down already.
       if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
         journal.note(

@@ -1,4 +1,5 @@
 // The agent's configuration file: YAML, checked as a whole, every issue with its place.
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { hostname } from 'node:os'
 import { LineCounter, parseDocument, visit, type Node } from 'yaml'
 import { z } from 'zod'
@@ -10,7 +11,8 @@ import { logLevels, type LogLevel } from './log.ts'
 import { addressFromText, addressToText, familyOf, type Family } from './net/address.ts'
 import { prefixFromText } from './net/prefix.ts'
 import type { ExportSettings } from './observe/export.ts'
-import { compileFilters } from './observe/filters.ts'
+import { compileFilters, type FlowFilter } from './observe/filters.ts'
+import type { OtlpSettings } from './observe/otlp.ts'
 import { capacityDefault, capacityMax, isCapacity } from './observe/ring.ts'
 import { nearest, type Issue } from './policy/field.ts'
 import type { Listener } from './proxy/listen.ts'
@@ -35,6 +37,8 @@ export interface Config {
     readonly node: string
     readonly hubbleMetrics: boolean
     readonly exports: readonly ExportSettings[]
+    /** The collector that flows are sent to as logs. */
+    readonly otlp: OtlpSettings | undefined
     readonly hubble: {
       readonly listen: readonly string[]
       readonly certificate: string | undefined
@@ -133,6 +137,28 @@ const table = checked(
   (text) => (text.length > 0 && text.length <= 64 && isTable(text) ? text : undefined),
   'a table name (a-z, 0-9, _)',
 )
+const isHttpUrl = (text: string): boolean => URL.canParse(text) && ['http:', 'https:'].includes(new URL(text).protocol)
+function isHeader(name: string, value: string): boolean {
+  try {
+    validateHeaderName(name)
+    validateHeaderValue(name, value)
+    return true
+  } catch {
+    return false
+  }
+}
+
+interface FilterLists {
+  readonly allow: readonly FlowFilter[]
+  readonly deny: readonly FlowFilter[]
+}
+function checkFilters({ allow, deny }: FilterLists, context: z.RefinementCtx): void {
+  for (const [path, list] of Object.entries({ allow, deny })) {
+    const filters = compileFilters(list, [], { cluster: '', node: '' })
+    if (!filters.ok) context.addIssue({ code: 'custom', path: [path], message: filters.error })
+  }
+}
+
 const isHubblePlace = (text: string): boolean =>
   text.startsWith('unix:/') ? text.length < 108 : serverFromText(text) !== undefined && !text.startsWith('unix:')
 const isLoopback = (text: string): boolean =>
@@ -323,15 +349,25 @@ const schema = z.strictObject({
               deny: z.array(z.record(z.string(), z.unknown())).default([]),
               fields: z.array(z.string().min(1)).default([]),
             })
-            .superRefine(({ allow, deny }, context) => {
-              for (const [path, list] of Object.entries({ allow, deny })) {
-                const filters = compileFilters(list, [], { cluster: '', node: '' })
-                if (!filters.ok) context.addIssue({ code: 'custom', path: [path], message: filters.error })
-              }
-            }),
+            .superRefine(checkFilters),
         )
         .refine((all) => new Set(all.map(({ file }) => file)).size === all.length, 'must all have files of their own')
         .default([]),
+      /** Flows as OpenTelemetry logs, to a collector by OTLP over HTTP. */
+      otlp: z
+        .strictObject({
+          url: checked((text) => (isHttpUrl(text) ? text : undefined), 'a URL such as http://127.0.0.1:4318/v1/logs'),
+          headers: z.record(z.string(), z.string()).default({}),
+          allow: z.array(z.record(z.string(), z.unknown())).default([]),
+          deny: z.array(z.record(z.string(), z.unknown())).default([]),
+        })
+        .superRefine(checkFilters)
+        .superRefine(({ headers }, context) => {
+          for (const [name, value] of Object.entries(headers))
+            if (!isHeader(name, value))
+              context.addIssue({ code: 'custom', path: ['headers', name], message: 'is no HTTP header' })
+        })
+        .optional(),
       /** The NFLOG group by which the kernel tells of packets; null: it does not. */
       kernelGroup: z.number().int().min(0).max(65535).nullable().default(4244),
       /** Hubble's API: `unix:/PATH` or `ADDRESS:PORT`; elsewhere than on loopback only with a client CA. */
@@ -511,6 +547,7 @@ function toConfig({
         ...each,
         sizeOctetsMax: megabytesMax * 1_000_000,
       })),
+      otlp: observe.otlp,
       hubble: {
         listen: observe.hubble.listen,
         certificate: observe.hubble.tls?.certificate,

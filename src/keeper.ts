@@ -1,7 +1,7 @@
 // Keeps leases and kernel together: what is learned is committed, what policy no longer grants is removed, what a workload with new labels
 // still holds goes with it. The table of leases is pure and the datapath knows no names; this is where the two meet.
 import { makeAlarm } from './alarm.ts'
-import type { Clock, Millis } from './clock.ts'
+import type { Clock, Millis, Seconds } from './clock.ts'
 import type { Datapath } from './datapath/datapath.ts'
 import type { LeaseElement, OpenPorts } from './datapath/element.ts'
 import type { Acknowledged } from './datapath/learned.ts'
@@ -12,6 +12,8 @@ import {
   makeLeases,
   type IsInUse,
   type Lease,
+  type LeaseChange,
+  type LeaseFact,
   type LeaseLimits,
   type LeaseTable,
   type Learned,
@@ -80,6 +82,17 @@ export interface EarlierLease {
   readonly learnedAt: Millis
 }
 
+/** What is told of leases of one name and identity: to learn, renew, keep (`zombie`), end or take them back. */
+export interface LeaseNews {
+  readonly identity: IdentityId
+  readonly endpoint: number
+  readonly name: string
+  readonly addresses: readonly Address[]
+  readonly ttlSeconds: Seconds
+}
+
+const newsOf = ({ identity, endpoint, name, address, ttlSeconds }: Lease): LeaseNews => ({ identity, endpoint, name, addresses: [address], ttlSeconds }) // prettier-ignore
+
 interface Owed {
   readonly element: LeaseElement
   /** The kernel lets go of it by itself then. */
@@ -109,7 +122,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
 /**
  * @param datapath the kernel that commits go to, started; undefined: leases are kept, and nothing is enforced.
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
- * @param over is told of each lease whose time is over, or that policy or a person took back.
+ * @param changed is told of what happens to leases: learned before the kernel has it, and revoked if it does not take it.
  * @param uses absent: no connection keeps a lease, and none is ended for one.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
@@ -119,13 +132,14 @@ export function makeKeeper(
   datapath: Datapath | undefined,
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
-  over: (how: 'expired' | 'revoked', lease: Lease) => void = () => undefined,
+  changed: (how: LeaseChange, news: LeaseNews) => void = () => undefined,
   uses?: Uses,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
   const alarm = makeAlarm(clock, () => {
     uses?.hear()
-    for (const lease of leases.expire()) over('expired', lease)
+    for (const lease of leases.expire()) changed('expired', newsOf(lease))
+    for (const lease of leases.turned()) changed('zombie', newsOf(lease))
     void keepOn(leases.kept())
     return leases.nextDeadline()
   })
@@ -134,7 +148,7 @@ export function makeKeeper(
     if (elements.length > 0 && (await send(elements)) !== undefined) isOutdated = true
   }
   function takenBack(lease: Lease): void {
-    over('revoked', lease)
+    changed('revoked', newsOf(lease))
     uses?.lost(lease)
   }
   /** Elements that must not stand in the kernel any more, by key. */
@@ -167,8 +181,16 @@ export function makeKeeper(
 
   function learn({ grants, ...fact }: Fact, policy: SubjectPolicy): Learned {
     const ports = cellsOf(policy, openedPorts(grants))
-    const learned = leases.learn({ ...fact, ports })
+    return learnAll({ ...fact, ports })
+  }
+  function learnAll(fact: LeaseFact): Learned {
+    const learned = leases.learn(fact)
     alarm.arm(leases.nextDeadline())
+    if (learned.kind === 'full') return learned
+    const { ttlSeconds, fresh, renewed } = learned.changes
+    const { identity, endpoint, name } = fact
+    if (fresh.length > 0) changed('learned', { identity, endpoint, name, addresses: fresh, ttlSeconds })
+    if (renewed.length > 0) changed('renewed', { identity, endpoint, name, addresses: renewed, ttlSeconds })
     return learned
   }
 
@@ -182,7 +204,9 @@ export function makeKeeper(
     if (elements.length === 0) return
     const failed = await send(elements)
     if (failed === undefined) return
-    owe(leases.retract(failed.elements))
+    const { dropped, remove: orphans } = leases.retract(failed.elements)
+    for (const lease of dropped) changed('revoked', newsOf(lease))
+    owe(orphans)
     throw failed.error
   }
 
@@ -286,9 +310,8 @@ export function makeKeeper(
         const { name, address, deadline } = lease
         const ttlSeconds = Math.max(0, (deadline - clock()) / 1000)
         // Where there is no room for it, the workload has to ask again.
-        leases.learn({ identity, endpoint, name, addresses: [address], ttlSeconds, ports })
+        learnAll({ identity, endpoint, name, addresses: [address], ttlSeconds, ports })
       }
-    alarm.arm(leases.nextDeadline())
     return true
   }
 

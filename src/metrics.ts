@@ -45,6 +45,8 @@ export interface Gauges {
   readonly settle: () => void
   /** Absent: there are no files. */
   readonly exported?: (() => Exported) | undefined
+  /** Absent: no collector takes them. */
+  readonly sent?: (() => Exported) | undefined
   readonly identities: () => number
   readonly policies: () => number
   readonly leasedNames: () => number
@@ -121,6 +123,9 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const toFiles = gauges.exported
   if (toFiles !== undefined) exported('namegate_export_flows_total', 'Flows written to files.', () => toFiles().written)
   if (toFiles !== undefined) exported('namegate_export_lost_total', 'Flows that a file could not take: it was too slow, or failed.', () => toFiles().lost) // prettier-ignore
+  const toCollector = gauges.sent
+  if (toCollector !== undefined) exported('namegate_otlp_flows_total', 'Flows that the collector took.', () => toCollector().written) // prettier-ignore
+  if (toCollector !== undefined) exported('namegate_otlp_lost_total', 'Flows that the collector could not take: it was too slow, or refused them.', () => toCollector().lost) // prettier-ignore
   const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
   gauge('namegate_identities', 'Identities in use.', gauges.identities)
   gauge('namegate_policies', 'Policies in force.', gauges.policies)

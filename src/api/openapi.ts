@@ -36,7 +36,7 @@ export const routeTable: Readonly<Record<string, RouteFacts>> = {
     query: { matchpattern: filters.matchpattern },
   },
   'GET /v1/fqdn/cache/watch': {
-    summary: 'Server-sent events from now on: learned, expired, revoked.',
+    summary: 'Server-sent events from now on: learned, renewed, zombie (kept by a connection), expired, revoked.',
     query: { matchpattern: filters.matchpattern, cidr: filters.cidr, identity: filters.identity },
     type: 'text/event-stream',
   },

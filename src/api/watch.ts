@@ -24,7 +24,7 @@ export async function* leaseEvents(
     else if (entry.kind === 'lease') {
       const { name, identity, endpoint, ttlSeconds, change, time } = entry
       const ips = entry.addresses.filter((address) => matches({ name, identity, address, source: 'lookup' }))
-      const remaining = change === 'learned' ? Math.round(ttlSeconds - (wallTime(clock, clock()).getTime() - time) / 1000) : 0 // prettier-ignore
+      const remaining = change === 'learned' || change === 'renewed' ? Math.round(ttlSeconds - (wallTime(clock, clock()).getTime() - time) / 1000) : 0 // prettier-ignore
       const data = { fqdn: name === '.' ? '.' : `${name}.`, ips: ips.map(addressToText), identity, 'endpoint-id': endpoint, ttl: ttlSeconds, 'remaining-seconds': remaining, time: new Date(time).toISOString() } // prettier-ignore
       if (ips.length > 0) yield `event: ${change}\ndata: ${JSON.stringify(data)}\n\n`
     }

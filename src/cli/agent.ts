@@ -11,7 +11,7 @@ import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
 import { makeLog } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
-import { ExportError, openExports } from '../observe/export.ts'
+import { ExportError, openExports, type Exports } from '../observe/export.ts'
 import type { ClaimedHubble } from '../observe/hubble/server.ts'
 import { issueToText } from '../policy/field.ts'
 import { nameserversOf } from '../run/resolvConf.ts'
@@ -46,6 +46,8 @@ export async function agentCommand(configFile: string, version: string): Promise
     if (hubble !== undefined) claims.push(hubble.close)
     const exports = await openExports(config.observe.exports)
     claims.push(exports.close)
+    const otlp = await openOtlpOf(config.observe, version)
+    if (otlp !== undefined) claims.push(otlp.close)
     const agent = await startAgent({
       settings: config.settings,
       log,
@@ -59,7 +61,7 @@ export async function agentCommand(configFile: string, version: string): Promise
           (own) => changed(withGiven(own)),
           (error) => log.error({ err: error }, "this host's addresses cannot be read; those known stay"),
         ),
-      observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }) },
+      observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }), ...(otlp === undefined ? {} : { sent: otlp.exported }) },
       kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
     })
     claims.push(agent.close)
@@ -68,6 +70,7 @@ export async function agentCommand(configFile: string, version: string): Promise
     log.info({ urls: api.urls }, 'inspection endpoint')
     hubble?.serve(agent.observer)
     exports.follow(agent.observer, log)
+    otlp?.follow(agent.observer, log)
     const signal = await firstSignal()
     log.info({ signal }, 'draining; connections and learned addresses stay')
     return 0
@@ -91,6 +94,13 @@ async function claimHubbleOf({ listen, certificate, key, clientCa }: Config['obs
       : await readTls({ certificate, key, clientCa }, 'observe.hubble.tls')
   return claimHubble(listen.map((address) => ({ address, ...(tls === undefined || address.startsWith('unix:') ? {} : { tls }) })), { version: `namegate ${version}` })
 } // prettier-ignore
+
+/** The collector where the configuration names one: without it its packages are not loaded. */
+async function openOtlpOf({ otlp, cluster, node }: Config['observe'], version: string): Promise<Exports | undefined> {
+  if (otlp === undefined) return undefined
+  const { openOtlp } = await import('../observe/otlp.ts')
+  return openOtlp(otlp, { version, cluster, node })
+}
 
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */
 export function firstSignal(): Promise<NodeJS.Signals> {

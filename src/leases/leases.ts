@@ -37,11 +37,28 @@ export type Learned =
       readonly ttlSeconds: Seconds
       /** To be acknowledged by the kernel before the answer leaves; empty when all of it stands there for that long. */
       readonly elements: readonly LeaseElement[]
+      /** What happened to leases; addresses whose lease is as it was are in neither. */
+      readonly changes: LeaseChanges
     }
   | { readonly kind: 'full'; readonly limit: LeaseLimit; readonly text: string }
 
 /** The bound that is met: of a name's addresses, of one identity's leases, of all. */
 export type LeaseLimit = 'name' | 'identity' | 'all'
+
+/**
+ * What happens to a lease. `renewed`: it has a new deadline; `zombie`: its TTL and grace are over, and a connection keeps it; `revoked`: policy,
+ * a person or a kernel that did not take it ended it before its time.
+ */
+export type LeaseChange = 'learned' | 'renewed' | 'zombie' | 'expired' | 'revoked'
+
+export interface LeaseChanges {
+  /** TTL of the leases: never shorter than what the workload may be told. */
+  readonly ttlSeconds: Seconds
+  /** Addresses that have a lease now, and had none. */
+  readonly fresh: readonly Address[]
+  /** Addresses whose lease ends later than was told last, by a second or more: an answer's TTL is cut to whole seconds each time it is told. */
+  readonly renewed: readonly Address[]
+}
 
 /** One lease as people see it. Moments are of the clock that was passed in. */
 export interface Lease {
@@ -108,6 +125,8 @@ export interface Assured {
 }
 
 interface Held extends Lease {
+  /** The deadline that was told last, in `LeaseChanges`; undefined: none. */
+  told: Millis | undefined
   /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
   stood: Millis | undefined
   endpoint: number
@@ -162,9 +181,12 @@ export interface LeaseTable {
   readonly refused: (elements: readonly LeaseElement[]) => void
   /**
    * Undoes what was learned with elements that the kernel refused: leases that it never acknowledged are dropped, others get back the deadline
-   * that it did acknowledge. Gives elements to remove.
+   * that it did acknowledge. Gives what was dropped, and elements to remove.
    */
-  readonly retract: (elements: readonly LeaseElement[]) => LeaseElement[]
+  readonly retract: (elements: readonly LeaseElement[]) => {
+    readonly dropped: Lease[]
+    readonly remove: LeaseElement[]
+  }
   /**
    * Leases whose TTL and grace are over are dropped and returned; the kernel has let go of them by itself. Those whose address is in use are kept
    * as zombies instead: what the kernel must renew for them is `kept`.
@@ -172,6 +194,8 @@ export interface LeaseTable {
   readonly expire: () => Lease[]
   /** Elements that zombies need for longer than the kernel was asked to hold them, since the last call. */
   readonly kept: () => LeaseElement[]
+  /** Leases whose TTL and grace are over since the last call, and that a connection keeps: `expire` finds them when their moment has come. */
+  readonly turned: () => Lease[]
   /** When `expire` next has something to do. */
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
@@ -219,12 +243,15 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const askersAlone = new Map<number, readonly number[]>()
   /** Zombies that were kept on since `kept` was asked. */
   let renewed: Held[] = []
+  /** Judged to be zombies, and not told of: their TTL and grace are over at `zombieSince`. */
+  const turning = new Set<Held>()
+  let turned: Held[] = []
   let count = 0
   let losses = 0
 
   const endOf = (held: Held): Millis => Math.max(held.deadline + graceMillis, held.keptUntil)
-  /** Its connections are looked at shortly before it ends. */
-  const judgeLater = (held: Held): void => deadlines.move(held, endOf(held) - lookAhead)
+  /** Its connections are looked at shortly before it ends; and what turns into a zombie is told of when it does. */
+  const judgeLater = (held: Held): void => deadlines.move(held, turning.has(held) ? (held.zombieSince ?? 0) : endOf(held) - lookAhead) // prettier-ignore
 
   function holderOf(identity: IdentityId): Holder {
     let holder = holders.get(identity)
@@ -253,15 +280,23 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
 
     const elements: LeaseElement[] = []
+    let fresh: Address[] = nowhere
+    let renewed: Address[] = nowhere
     for (const address of fact.addresses) {
       const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
       const door = holder.byAddress.get(address)
       if (door === undefined) continue
+      // Most answers are told again, and change nothing: for them nothing is made.
+      if (held.told === undefined || held.deadline >= held.told + 1000) {
+        if (held.told === undefined) fresh = [...fresh, address]
+        else renewed = [...renewed, address]
+        held.told = held.deadline
+      }
       const before = elements.length
       missing(holder, door, held, now, told * 1000 + spareMillis, elements)
       if (elements.length === before) held.stood = held.deadline
     }
-    return { kind: 'learned', ttlSeconds: told, elements }
+    return { kind: 'learned', ttlSeconds: told, elements, changes: { ttlSeconds, fresh, renewed } }
   }
 
   /** At which bound the fact would be; undefined when there is room. */
@@ -294,7 +329,9 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const ports = shapeOf(fact.ports)
     if (whyFull(holder, addresses, fact, ports) !== undefined) return false
     if (addresses.size === 0) holder.byName.set(fact.name, addresses)
-    for (const address of fact.addresses) hold(fact, address, addresses, holder, learnedAt, fact.ttlSeconds, ports)
+    for (const address of fact.addresses)
+      hold(fact, address, addresses, holder, learnedAt, fact.ttlSeconds, ports).told =
+        learnedAt + fact.ttlSeconds * 1000
     return true
   }
 
@@ -327,6 +364,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         before.ttlSeconds = ttlSeconds
         before.learnedAt = now
         before.zombieSince = undefined
+        turning.delete(before)
         judgeLater(before)
       }
       return before
@@ -345,6 +383,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       zombieSince: undefined,
       keptUntil: 0,
       stood: undefined,
+      told: undefined,
     }
     addresses.set(address, held)
     let door = holder.byAddress.get(address)
@@ -457,26 +496,29 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     }
   }
 
-  function retract(elements: readonly LeaseElement[]): LeaseElement[] {
+  function retract(elements: readonly LeaseElement[]): { dropped: Lease[]; remove: LeaseElement[] } {
     losses++
+    const dropped: Lease[] = []
     const remove: LeaseElement[] = []
     for (const element of elements) {
       const door = doorOf(element)
       if (door === undefined) continue
-      for (const held of [...door.byName.values()]) cutBack(held, door)
+      for (const held of [...door.byName.values()]) if (cutBack(held, door) === 'dropped') dropped.push(held)
       remove.push(...orphans(element.identity, element.address, door))
     }
-    return remove
+    return { dropped, remove }
   }
 
   /** Takes from a lease what the kernel has not acknowledged, unless another question's commit may still bring it. */
-  function cutBack(held: Held, door: Door): void {
-    if (held.ports.some((ports) => (door.standing.get(keyOf(ports))?.underWay ?? 0) > 0)) return
-    if (held.stood === undefined) forget(held)
-    else {
-      held.deadline = held.stood
-      judgeLater(held)
+  function cutBack(held: Held, door: Door): 'dropped' | 'stays' {
+    if (held.ports.some((ports) => (door.standing.get(keyOf(ports))?.underWay ?? 0) > 0)) return 'stays'
+    if (held.stood === undefined) {
+      forget(held)
+      return 'dropped'
     }
+    held.deadline = held.told = held.stood
+    judgeLater(held)
+    return 'stays'
   }
 
   function forget(held: Held): Door | undefined {
@@ -493,6 +535,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     }
     if (holder.byName.size === 0) holders.delete(held.identity)
     deadlines.remove(held)
+    turning.delete(held)
     holder.count--
     count--
     return door
@@ -502,7 +545,10 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const now = clock()
     const over: Lease[] = []
     for (let held = deadlines.due(now); held !== undefined; held = deadlines.due(now)) {
-      if (isKept(held, now)) keep(held, now)
+      if (turning.delete(held)) {
+        turned.push(held)
+        judgeLater(held)
+      } else if (isKept(held, now)) keep(held, now)
       else if (endOf(held) > now) deadlines.move(held, endOf(held))
       else {
         forget(held)
@@ -520,7 +566,10 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   }
 
   function keep(held: Held, now: Millis): void {
-    held.zombieSince ??= held.deadline + graceMillis
+    if (held.zombieSince === undefined) {
+      held.zombieSince = held.deadline + graceMillis
+      turning.add(held)
+    }
     // For a grace at a time: so long is it open when its last connection ends, or the agent.
     held.keptUntil = Math.min(now + graceMillis, held.zombieSince + zombieMillisMax)
     renewed.push(held)
@@ -538,6 +587,12 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     }
     renewed = []
     return elements
+  }
+
+  function takeTurned(): Lease[] {
+    const all = turned
+    turned = []
+    return all
   }
 
   /** Elements that were written for the door and that no lease of it asks for any more. */
@@ -652,6 +707,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     retract,
     expire,
     kept,
+    turned: takeTurned,
     nextDeadline: deadlines.earliest,
     drop,
     regrant,
@@ -678,6 +734,9 @@ function once<K, V>(known: Map<K, V>, key: K, make: () => V): V {
   }
   return value
 }
+
+/** Shared: an answer told again makes no list. */
+const nowhere: Address[] = []
 
 /** `*`, or `protocol:first:last`: equal only for equal ports. */
 function keyOf(ports: OpenPorts): string {

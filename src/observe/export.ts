@@ -28,7 +28,7 @@ export interface ExportSettings {
 /** Flows, since the start. */
 export interface Exported {
   readonly written: number
-  /** Those that a file could not take: it was too slow, or failed. */
+  /** Those that a file, or a collector, could not take: it was too slow, or failed. */
   readonly lost: number
 }
 

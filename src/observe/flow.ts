@@ -2,6 +2,7 @@
 import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
 import { labelsToText, type Labels } from '../identity/labels.ts'
 import { hostId } from '../identity/reserved.ts'
+import type { LeaseChange } from '../leases/leases.ts'
 import type { Address } from '../net/address.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import type { Direction } from '../policy/rules.ts'
@@ -88,9 +89,6 @@ export interface CommitFlow extends Said {
   readonly millis: number
   readonly acknowledged: boolean
 }
-
-/** `revoked`: policy, or a person, took it back before its time. */
-export type LeaseChange = 'learned' | 'expired' | 'revoked'
 
 export interface LeaseFlow extends Said {
   readonly kind: 'lease'

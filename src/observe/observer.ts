@@ -1,20 +1,12 @@
 // What observes an agent: makes flows of what its parts say and keeps the last of them for whoever asks.
-import type { IdentityId } from '../identity/endpoints.ts'
-import type { Address } from '../net/address.ts'
+import type { LeaseNews } from '../keeper.ts'
+import type { LeaseChange } from '../leases/leases.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import { typeName } from '../wire/codes.ts'
 import type { Place } from './filters.ts'
-import { endOf, endOfEndpoint, isHubbleFlow, proxyEnd, type AnswerFlow, type ConnectionFlow, type Flow, type LeaseChange, type QueryFlow } from './flow.ts' // prettier-ignore
+import { endOf, endOfEndpoint, isHubbleFlow, proxyEnd, type AnswerFlow, type ConnectionFlow, type Flow, type QueryFlow } from './flow.ts' // prettier-ignore
 import { makeRing, type Ring } from './ring.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
-
-export interface LeaseFact {
-  readonly identity: IdentityId
-  readonly endpoint: number
-  readonly name: string
-  readonly addresses: readonly Address[]
-  readonly ttlSeconds: number
-}
 
 export interface Observer {
   readonly ring: Ring
@@ -24,7 +16,7 @@ export interface Observer {
   /** The same for an outcome that is told again, the same object with another TTL: nothing is made of it before somebody reads it. */
   readonly again: (outcome: Outcome, clientPort: number) => void
   readonly commit: (millis: number, elements: number | undefined) => void
-  readonly lease: (change: LeaseChange, fact: LeaseFact, why?: Why) => void
+  readonly lease: (change: LeaseChange, news: LeaseNews, why?: Why) => void
   /** A packet that the kernel told of; undefined is none. */
   readonly connection: (flow: ConnectionFlow | undefined) => void
   /** Packets that it did not tell of. */

@@ -2,7 +2,7 @@
 // and the first link that is missing. Pure: everything that it looks at is passed in.
 import type { IdentityId } from '../identity/endpoints.ts'
 import { unknownId } from '../identity/reserved.ts'
-import type { Lease } from '../leases/leases.ts'
+import type { Lease, LeaseChange } from '../leases/leases.ts'
 import { addressToText, type Address } from '../net/address.ts'
 import { portsCover, portsToText, protocolName, type L4 } from '../net/ports.ts'
 import { explain, type DirectionExplanation, type Explanation } from '../policy/explain.ts'
@@ -284,7 +284,7 @@ function sampleOf(text: string): string {
   return bare.split('.').map((label) => label.split('*').join('a-name-of-it')).join('.') // prettier-ignore
 }
 
-function goneText(change: 'learned' | 'expired' | 'revoked', name: string): Lookup {
+function goneText(change: LeaseChange, name: string): Lookup {
   return change === 'expired'
     ? { missing: 'lease-over', text: `the lease as ${name} is over: its TTL and the grace after it have passed` }
     : { missing: 'revoked', text: `the lease as ${name} was taken back` }

@@ -7,6 +7,7 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
+import { leaseEvents } from '../../src/api/watch.ts'
 import { openConntrack } from '../../src/datapath/conntrack.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
@@ -63,6 +64,12 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
   })
 
   test('an idle connection keeps its address, and no other of its name, until it ends', async () => {
+    const gone = new AbortController()
+    const events: string[] = []
+    const watched = (async () => {
+      for await (const event of leaseEvents(agent.observer, agent.clock, ({ name }) => name === 'pay.example.com', gone.signal)) // prettier-ignore
+        for (const [, change, ips] of event.matchAll(/^event: (\w+)\ndata: .*"ips":\[(.*?)\]/g)) events.push(`${change} ${ips}`) // prettier-ignore
+    })()
     expect((await web.run('dig +short pay.example.com @9.9.9.9')).out.split('\n').filter(Boolean).sort()).toEqual(['198.18.0.21', '198.18.0.22']) // prettier-ignore
     const client = await run(web, "require('net').connect(443, '198.18.0.21', () => console.log('connected'))")
     await expect.poll(leases, soon).toEqual(['198.18.0.21 zombie'])
@@ -75,6 +82,11 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     client.kill('SIGKILL')
     await expect.poll(leases, soon).toEqual([])
     expect(await connect('198.18.0.21')).toBe(false)
+    gone.abort()
+    await watched
+    expect(events.slice(1).sort()).toEqual(['expired "198.18.0.21"', 'expired "198.18.0.22"', 'zombie "198.18.0.21"'])
+    expect(events[0]).toMatch(/^learned "198.18.0.2[12]","198.18.0.2[12]"$/)
+    expect(events.indexOf('zombie "198.18.0.21"')).toBeLessThan(events.indexOf('expired "198.18.0.21"'))
     expect(agent.troubles()).toEqual([])
   })
 

@@ -310,6 +310,18 @@ describe('observe', () => {
     expect(said('[{file: f}, {file: f}]')).toEqual(['observe.export: must all have files of their own'])
     expect(said('[{file: f, filesMax: 0, size: 3}]')).toEqual(['observe.export[0].filesMax: must be at least 1', 'observe.export[0].size: unknown field "size"'])
   }) // prettier-ignore
+  test('a collector: its URL, headers and filters are checked', () => {
+    const said = (text: string): unknown => {
+      const result = parseConfig(`manifests: /m\nobserve: {otlp: ${text}}`, 'c.yaml')
+      return result.ok ? result.config.observe.otlp : result.issues.map(({ path, message }) => `${path}: ${message}`)
+    }
+    const url = 'http://127.0.0.1:4318/v1/logs'
+    expect(said(`{url: "${url}"}`)).toEqual({ url, headers: {}, allow: [], deny: [] })
+    expect(said(`{url: "${url}", headers: {authorization: Bearer x}, deny: [{verdict: [FORWARDED]}]}`)).toMatchObject({ headers: { authorization: 'Bearer x' } })
+    expect(said('{url: "127.0.0.1:4318"}')).toEqual(['observe.otlp.url: "127.0.0.1:4318" is not a URL such as http://127.0.0.1:4318/v1/logs'])
+    expect(said(`{url: "${url}", headers: {"a b": c}, allow: [{verdct: [DROPPED]}]}`)).toEqual(['observe.otlp.headers.a b: is no HTTP header', 'observe.otlp.allow: there is no filter "verdct"'])
+    expect(said('{headers: {}}')).toEqual(['observe.otlp.url: is required'])
+  }) // prettier-ignore
   test('the ring holds 2^n-1 flows', () => {
     const result = parseConfig('manifests: /m\nobserve: {flows: 4096}', 'c.yaml')
     expect(result.ok ? [] : result.issues.map(({ message }) => message)).toEqual(['must be 2^n-1 and at most 65535'])

@@ -22,7 +22,7 @@ let epoch: number
 let compile: ReturnType<typeof makeCompiler>
 let snapshot: Snapshot
 let keeper: Keeper
-/** What the keeper told of leases that are over. */
+/** What the keeper told of leases. */
 let over: string[]
 /** What stands in the kernel: text of the element -> until when. */
 let kernel: Map<string, number>
@@ -130,7 +130,7 @@ beforeEach(() => {
     datapath,
     makeMayLead({ privateAnswers: 'refuse', privateSuffixes: [] }),
     () => undefined,
-    (how, { name }) => over.push(`${how} ${name}`),
+    (how, { name, addresses, ttlSeconds }) => over.push(`${how} ${name} ${addresses.map(addressToText).join(',')} ${ttlSeconds} s`), // prettier-ignore
   )
   over = []
 })
@@ -138,8 +138,24 @@ beforeEach(() => {
 test('a lease that policy takes back is told of', async () => {
   await answer('web', 'a.example.com', '198.18.0.1')
   await answer('web', 'b.example.com', '198.18.0.2')
+  over = []
   await change(web + policy('web', names('{matchName: a.example.com}')))
-  expect(over).toEqual(['revoked b.example.com'])
+  expect(over).toEqual(['revoked b.example.com 198.18.0.2 60 s'])
+})
+
+test('what is learned, renewed and not taken is told of; what is told again is not', async () => {
+  await answer('web', 'a.example.com', '198.18.0.1')
+  // From the cache, its TTL in whole seconds: the lease ends when it did, or a fraction of a second later.
+  now = 10_500
+  await answer('web', 'a.example.com', '198.18.0.1', 50)
+  expect(over).toEqual(['learned a.example.com 198.18.0.1 60 s'])
+  now = 61_000
+  await answer('web', 'a.example.com', '198.18.0.1')
+  expect(over.slice(1)).toEqual(['renewed a.example.com 198.18.0.1 60 s'])
+  over = []
+  refuses = () => true
+  await expect(answer('web', 'b.example.com', '198.18.0.2')).rejects.toThrow('refused')
+  expect(over).toEqual(['learned b.example.com 198.18.0.2 60 s', 'revoked b.example.com 198.18.0.2 60 s'])
 })
 
 describe('what the kernel refused', () => {

@@ -169,7 +169,8 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
   /** Leases as Cilium's agent tells of addresses that came to have an identity. */
   async function events(observer: Observer, call: Call, signal: AbortSignal): Promise<void> {
     const nodeName = nodeOf(observer)
-    const shows = (entry: Entry): boolean => entry.kind === 'lease'
+    // A lease that turns zombie maps its address as before: nothing that Hubble has an event for.
+    const shows = (entry: Entry): boolean => entry.kind === 'lease' && entry.change !== 'zombie'
     await walk(observer, call, signal, call.request, shows, (entry) => entry.kind === 'lease' ? entry.addresses.map((address) => ({ agent_event: eventMessage(entry, `${addressToText(address)}/${address.length * 8}`), node_name: nodeName, time: timestampOf(entry.time) })) : undefined)
   }
 
@@ -281,7 +282,7 @@ function rangeOf(request: FlowsRequest): Range {
 
 function eventMessage(flow: LeaseFlow, cidr: string): Message {
   return {
-    type: flow.change === 'learned' ? 'IPCACHE_UPSERTED' : 'IPCACHE_DELETED',
+    type: flow.change === 'learned' || flow.change === 'renewed' ? 'IPCACHE_UPSERTED' : 'IPCACHE_DELETED',
     ipcache_update: { cidr, identity: flow.identity },
   }
 }

@@ -291,6 +291,19 @@ test('whoever watches the cache is told of what passes the filter, until they go
   expect(event).toBe('event: revoked\ndata: {"fqdn":"api.example.com.","ips":["198.18.0.1"],"identity":256,"endpoint-id":1,"ttl":60,"remaining-seconds":0,"time":"1970-01-01T00:00:00.000Z"}\n\n') // prettier-ignore
   const { schema } = await schemaOf('GET /v1/fqdn/cache/watch', '200')
   expect(schema.safeParse(JSON.parse(event.slice(event.indexOf('{')))).success).toBe(true)
+  // Of what is learned or renewed the TTL runs; of the others nothing is left.
+  for (const [change, remaining] of [
+    ['learned', 60],
+    ['renewed', 60],
+    ['zombie', 0],
+    ['expired', 0],
+  ] as const) {
+    view.observer.ring.write({ ...lease, time: Date.now(), change, name: 'api.example.com', addresses: [at('198.18.0.1')] }) // prettier-ignore
+    const text = (await reader?.read())?.value ?? ''
+    expect(text.slice(0, text.indexOf('\n'))).toBe(`event: ${change}`)
+    const data = JSON.parse(text.slice(text.indexOf('{'))) as { 'remaining-seconds': number }
+    expect([schema.safeParse(data).success, data['remaining-seconds']]).toEqual([true, remaining])
+  }
   gone.abort()
   await close()
 })

@@ -15,6 +15,8 @@ let leases: LeaseTable
 /** `identity address` of live connections. */
 let live: Set<string>
 let kernel: Map<string, number>
+/** `moment address` of leases that were told to be zombies. */
+let turned: string[]
 
 const use = (address: Address, identity = 256): string => `${identity} ${address}`
 function put(elements: readonly LeaseElement[]): void {
@@ -34,6 +36,7 @@ function pass(seconds: number, each: () => void = () => undefined): void {
   for (let next = leases.nextDeadline(); next !== undefined && next <= until; next = leases.nextDeadline()) {
     now = Math.max(now, next)
     leases.expire()
+    turned.push(...leases.turned().map(({ address }) => `${now / 1000} s ${address === one ? 'one' : 'another'}`))
     put(leases.kept())
     each()
   }
@@ -45,6 +48,7 @@ beforeEach(() => {
   now = 0
   live = new Set()
   kernel = new Map()
+  turned = []
   const limits = { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, zombieSecondsMax: 86_400, addressesPerNameMax: 4096, leasesMax: 100_000 } // prettier-ignore
   leases = makeLeases(() => now, () => 1, limits, (identity, address) => live.has(use(address, identity))) // prettier-ignore
 })
@@ -56,6 +60,28 @@ test('a connection keeps its own address, not the others of its name, nor for an
   pass(91)
   expect([isOpen(one), isOpen(two), isOpen(one, 257)]).toEqual([true, false, false])
   expect(zombies()).toEqual([one])
+})
+
+test('a zombie is told of once, when its TTL and grace are over, though it was judged before', () => {
+  answer(60, [one, two])
+  live.add(use(one))
+  pass(89)
+  expect(turned).toEqual([])
+  pass(600)
+  expect(turned).toEqual(['90 s one'])
+  // A lookup makes it a lease again, which may become a zombie again.
+  answer(60)
+  pass(91)
+  expect(turned).toEqual(['90 s one', '779 s one'])
+})
+
+test('what is judged to be kept, and is learned again before its time is over, was no zombie', () => {
+  answer(60)
+  live.add(use(one))
+  pass(88)
+  answer(60)
+  pass(60)
+  expect(turned).toEqual([])
 })
 
 test('every name of the address stays with it', () => {

@@ -73,7 +73,15 @@ describe('answered', () => {
   })
 
   test('the TTL told is the lease’s', async () => {
-    const world = worldOf({ answer: one, learn: () => ({ kind: 'learned', ttlSeconds: 17, elements: [] }) })
+    const world = worldOf({
+      answer: one,
+      learn: () => ({
+        kind: 'learned',
+        ttlSeconds: 17,
+        elements: [],
+        changes: { ttlSeconds: 17, fresh: [], renewed: [] },
+      }),
+    })
     const outcome = await run(world)
     expect(replyOf(outcome).answers).toMatchObject([{ ttl: 17 }])
     expect(outcome).toMatchObject({ ttlSeconds: 17, committed: 0 })

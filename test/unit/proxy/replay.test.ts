@@ -96,7 +96,7 @@ function proxy(
       leases.sending(elements)
       if (state.kernelRefuses && elements.length > 0) {
         leases.refused(elements)
-        for (const element of leases.retract(elements)) kernel.delete(keyOf(element))
+        for (const element of leases.retract(elements).remove) kernel.delete(keyOf(element))
         return Promise.reject(new Error('ENOSPC'))
       }
       for (const element of elements) kernel.set(keyOf(element), state.now + element.timeoutMillis)

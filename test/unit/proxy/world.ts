@@ -129,7 +129,7 @@ export function worldOf(parts: Partial<ProxyParts> & { answer?: Parts }): World 
     unknownEndpoint: 'deny',
     ...nothingBeside(),
     ask: (question) => Promise.resolve(answered(question, answer)),
-    learn: (fact) => ({ kind: 'learned', ttlSeconds: fact.ttlSeconds, elements: elementsOf(fact) }),
+    learn: (fact) => ({ kind: 'learned', ttlSeconds: fact.ttlSeconds, elements: elementsOf(fact), changes: { ttlSeconds: fact.ttlSeconds, fresh: [], renewed: [] } }), // prettier-ignore
     commit: () => Promise.resolve(),
     standsFor: () => 0,
     report: () => undefined,
