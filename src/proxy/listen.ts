@@ -118,8 +118,8 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const serve: Serve = (udp, udpFd, tcp) => {
-    serveUdp(desk, udp, udpFd === undefined ? undefined : batches?.on(udpFd))
+  const serve: Serve = ({ udp, datagrams, tcp }) => {
+    serveUdp(desk, udp, datagrams)
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
       const held = [...connections.values()].filter((other) => other === source).length
@@ -138,11 +138,16 @@ export async function listen(
   async function shut(): Promise<void> {
     desk.closing = true
     const ended = bound.map(({ tcp }) => new Promise((resolve) => tcp.close(resolve)))
-    for (const { udp } of bound) udp.removeAllListeners('message')
+    // Replies leave by a descriptor of their own, so reading ends now: what comes from here on waits for whoever else has the socket.
+    for (const { udp, datagrams } of bound)
+      if (datagrams !== undefined) udp.close()
+      else udp.removeAllListeners('message')
     for (const connection of connections.keys()) connection.pause()
     await drained(desk)
     desk.closed = true
-    for (const { udp } of bound) udp.close()
+    for (const { udp, datagrams } of bound)
+      if (datagrams !== undefined) datagrams.close()
+      else udp.close()
     for (const connection of connections.keys()) connection.destroy()
     await Promise.all(ended)
   }
@@ -219,7 +224,7 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
       const length = replays.replay(message, 0, message.length, source, scratch, 0, port)
       // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
       if (length > 0) socket.send(scratch.slice(0, length), port, address)
-      else ask(message, source, port, (reply, done) => socket.send(reply, port, address, done))
+      else ask(message, source, port, (reply, done) => sendAlone(reply, port, address, done))
       return
     }
     if (datagrams.isFull()) flush(datagrams)
@@ -304,9 +309,14 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
   }
   /** Waits for room in the socket, as libuv does. */
   function sendLeft(reply: Uint8Array, place: Place): void {
-    if (!desk.closed) socket.send(reply, portOf(place), addressToText(addressOf(place)))
+    sendAlone(reply, portOf(place), addressToText(addressOf(place)), () => undefined)
+  }
+  function sendAlone(reply: Uint8Array, port: number, address: string, done: () => void): void {
+    if (desk.closed || (desk.closing && datagrams !== undefined)) done()
+    else socket.send(reply, port, address, done)
   }
 }
+
 function serveTcp(desk: Desk, connection: Socket, source: Address): void {
   let buffered: Buffer = Buffer.alloc(0)
   let inHand = 0
@@ -374,14 +384,20 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
-/** `udpFd` where it is known. */
-type Serve = (udp: UdpSocket, udpFd: number | undefined, tcp: Server) => void
+type Serve = (pair: Omit<Pair, 'port'>) => void
 
 /** The two sockets of one listener. */
 interface Pair {
   readonly udp: UdpSocket
+  readonly datagrams: Datagrams | undefined
   readonly tcp: Server
   readonly port: number
+}
+
+function closePair({ udp, datagrams, tcp }: Omit<Pair, 'port'>): void {
+  udp.close()
+  datagrams?.close()
+  tcp.close()
 }
 
 /** A port that is free for one socket may be taken for another: then a new one is tried, this often. */
@@ -403,10 +419,7 @@ async function bindAll(
         bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0), batches, serve))
       return bound[0]?.port ?? 0
     } catch (error) {
-      for (const { udp, tcp } of bound.splice(0)) {
-        udp.close()
-        tcp.close()
-      }
+      for (const pair of bound.splice(0)) closePair(pair)
       const isTaken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
       if (first.port !== 0 || !isTaken || i >= portTries) throw error
     }
@@ -419,23 +432,24 @@ async function bindPair(listener: Listener, port: number, batches: Batches | und
   const udp = createSocket({
     type: isSix ? 'udp6' : 'udp4',
     ipv6Only: isSix,
-    recvBufferSize: 4 << 20,
+    ...(batches === undefined ? { recvBufferSize: 4 << 20 } : {}),
     // All addresses are literal. Node's own look-up would put every reply off to a later tick.
     lookup: (address, _options, callback) => callback(null, address, isSix ? 6 : 4),
   })
   const tcp = createServer({ noDelay: true, allowHalfOpen: true })
   tcp.maxConnections = tcpConnectionsMax
+  let datagrams: Datagrams | undefined
   try {
     const udpFd = listener.kind === 'sockets' ? listener.udpFd : openUdp(listener, port, batches)
+    datagrams = udpFd === undefined ? undefined : batches?.on(udpFd)
     // Before binding: from then on there may be questions.
-    serve(udp, udpFd, tcp)
+    serve({ udp, datagrams, tcp })
     const bound = await bindUdp(udp, listener, udpFd, port)
-    if (listener.kind === 'address' && udpFd !== undefined) batches?.claim(udpFd)
+    if (udpFd !== undefined) batches?.claim(udpFd)
     await bindTcp(tcp, listener, bound, isSix)
-    return { udp, tcp, port: bound }
+    return { udp, datagrams, tcp, port: bound }
   } catch (error) {
-    udp.close()
-    tcp.close()
+    closePair({ udp, datagrams, tcp })
     throw error
   }
 }
