@@ -40,6 +40,8 @@ export interface Gauges {
   readonly identities: () => number
   readonly policies: () => number
   readonly leasedNames: () => number
+  /** By what became of the agent before. */
+  readonly restarts: () => Readonly<Record<string, number>>
   /** Undefined: only our own names. */
   readonly hubble: { readonly cluster: string } | undefined
 }
@@ -107,6 +109,16 @@ export function makeMetrics(gauges: Gauges): Metrics {
     collect() {
       this.reset()
       for (const [source, count] of Object.entries(gauges.flowsLost())) this.inc({ source }, count)
+    },
+  })
+  new Counter({
+    name: 'namegate_restarts_total',
+    help: 'Times that the agent was started again: the one before died, or was replaced.',
+    labelNames: ['cause'],
+    registers,
+    collect() {
+      this.reset()
+      for (const [cause, count] of Object.entries(gauges.restarts())) this.inc({ cause }, count)
     },
   })
   const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
