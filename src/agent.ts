@@ -426,6 +426,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
+  await listening.begin()
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
@@ -715,7 +716,7 @@ const noName = '' as WireName
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {
-  const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
+  const given = listeners.flatMap((listener) => listener.address ?? [])
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
 }

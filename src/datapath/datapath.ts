@@ -80,8 +80,8 @@ export interface DatapathParts {
  * Adopts the table that stands when its structure is ours to the letter; else replaces it, closed until all is there. Learned addresses stay in either
  * case, unless an identity's number stands for other labels now, or its policy grants names otherwise. The snapshot's policy comes with it: no
  * moment is open. Rejects with `NftError` or `KernelError`.
- * @param stands whether the table, if its structure is ours, is known to hold this very policy: then nothing is written before the first `repair` or
- * `apply`. For who takes over from an agent that died a moment ago.
+ * @param stands whether the table is known to be ours, and to hold this very policy: then it is neither looked at nor written before the first `repair`
+ * or `apply`. For who takes over from an agent that died a moment ago, and calls `repair` soon.
  */
 export async function startDatapath(
   { nft, netlink, clock, structure, digest }: DatapathParts,
@@ -148,11 +148,13 @@ export async function startDatapath(
 
   const learned = makeLearnedSets(netlink, table, clock, await probeDialect(nft, netlink, table, clock))
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
-  const found = await standing()
-  if (stands && (found === 'a' || found === 'b')) judging = found
-  else await begin(await elementsInForce())
+  let wasThere = true
+  // To list a table of thousands of policies takes nft a second or two: the first `repair` does that.
+  if (!stands) await begin(await elementsInForce())
 
   async function begin(elements: Elements): Promise<void> {
+    const found = await standing()
+    wasThere = found !== undefined
     const holds = await stillHolds(nft, table, elements)
     const forget = (): string => learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('')
     if (found !== 'other structure') await load(elements, found, holds || found === undefined ? '' : forget())
@@ -253,7 +255,7 @@ export async function startDatapath(
     close: learned.close,
     async abandon() {
       learned.close()
-      if (found === undefined) await nft(['delete', 'table', 'inet', table])
+      if (!wasThere) await nft(['delete', 'table', 'inet', table])
     },
   }
 }

@@ -1,6 +1,7 @@
 // The proxy's sockets: UDP and TCP on one port, for each family. Reads messages, gives them to the story, writes its replies.
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
+import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises'
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { Rcode } from '../wire/codes.ts'
 import { gate, readQuestion } from '../wire/message.ts'
@@ -28,6 +29,8 @@ export type Listener =
       readonly udpFd: number
       readonly tcpFd: number
       readonly port: number
+      /** Which address they are bound to, where it is one to lead DNS to. */
+      readonly address?: string
     }
 
 /** Gives the reply to a message, or nothing. Should it reject, that is reported and the question answered with SERVFAIL. */
@@ -40,6 +43,11 @@ export type Answerer = (
 
 export interface Listening {
   readonly port: number
+  /**
+   * Sockets that were bound elsewhere are read from here on, and not before: what comes waits in them, where there is more room than with us. Those of
+   * our own are read from the start.
+   */
+  readonly begin: () => Promise<void>
   /** Datagrams dropped because too many questions were in hand. */
   readonly dropped: () => number
   /** Stops reading, lets what is in hand be answered (at most `drainMillis`), closes. Once; further calls wait for the same. */
@@ -118,8 +126,7 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const serve: Serve = ({ udp, datagrams, tcp }) => {
-    serveUdp(desk, udp, datagrams)
+  const serve: Serve = async ({ udp, datagrams, tcp }, hasWaiting) => {
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
       const held = [...connections.values()].filter((other) => other === source).length
@@ -131,8 +138,16 @@ export async function listen(
       connection.once('close', () => connections.delete(connection))
       serveTcp(desk, connection, source)
     })
+    await serveUdp(desk, udp, datagrams, hasWaiting)
   }
-  const port = await bindAll(listeners, batches, bound, serve)
+  const [first] = listeners
+  if (first === undefined) throw new Error('no listener is given')
+  const isOwn = (listener: Listener): boolean => listener.kind === 'address'
+  const port = isOwn(first) ? await bindAll(listeners.filter(isOwn), batches, bound, serve) : first.port
+  async function begin(): Promise<void> {
+    for (const listener of listeners)
+      if (!isOwn(listener) && !desk.closing) bound.push(await bindPair(listener, port, batches, serve))
+  }
 
   let closed: Promise<void> | undefined
   async function shut(): Promise<void> {
@@ -151,7 +166,7 @@ export async function listen(
     for (const connection of connections.keys()) connection.destroy()
     await Promise.all(ended)
   }
-  return { port, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
+  return { port, begin, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
 }
 
 /** Places of which each source has a share. */
@@ -197,12 +212,20 @@ function drained(desk: Desk): Promise<void> {
 const noReplays: Pick<Replays, 'turn' | 'replay'> = { turn: () => undefined, replay: () => 0 }
 /** Batches that are read at once, before timers and connections get their turn: 256 questions, under 2 ms. */
 const batchesPerTurn = 4
+/** Of questions that waited in the socket, so many are in hand before more are read; but one that takes long does not hold up the others. */
+const waitingInHandMax = 256
+const waitingTriesMax = 50
 
 /**
  * Reads questions one by one as they come, and with `datagrams` in batches what has come behind each; replies that are ready together leave
  * together.
  */
-function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefined): void {
+async function serveUdp(
+  desk: Desk,
+  socket: UdpSocket,
+  datagrams: Datagrams | undefined,
+  hasWaiting: boolean,
+): Promise<void> {
   const { replays } = desk
   const scratch = new Uint8Array(replyOctetsMax)
   /** Told when the replies that wait have left. */
@@ -216,6 +239,7 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
     else takeFirst(message, source, from.address, from.port)
     if (datagrams !== undefined) takeMore(datagrams)
   })
+  if (hasWaiting && datagrams !== undefined) await takeWaiting(datagrams)
 
   function takeFirst(message: Uint8Array, source: Address, address: string, port: number): void {
     // A scope (`fe80::1%eth0`) says more than the address: that is left to libuv.
@@ -234,12 +258,22 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
   }
 
   function takeMore(datagrams: Datagrams): void {
-    for (let batch = 0; batch < batchesPerTurn; batch++) {
-      const count = datagrams.receive()
-      if (count > 0) replays.turn()
-      for (let i = 0; i < count; i++) takeOne(datagrams, i)
-      flush(datagrams)
-      if (count < batchMax) return
+    for (let batch = 0; batch < batchesPerTurn; batch++) if (takeBatch(datagrams) < batchMax) return
+  }
+  function takeBatch(datagrams: Datagrams): number {
+    const count = datagrams.receive()
+    if (count > 0) replays.turn()
+    for (let i = 0; i < count; i++) takeOne(datagrams, i)
+    flush(datagrams)
+    return count
+  }
+
+  /** No faster than it is answered: with nothing in the cache, thousands of questions at once are more than may be in hand. */
+  async function takeWaiting(datagrams: Datagrams): Promise<void> {
+    for (let count = batchMax; count === batchMax && !desk.closing;) {
+      count = takeBatch(datagrams)
+      for (let i = 0; i < waitingTriesMax && desk.inHand.udp > waitingInHandMax; i++) await pause(1)
+      await nextTurn()
     }
   }
 
@@ -384,7 +418,8 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
-type Serve = (pair: Omit<Pair, 'port'>) => void
+/** @param hasWaiting whether there may be questions that came before anybody read. */
+type Serve = (pair: Omit<Pair, 'port'>, hasWaiting: boolean) => Promise<void>
 
 /** The two sockets of one listener. */
 interface Pair {
@@ -410,9 +445,6 @@ async function bindAll(
   bound: Pair[],
   serve: Serve,
 ): Promise<number> {
-  // prettier-ignore
-  const [first] = listeners
-  if (first === undefined) throw new Error('no listener is given')
   for (let i = 1; ; i++) {
     try {
       for (const listener of listeners)
@@ -421,7 +453,7 @@ async function bindAll(
     } catch (error) {
       for (const pair of bound.splice(0)) closePair(pair)
       const isTaken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
-      if (first.port !== 0 || !isTaken || i >= portTries) throw error
+      if (listeners[0]?.port !== 0 || !isTaken || i >= portTries) throw error
     }
   }
 }
@@ -443,7 +475,7 @@ async function bindPair(listener: Listener, port: number, batches: Batches | und
     const udpFd = listener.kind === 'sockets' ? listener.udpFd : openUdp(listener, port, batches)
     datagrams = udpFd === undefined ? undefined : batches?.on(udpFd)
     // Before binding: from then on there may be questions.
-    serve({ udp, datagrams, tcp })
+    await serve({ udp, datagrams, tcp }, listener.kind === 'sockets')
     const bound = await bindUdp(udp, listener, udpFd, port)
     if (udpFd !== undefined) batches?.claim(udpFd)
     await bindTcp(tcp, listener, bound, isSix)
