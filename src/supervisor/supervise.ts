@@ -29,6 +29,7 @@ const endMillisMax = 15_000
 
 interface Worker {
   readonly child: ChildProcess
+  /** It could take over at once. */
   isWarm: boolean
   /** When it began to answer. */
   answeredAt: number | undefined
@@ -61,7 +62,7 @@ const placesText = (places: readonly { readonly address: string; readonly port: 
   places.map(({ address, port }) => placeText(address, port)).join(', ')
 
 /** A worker that goes on though its supervisor died. */
-interface Predecessor extends Pick<FoundHolder, 'process' | 'askToEnd' | 'gone'> {
+interface Predecessor extends Pick<FoundHolder, 'process' | 'askToEnd' | 'gone' | 'leave'> {
   readonly sockets: readonly SharedSockets[]
 }
 
@@ -79,7 +80,7 @@ async function findPredecessor({ enforce, settings, ...config }: Config): Promis
     const given = await receiver.receive()
     const sockets = given === undefined ? [] : socketsOf(given)
     if (placesText(sockets) !== places) throw refused
-    return { process: found.process, askToEnd: found.askToEnd, gone: found.gone, sockets }
+    return { process: found.process, askToEnd: found.askToEnd, gone: found.gone, leave: found.leave, sockets }
   } catch (error) {
     found.leave()
     throw error
@@ -145,8 +146,9 @@ function oversee(
   function hear(worker: Worker, message: FromWorker): void {
     switch (message.kind) {
       case 'warm':
-        worker.isWarm = true
         if (worker !== standby) return
+        if (!worker.isWarm) log.info({ process: worker.child.pid }, 'a standby is ready')
+        worker.isWarm = true
         standbyPauseMillis = standbyPauseMillisFirst
         if (isReplacing) makeRoom()
         if (isWaiting) predecessor?.askToEnd()
@@ -262,6 +264,7 @@ function oversee(
 
   function finish(status: number): void {
     discard()
+    predecessor?.leave()
     over(status)
   }
 
