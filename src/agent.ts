@@ -1,22 +1,13 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
-import { createHash } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
 import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
-import {
-  readEndpointAddresses,
-  readIdentities,
-  readLearnedIdentities,
-  startDatapath,
-  type Datapath,
-  type DeniedFlow,
-  type ResolverAttempt,
-} from './datapath/datapath.ts'
+import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
 import { makeNetlink } from './datapath/netlink.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
-import { makeIdentities, type Digest } from './identity/identities.ts'
 import type { Selector } from './identity/selector.ts'
 import { makeJournal, readJournal, type JournalEntry } from './journal.ts'
 import { makeKeeper } from './keeper.ts'
@@ -32,8 +23,6 @@ import { makeObserver, type Observer } from './observe/observer.ts'
 import { addressToText, type Address } from './net/address.ts'
 import type { L4 } from './net/ports.ts'
 import type { AddressRange } from './net/prefix.ts'
-import { makeStepwiseCompiler } from './policy/compile.ts'
-import { readDenyReplies, type DenyReplies } from './policy/denyReply.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
 import type { ParseOptions, Policy } from './policy/rules.ts'
@@ -49,15 +38,14 @@ import { makeReplays, type Replays } from './proxy/replay.ts'
 import { makeRoutes } from './proxy/routes.ts'
 import { makeUpstreams, type Server } from './proxy/upstream.ts'
 import { wireFromText, type WireName } from './wire/name.ts'
-import { readManifests, watchManifests, type FolderWatch } from './sources/folder.ts'
-import { makeLoader } from './sources/loader.ts'
+import { watchManifests, type FolderWatch } from './sources/folder.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
 import { makeRevocations } from './revocations.ts'
 import { inTurns } from './turns.ts'
+import { digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
 
-/** 96 bits: nft allows a comment of 128 characters, which two of these fit into. */
-const digest: Digest = (text) => createHash('sha256').update(text).digest('hex').slice(0, 24)
+export { ManifestError } from './warm.ts'
 
 /** How policies are read and what becomes of what they deny; see CompileOptions and ParseOptions. */
 export interface PolicySettings extends ParseOptions {
@@ -107,10 +95,7 @@ export interface AgentSettings {
 export interface AgentParts {
   readonly settings: AgentSettings
   readonly log: Logger
-  /** A folder or file that is watched, or texts that stay as they are. */
-  readonly manifests:
-    | { readonly kind: 'path'; readonly path: string }
-    | { readonly kind: 'texts'; readonly files: readonly ManifestFile[] }
+  readonly manifests: Manifests
   readonly listeners: readonly Listener[]
   readonly upstreams: readonly Server[]
   /** This host's addresses at the start. */
@@ -135,6 +120,26 @@ export interface AgentParts {
     readonly sent?: () => Exported
   }
   readonly clock?: Clock
+  readonly heir?: Heir
+  /** Times that this agent was started again in place of another, by what became of that. */
+  readonly restarts?: Readonly<Record<Ended, number>>
+}
+
+/** How an agent before this one ended: by itself, or because another was to take its place. */
+export type Ended = 'died' | 'replaced'
+
+/** Whoever would go on from here, should this agent die. It is told what the kernel holds. */
+export interface Heir {
+  /** What was told last does not hold any more; resolves when that is known even if we die then. */
+  readonly changing: () => Promise<void>
+  /** The kernel holds what this compiles to, and nothing that it does not grant. */
+  readonly inForce: (origin: Origin) => void
+}
+
+/** What was prepared by whoever takes over, and whether the kernel is known to hold what it compiles to. */
+export interface Prepared {
+  readonly warm: Warm
+  readonly stands: boolean
 }
 
 /** Ways into the kernel, all of one network namespace. */
@@ -151,17 +156,6 @@ export interface KernelParts {
 export interface KernelLog {
   readonly fd: number
   readonly group: number
-}
-
-/** The manifests cannot be used; `issues` says all that is wrong with them. */
-export class ManifestError extends Error {
-  readonly code = 'manifests'
-  readonly issues: readonly Issue[]
-  constructor(issues: readonly Issue[]) {
-    super(issues.map(issueToText).join('\n'))
-    this.name = 'ManifestError'
-    this.issues = issues
-  }
 }
 
 /** Policies that are in force. */
@@ -226,28 +220,20 @@ const bypassMillis = 30_000
 /**
  * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `SocketError`, `NftError` or
  * `KernelError`, and then nothing of it runs, and the kernel has no table that it did not have.
+ * @param prepared where the kernel holds the policy already, questions are answered before it is looked through and written anew.
  */
-export async function startAgent(parts: AgentParts): Promise<Agent> {
+export async function startAgent(parts: AgentParts, prepared?: Prepared): Promise<Agent> {
   const { settings, log, kernel, manifests } = parts
-  const servers = [...parts.upstreams, ...settings.dns.routes.flatMap((route) => route.upstreams)]
+  const servers = serversOf(parts)
   const clock = parts.clock ?? monotonic
-  const files = manifests.kind === 'path' ? await readManifests(manifests.path) : manifests.files
-  const ending = new AbortController()
-  const readWorld = makeLoader(settings.policy, ending.signal)
-  const first = await readWorld(files)
-  if (!first.ok) throw new ManifestError(first.issues)
+  const stands = prepared?.stands === true && (await isNumberedLike(parts, prepared.warm))
+  const warm = prepared === undefined ? await warmUp(parts) : stands || (await isStillWarm(parts, prepared.warm)) ? prepared.warm : await warmUp(parts, prepared.warm, prepared.warm.origin) // prettier-ignore
+  const { origin, loaded: first, readWorld, compile, ending } = warm
   const { table } = settings.datapath
-  const known = kernel === undefined ? undefined : await readIdentities(kernel.nft, table)
-  const taken = kernel === undefined ? undefined : await readLearnedIdentities(kernel.nft, table)
-  const found = kernel?.connections === undefined ? undefined : await readEndpointAddresses(kernel.nft, table)
-  const compile = makeStepwiseCompiler({
-    ...settings.policy,
-    hostAddresses: parts.hostAddresses,
-    upstreams: servers.map((server) => server.address),
-    denyReply: denyRepliesOf(settings.dns.denyReply),
-    identities: makeIdentities(known, digest, taken),
-  })
-  let snapshot = await inTurns(compile(first.world))
+  const readFound = async (): Promise<Map<Address, IdentityId>> =>
+    kernel?.connections === undefined ? new Map() : readEndpointAddresses(kernel.nft, table)
+  const found = stands ? undefined : await readFound()
+  let snapshot = warm.snapshot
   let inForce: PoliciesInForce = {
     revision: snapshot.revision,
     policies: first.world.policies,
@@ -301,6 +287,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     datapath = await startDatapath(
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
       snapshot,
+      stands,
     ).catch(async (error: unknown) => {
       await stopListening()
       throw error
@@ -330,6 +317,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
     settle: observer.settle,
     exported: parts.observe?.exported,
+    restarts: () => parts.restarts ?? {},
     sent: parts.observe?.sent,
     identities: () => snapshot.identities.size,
     policies: () => inForce.policies.length,
@@ -369,28 +357,37 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       return undefined
     }
   }
-  const earlier = parts.journal === undefined ? [] : await readJournal(parts.journal, (text) => log.warn(text))
-  await keeper.adopt(snapshot, memoir.leasesOf(snapshot, earlier)).catch(async (error: unknown) => {
-    keeper.stop()
-    await stopListening()
-    kernelFlows?.close()
-    await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
-    throw error
-  })
-
-  if (connections !== undefined)
-    watch = await watchLiveness(liveness, connections, (error) => {
-      if (error === undefined) refusals.delete('liveness')
-      else if (!refusals.has('liveness'))
-        sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
+  async function adopt(): Promise<void> {
+    const earlier = parts.journal === undefined ? [] : await readJournal(parts.journal, (text) => log.warn(text))
+    await keeper.adopt(snapshot, memoir.leasesOf(snapshot, earlier))
+  }
+  if (!stands)
+    await adopt().catch(async (error: unknown) => {
+      keeper.stop()
+      await stopListening()
+      kernelFlows?.close()
+      await datapath?.abandon().catch((cause: unknown) => log.error({ err: cause }, 'the kernel table is left behind'))
+      throw error
     })
-  keeper.start()
+
+  /** Once it is known what an earlier agent left: which leases end, and which are written down for the next. */
+  async function beginLeases(): Promise<void> {
+    if (connections !== undefined)
+      watch ??= await watchLiveness(liveness, connections, (error) => {
+        if (error === undefined) refusals.delete('liveness')
+        else if (!refusals.has('liveness'))
+          sayRefusal('liveness', 'connections cannot be heard of: those that keep a lease may not be known', error)
+      })
+    keeper.start()
+    await journal?.rewrite(entries())
+  }
   function* entries(): Iterable<JournalEntry> {
     for (const lease of leases.list()) yield* [memoir.entryOf(snapshot, lease)].filter((entry) => entry !== undefined)
   }
-  await journal?.rewrite(entries())
+  if (!stands) await beginLeases()
   const tidying = setInterval(() => {
-    if (journal !== undefined && journal.lines() > 2 * leases.size() + journalSlack) void journal.rewrite(entries())
+    if (journal !== undefined && !isCatchingUp && journal.lines() > 2 * leases.size() + journalSlack)
+      void journal.rewrite(entries())
   }, tidyMillis)
   const revocations =
     connections === undefined
@@ -403,7 +400,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
           listening.port,
           settings.policy.drainSeconds * 1000,
         )
-  revocations?.noteFound(found ?? new Map<Address, IdentityId>(), snapshot)
+  if (found !== undefined) revocations?.noteFound(found, snapshot)
 
   // The proxy.
   const upstreams = makeRoutes(
@@ -511,16 +508,17 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
+  await listening.begin()
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
   let changing: Promise<void> = Promise.resolve()
   let closing = false
   /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
-  let wanted = { snapshot, policies: inForce }
+  let wanted = { snapshot, policies: inForce, origin }
   /** What it was compiled from: the manifests, and this host's addresses as they are. */
   let { world, warnings } = first
-  let hostAddresses = parts.hostAddresses
+  let { files, hostAddresses } = origin
   let retry: NodeJS.Timeout | undefined
   const changeInTurn = (): void => void (changing = changing.then(change))
   /** What has come and is not compiled yet. */
@@ -540,16 +538,18 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       log.info({ addresses: hostAddresses.length }, "this host's addresses have changed")
     if (!isRead && news.hostAddresses === undefined) return
     const next = await inTurns(compile(world, hostAddresses))
-    want(next, { revision: next.revision, policies: world.policies, warnings })
+    want({ snapshot: next, policies: { revision: next.revision, policies: world.policies, warnings }, origin: { files, hostAddresses } }) // prettier-ignore
   }
   /** Whether the files can be used. */
-  async function load(files: readonly ManifestFile[]): Promise<boolean> {
+  async function load(read: readonly ManifestFile[]): Promise<boolean> {
     try {
-      const loaded = await readWorld(files)
+      const loaded = await readWorld(read)
       metrics.load(loaded.ok)
       refused = loaded.ok ? [] : loaded.issues
-      if (loaded.ok) ({ world, warnings } = loaded)
-      else
+      if (loaded.ok) {
+        files = read
+        ;({ world, warnings } = loaded)
+      } else
         log.error(
           { count: loaded.issues.length, issues: loaded.issues.slice(0, issuesSaidMax).map(issueToText) },
           'the new manifests are refused; the policy in force stays',
@@ -559,7 +559,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       if (closing) return false
       refuseFiles(error as Error)
       // Nothing is wrong with them: unless newer ones come, they are read again.
-      reread = setTimeout(() => arrive({ files, ...arrived }), retryMillis)
+      reread = setTimeout(() => arrive({ files: read, ...arrived }), retryMillis)
       return false
     }
   }
@@ -569,9 +569,20 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     refused = [{ file, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
     log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
   }
-  function want(next: Snapshot, policies: PoliciesInForce): void {
-    wanted = { snapshot: next, policies }
+  function want(next: typeof wanted): void {
+    wanted = next
     changeInTurn()
+  }
+  /** The heir goes on from what the kernel holds, and only from that. */
+  let inherited: Origin | undefined
+  function tellHeir(): void {
+    if (wanted.snapshot !== snapshot || inherited === wanted.origin || !keeper.isSettled() || isCatchingUp) return
+    inherited = wanted.origin
+    parts.heir?.inForce(inherited)
+  }
+  async function warnHeir(): Promise<void> {
+    inherited = undefined
+    await parts.heir?.changing()
   }
   async function change(): Promise<void> {
     clearTimeout(retry)
@@ -579,6 +590,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     const change = wanted
     const next = change.snapshot
     if (closing || next === before) return
+    await warnHeir()
     try {
       await keeper.prepare(before, next)
       await datapath?.apply(next)
@@ -600,6 +612,7 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       'in force',
     )
     await followed
+    tellHeir()
     revocations?.note(before, next)
     cutInTurn()
   }
@@ -617,7 +630,6 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
   }
-  cutInTurn()
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
       await keeper.follow(before, next)
@@ -627,12 +639,32 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
   }
   const watching: FolderWatch | undefined =
     manifests.kind === 'path'
-      ? watchManifests(manifests.path, files, (changed) => arrive({ files: changed }), refuseFiles)
+      ? watchManifests(manifests.path, origin.files, (changed) => arrive({ files: changed }), refuseFiles)
       : undefined
+  if (prepared !== undefined) watching?.look()
+  if (prepared !== undefined && String(parts.hostAddresses) !== String(origin.hostAddresses))
+    arrive({ hostAddresses: parts.hostAddresses })
   const unfollowHost = parts.followHost?.((addresses) => arrive({ hostAddresses: addresses }))
 
+  // Who answers first looks through the kernel's table afterwards, and before any policy changes.
+  let isCatchingUp = stands
+  async function catchUp(): Promise<void> {
+    while (isCatchingUp && !closing)
+      try {
+        const endpoints = await readFound()
+        await adopt()
+        revocations?.noteFound(endpoints, snapshot)
+        await beginLeases()
+        isCatchingUp = false
+        refusals.delete('table')
+      } catch (error) {
+        sayRefusal('table', 'what an agent before this one left in the kernel is not looked through yet; it is tried again', error)
+        await pause(retryMillis, undefined, { ref: false })
+      }
+  } // prettier-ignore
+
   // Somebody else's hand on the ruleset, and what the kernel refused to take out or in.
-  let seenEpoch = datapath?.epoch()
+  let seenEpoch = stands ? undefined : datapath?.epoch()
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
     else if (!keeper.isSettled()) changing = changing.then(settle)
@@ -650,13 +682,17 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
       // Last: as long as something is refused, all of it is tried again.
       seenEpoch = epoch
       refusals.delete('table')
+      tellHeir()
     } catch (error) {
       sayRefusal('table', 'the kernel table could not be repaired', error)
     }
   }
+  if (stands) changing = changing.then(catchUp).then(repair)
+  changing = changing.then(tellHeir).then(cutInTurn)
   async function settle(): Promise<void> {
     try {
       await keeper.settle()
+      tellHeir()
     } catch (error) {
       log.error({ err: error }, 'the kernel does not hold what the leases say; it is tried again')
     }
@@ -706,8 +742,9 @@ export async function startAgent(parts: AgentParts): Promise<Agent> {
     keeper.stop()
     watch?.stop()
     await changing
-    upstreams.close()
+    // Those who were asked are still listened to: a question that was read is answered.
     await stopListening()
+    upstreams.close()
     await cutting
     await journal?.close()
     connections?.close()
@@ -754,12 +791,6 @@ function whyNotListening(error: unknown): unknown {
     : socketError('DNS', placeText(address, port), 'dns.listen', error)
 }
 
-function denyRepliesOf(text: string): DenyReplies {
-  const replies = readDenyReplies(text)
-  if (typeof replies === 'string') throw new Error(`dns.denyReply ${replies}`)
-  return replies
-}
-
 const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
 
 /** What holds for names and answers beside policy. */
@@ -778,7 +809,7 @@ const noName = '' as WireName
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {
-  const given = listeners.flatMap((listener) => (listener.kind === 'address' ? [listener.address] : []))
+  const given = listeners.flatMap((listener) => listener.address ?? [])
   const [address4, address6] = [given.find((text) => !text.includes(':')), given.find((text) => text.includes(':'))]
   return { ...(address4 === undefined ? {} : { address4 }), ...(address6 === undefined ? {} : { address6 }) }
 }

@@ -46,6 +46,8 @@ export interface Config {
       readonly clientCa: string | undefined
     }
   }
+  /** What goes on when the agent's process dies: see `restart` of the schema. */
+  readonly restart: 'standby' | 'cold' | 'none'
   readonly logLevel: LogLevel
   /** Where leases are written down for the next agent. */
   readonly journal: string | undefined
@@ -391,6 +393,11 @@ const schema = z.strictObject({
         .prefault({}),
     })
     .prefault({}),
+  /**
+   * When the process that answers dies or is replaced: another that has everything ready takes over (`standby`: twice the memory, DNS is back in tens
+   * of milliseconds), one is started (`cold`: a second, and more with many policies), or none: there is one process only.
+   */
+  restart: z.enum(['standby', 'cold', 'none']).default('standby'),
   log: z.strictObject({ level: z.enum(logLevels).default('info') }).prefault({}),
 })
 
@@ -526,6 +533,7 @@ function toConfig({
   host,
   api,
   observe,
+  restart,
   log,
 }: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
@@ -555,6 +563,7 @@ function toConfig({
         clientCa: observe.hubble.tls?.clientCa,
       },
     },
+    restart,
     logLevel: log.level,
     journal: journal === undefined ? `/run/namegate/${datapath.table}.leases` : (journal ?? undefined),
     settings: {

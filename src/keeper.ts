@@ -364,6 +364,8 @@ export function makeKeeper(
       const until = standing.get(`${lease.identity} ${lease.address}`)
       const ports = portsOf(lease, snapshot, lease.identity)
       if (until === undefined || ports.length === 0) continue
+      // What was learned since is newer.
+      if (leases.namesOf(lease.identity, lease.address).includes(lease.name)) continue
       // A wall clock that was set meanwhile prolongs nothing.
       const learnedAt = Math.min(said, clock())
       const stoodSeconds = Math.floor((until - learnedAt) / 1000) - limits.graceSeconds

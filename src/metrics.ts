@@ -50,6 +50,8 @@ export interface Gauges {
   readonly identities: () => number
   readonly policies: () => number
   readonly leasedNames: () => number
+  /** By what became of the agent before. */
+  readonly restarts: () => Readonly<Record<string, number>>
   /** Undefined: only our own names. */
   readonly hubble: { readonly cluster: string } | undefined
 }
@@ -126,6 +128,16 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const toCollector = gauges.sent
   if (toCollector !== undefined) exported('namegate_otlp_flows_total', 'Flows that the collector took.', () => toCollector().written) // prettier-ignore
   if (toCollector !== undefined) exported('namegate_otlp_lost_total', 'Flows that the collector could not take: it was too slow, or refused them.', () => toCollector().lost) // prettier-ignore
+  new Counter({
+    name: 'namegate_restarts_total',
+    help: 'Times that the agent was started again: the one before died, or was replaced.',
+    labelNames: ['cause'],
+    registers,
+    collect() {
+      this.reset()
+      for (const [cause, count] of Object.entries(gauges.restarts())) this.inc({ cause }, count)
+    },
+  })
   const hubble = gauges.hubble === undefined ? undefined : makeHubbleMetrics(registry, { ...gauges, ...gauges.hubble })
   gauge('namegate_identities', 'Identities in use.', gauges.identities)
   gauge('namegate_policies', 'Policies in force.', gauges.policies)

@@ -80,10 +80,13 @@ export interface DatapathParts {
  * Adopts the table that stands when its structure is ours to the letter; else replaces it, closed until all is there. Learned addresses stay in either
  * case, unless an identity's number stands for other labels now, or its policy grants names otherwise. The snapshot's policy comes with it: no
  * moment is open. Rejects with `NftError` or `KernelError`.
+ * @param stands whether the table is known to be ours, and to hold this very policy: then it is neither looked at nor written before the first `repair`
+ * or `apply`. For who takes over from an agent that died a moment ago, and calls `repair` soon.
  */
 export async function startDatapath(
   { nft, netlink, clock, structure, digest }: DatapathParts,
   snapshot: Snapshot,
+  stands = false,
 ): Promise<Datapath> {
   const { table } = structure
   const wanted = { a: renderStructure(structure, 'a'), b: renderStructure(structure, 'b') }
@@ -92,8 +95,9 @@ export async function startDatapath(
   /** The copy of the policy maps by which packets are judged, and what each holds; undefined where that is not known: nft may have done it and then died. */
   let judging: Copy | undefined
   let held: { readonly [copy in Copy]?: Elements | undefined } = {}
-  /** What is in force: the last that the kernel took. */
-  let inForce = await inTurns(desiredSteps(snapshot, options))
+  /** What is in force: the last that the kernel took. Made when it is needed: of thousands of policies it takes hundreds of milliseconds. */
+  let inForce: Elements | undefined
+  const elementsInForce = async (): Promise<Elements> => (inForce ??= await inTurns(desiredSteps(snapshot, options)))
   // nft runs one after the other: two transactions in flight could land in the wrong order.
   let turn: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -144,15 +148,22 @@ export async function startDatapath(
 
   const learned = makeLearnedSets(netlink, table, clock, await probeDialect(nft, netlink, table, clock))
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
-  const found = await standing()
-  const holds = await stillHolds(nft, table, inForce)
-  const forget = (): string => learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('')
-  if (found !== 'other structure') await load(inForce, found, holds || found === undefined ? '' : forget())
-  else if (!holds) await load(inForce, found)
-  else
-    await load(inForce, found, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
-      load(inForce, found),
-    )
+  let wasThere = true
+  // To list a table of thousands of policies takes nft a second or two: the first `repair` does that.
+  if (!stands) await begin(await elementsInForce())
+
+  async function begin(elements: Elements): Promise<void> {
+    const found = await standing()
+    wasThere = found !== undefined
+    const holds = await stillHolds(nft, table, elements)
+    const forget = (): string => learnedSets.map((set) => `flush set inet ${table} ${set}\n`).join('')
+    if (found !== 'other structure') await load(elements, found, holds || found === undefined ? '' : forget())
+    else if (!holds) await load(elements, found)
+    else
+      await load(elements, found, renderLearned(table, await standingLearned().catch(() => []))).catch(() =>
+        load(elements, found),
+      )
+  }
 
   async function apply(snapshot: Snapshot): Promise<void> {
     await inTurn(async () => {
@@ -188,7 +199,7 @@ export async function startDatapath(
   }
 
   // Whose hand it was cannot be seen, nor what it did to the maps: they are written anew.
-  const repair = (): Promise<Repaired> => inTurn(() => reload(inForce))
+  const repair = (): Promise<Repaired> => inTurn(async () => reload(await elementsInForce()))
 
   async function denied(): Promise<DeniedFlow[]> {
     const lists = await Promise.all(
@@ -244,7 +255,7 @@ export async function startDatapath(
     close: learned.close,
     async abandon() {
       learned.close()
-      if (found === undefined) await nft(['delete', 'table', 'inet', table])
+      if (!wasThere) await nft(['delete', 'table', 'inet', table])
     },
   }
 }

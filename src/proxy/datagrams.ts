@@ -20,8 +20,11 @@ const [nameLengthAt, vectorAt, vectorsAt, lengthAt] = [8, 16, 24, 56]
 
 const [AF_INET, AF_INET6] = [2, 10]
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
-const [SOL_SOCKET, SO_REUSEADDR, IPPROTO_IPV6, IPV6_V6ONLY] = [1, 2, 41, 26]
+const [SOL_SOCKET, SO_REUSEADDR, SO_RCVBUF, SO_RCVBUFFORCE, IPPROTO_IPV6, IPV6_V6ONLY] = [1, 2, 8, 33, 41, 26]
+const F_DUPFD_CLOEXEC = 1030
 const MSG_DONTWAIT = 0x40
+/** What waits in a socket while nobody reads, as the kernel counts: 10 000 questions, two seconds of 5 000 a second. */
+const waitingOctets = 4 << 20
 
 /** Where a datagram is from or goes: the octets of a struct sockaddr_in or sockaddr_in6. */
 export type Place = Uint8Array
@@ -29,12 +32,12 @@ export type Place = Uint8Array
 export interface Batches {
   /** A bound socket for a literal address. Throws an `Error` with `code` (EADDRINUSE, EACCES, …). */
   readonly open: (address: Address, port: number) => number
-  /** `node:dgram` lets others share the port of a socket that it is handed; ours is nobody else's. */
+  /** `node:dgram` lets others share the port of a socket that it is handed; ours is nobody else's. And much may wait in it. */
   readonly claim: (fd: number) => void
   readonly on: (fd: number) => Datagrams
 }
 
-/** Reads and writes one socket, whose owner closes it. */
+/** Reads and writes one socket by a descriptor of its own: whoever has the other may close it, and what is to be sent still leaves. */
 export interface Datagrams {
   /** What the last `receive` read. */
   readonly incoming: Uint8Array
@@ -55,6 +58,7 @@ export interface Datagrams {
   readonly isFull: () => boolean
   /** Sends all replies. `left` gets those for which the socket has no room now; one that cannot be sent at all is lost, as on the way. */
   readonly flush: (left: (reply: Uint8Array, place: Place) => void) => void
+  readonly close: () => void
 }
 
 /** Undefined where these calls are not to be had. */
@@ -73,6 +77,7 @@ function bind(libc: ReturnType<typeof koffi.load>): Batches {
   const libcBind = libc.func('int bind(int fd, void *place, uint size)')
   const libcClose = libc.func('int close(int fd)')
   const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int name, int *value, int size)')
+  const libcFcntl = libc.func('int fcntl(int fd, int command, ...)')
   const recvmmsg = libc.func('int recvmmsg(int fd, void *messages, uint count, int flags, void *timeout)')
   const sendmmsg = libc.func('int sendmmsg(int fd, void *messages, uint count, int flags)')
 
@@ -89,7 +94,9 @@ function bind(libc: ReturnType<typeof koffi.load>): Batches {
     throw error
   }
 
-  function on(fd: number): Datagrams {
+  function on(of: number): Datagrams {
+    const fd = libcFcntl(of, F_DUPFD_CLOEXEC, 'int', 0) as number
+    if (fd < 0) throw failure('fcntl')
     const read = makeBatch(incomingOctets)
     const write = makeBatch(outgoingOctets)
     const sourceOf4 = makeReader4()
@@ -153,10 +160,17 @@ function bind(libc: ReturnType<typeof koffi.load>): Batches {
       },
       isFull: () => waiting === batchMax,
       flush,
+      close: () => void libcClose(fd),
     }
   }
 
-  return { open, claim: (fd) => void libcSetsockopt(fd, SOL_SOCKET, SO_REUSEADDR, [0], 4), on }
+  function claim(fd: number): void {
+    libcSetsockopt(fd, SOL_SOCKET, SO_REUSEADDR, [0], 4)
+    // The first is for CAP_NET_ADMIN; the other takes as much of it as net.core.rmem_max lets it.
+    for (const option of [SO_RCVBUFFORCE, SO_RCVBUF]) if (libcSetsockopt(fd, SOL_SOCKET, option, [waitingOctets], 4) === 0) return
+  }
+
+  return { open, claim, on }
 } // prettier-ignore
 
 const vectorOf = (i: number): number => batchMax * headerSize + i * vectorSize

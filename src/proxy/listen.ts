@@ -1,6 +1,7 @@
 // The proxy's sockets: UDP and TCP on one port, for each family. Reads messages, gives them to the story, writes its replies.
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
+import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises'
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { Rcode } from '../wire/codes.ts'
 import { gate, readQuestion } from '../wire/message.ts'
@@ -28,6 +29,8 @@ export type Listener =
       readonly udpFd: number
       readonly tcpFd: number
       readonly port: number
+      /** Which address they are bound to, where it is one to lead DNS to. */
+      readonly address?: string
     }
 
 /** Gives the reply to a message, or nothing. Should it reject, that is reported and the question answered with SERVFAIL. */
@@ -40,6 +43,11 @@ export type Answerer = (
 
 export interface Listening {
   readonly port: number
+  /**
+   * Sockets that were bound elsewhere are read from here on, and not before: what comes waits in them, where there is more room than with us. Those of
+   * our own are read from the start.
+   */
+  readonly begin: () => Promise<void>
   /** Datagrams dropped because too many questions were in hand. */
   readonly dropped: () => number
   /** Stops reading, lets what is in hand be answered (at most `drainMillis`), closes. Once; further calls wait for the same. */
@@ -118,8 +126,7 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const serve: Serve = (udp, udpFd, tcp) => {
-    serveUdp(desk, udp, udpFd === undefined ? undefined : batches?.on(udpFd))
+  const serve: Serve = async ({ udp, datagrams, tcp }, hasWaiting) => {
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
       const held = [...connections.values()].filter((other) => other === source).length
@@ -131,22 +138,35 @@ export async function listen(
       connection.once('close', () => connections.delete(connection))
       serveTcp(desk, connection, source)
     })
+    await serveUdp(desk, udp, datagrams, hasWaiting)
   }
-  const port = await bindAll(listeners, batches, bound, serve)
+  const [first] = listeners
+  if (first === undefined) throw new Error('no listener is given')
+  const isOwn = (listener: Listener): boolean => listener.kind === 'address'
+  const port = isOwn(first) ? await bindAll(listeners.filter(isOwn), batches, bound, serve) : first.port
+  async function begin(): Promise<void> {
+    for (const listener of listeners)
+      if (!isOwn(listener) && !desk.closing) bound.push(await bindPair(listener, port, batches, serve))
+  }
 
   let closed: Promise<void> | undefined
   async function shut(): Promise<void> {
     desk.closing = true
     const ended = bound.map(({ tcp }) => new Promise((resolve) => tcp.close(resolve)))
-    for (const { udp } of bound) udp.removeAllListeners('message')
+    // Replies leave by a descriptor of their own, so reading ends now: what comes from here on waits for whoever else has the socket.
+    for (const { udp, datagrams } of bound)
+      if (datagrams !== undefined) udp.close()
+      else udp.removeAllListeners('message')
     for (const connection of connections.keys()) connection.pause()
     await drained(desk)
     desk.closed = true
-    for (const { udp } of bound) udp.close()
+    for (const { udp, datagrams } of bound)
+      if (datagrams !== undefined) datagrams.close()
+      else udp.close()
     for (const connection of connections.keys()) connection.destroy()
     await Promise.all(ended)
   }
-  return { port, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
+  return { port, begin, dropped: () => desk.dropped, close: () => (closed ??= shut()) }
 }
 
 /** Places of which each source has a share. */
@@ -192,12 +212,20 @@ function drained(desk: Desk): Promise<void> {
 const noReplays: Pick<Replays, 'turn' | 'replay'> = { turn: () => undefined, replay: () => 0 }
 /** Batches that are read at once, before timers and connections get their turn: 256 questions, under 2 ms. */
 const batchesPerTurn = 4
+/** Of questions that waited in the socket, so many are in hand before more are read; but one that takes long does not hold up the others. */
+const waitingInHandMax = 256
+const waitingTriesMax = 50
 
 /**
  * Reads questions one by one as they come, and with `datagrams` in batches what has come behind each; replies that are ready together leave
  * together.
  */
-function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefined): void {
+async function serveUdp(
+  desk: Desk,
+  socket: UdpSocket,
+  datagrams: Datagrams | undefined,
+  hasWaiting: boolean,
+): Promise<void> {
   const { replays } = desk
   const scratch = new Uint8Array(replyOctetsMax)
   /** Told when the replies that wait have left. */
@@ -211,6 +239,7 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
     else takeFirst(message, source, from.address, from.port)
     if (datagrams !== undefined) takeMore(datagrams)
   })
+  if (hasWaiting && datagrams !== undefined) await takeWaiting(datagrams)
 
   function takeFirst(message: Uint8Array, source: Address, address: string, port: number): void {
     // A scope (`fe80::1%eth0`) says more than the address: that is left to libuv.
@@ -219,7 +248,7 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
       const length = replays.replay(message, 0, message.length, source, scratch, 0, port)
       // The workload may be gone: a reply that cannot be sent is a reply lost on the way. Done when it has left, not before.
       if (length > 0) socket.send(scratch.slice(0, length), port, address)
-      else ask(message, source, port, (reply, done) => socket.send(reply, port, address, done))
+      else ask(message, source, port, (reply, done) => sendAlone(reply, port, address, done))
       return
     }
     if (datagrams.isFull()) flush(datagrams)
@@ -229,12 +258,22 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
   }
 
   function takeMore(datagrams: Datagrams): void {
-    for (let batch = 0; batch < batchesPerTurn; batch++) {
-      const count = datagrams.receive()
-      if (count > 0) replays.turn()
-      for (let i = 0; i < count; i++) takeOne(datagrams, i)
-      flush(datagrams)
-      if (count < batchMax) return
+    for (let batch = 0; batch < batchesPerTurn; batch++) if (takeBatch(datagrams) < batchMax) return
+  }
+  function takeBatch(datagrams: Datagrams): number {
+    const count = datagrams.receive()
+    if (count > 0) replays.turn()
+    for (let i = 0; i < count; i++) takeOne(datagrams, i)
+    flush(datagrams)
+    return count
+  }
+
+  /** No faster than it is answered: with nothing in the cache, thousands of questions at once are more than may be in hand. */
+  async function takeWaiting(datagrams: Datagrams): Promise<void> {
+    for (let count = batchMax; count === batchMax && !desk.closing;) {
+      count = takeBatch(datagrams)
+      for (let i = 0; i < waitingTriesMax && desk.inHand.udp > waitingInHandMax; i++) await pause(1)
+      await nextTurn()
     }
   }
 
@@ -304,9 +343,14 @@ function serveUdp(desk: Desk, socket: UdpSocket, datagrams: Datagrams | undefine
   }
   /** Waits for room in the socket, as libuv does. */
   function sendLeft(reply: Uint8Array, place: Place): void {
-    if (!desk.closed) socket.send(reply, portOf(place), addressToText(addressOf(place)))
+    sendAlone(reply, portOf(place), addressToText(addressOf(place)), () => undefined)
+  }
+  function sendAlone(reply: Uint8Array, port: number, address: string, done: () => void): void {
+    if (desk.closed || (desk.closing && datagrams !== undefined)) done()
+    else socket.send(reply, port, address, done)
   }
 }
+
 function serveTcp(desk: Desk, connection: Socket, source: Address): void {
   let buffered: Buffer = Buffer.alloc(0)
   let inHand = 0
@@ -374,14 +418,21 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
-/** `udpFd` where it is known. */
-type Serve = (udp: UdpSocket, udpFd: number | undefined, tcp: Server) => void
+/** @param hasWaiting whether there may be questions that came before anybody read. */
+type Serve = (pair: Omit<Pair, 'port'>, hasWaiting: boolean) => Promise<void>
 
 /** The two sockets of one listener. */
 interface Pair {
   readonly udp: UdpSocket
+  readonly datagrams: Datagrams | undefined
   readonly tcp: Server
   readonly port: number
+}
+
+function closePair({ udp, datagrams, tcp }: Omit<Pair, 'port'>): void {
+  udp.close()
+  datagrams?.close()
+  tcp.close()
 }
 
 /** A port that is free for one socket may be taken for another: then a new one is tried, this often. */
@@ -394,21 +445,15 @@ async function bindAll(
   bound: Pair[],
   serve: Serve,
 ): Promise<number> {
-  // prettier-ignore
-  const [first] = listeners
-  if (first === undefined) throw new Error('no listener is given')
   for (let i = 1; ; i++) {
     try {
       for (const listener of listeners)
         bound.push(await bindPair(listener, listener.port || (bound[0]?.port ?? 0), batches, serve))
       return bound[0]?.port ?? 0
     } catch (error) {
-      for (const { udp, tcp } of bound.splice(0)) {
-        udp.close()
-        tcp.close()
-      }
+      for (const pair of bound.splice(0)) closePair(pair)
       const isTaken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
-      if (first.port !== 0 || !isTaken || i >= portTries) throw error
+      if (listeners[0]?.port !== 0 || !isTaken || i >= portTries) throw error
     }
   }
 }
@@ -419,23 +464,24 @@ async function bindPair(listener: Listener, port: number, batches: Batches | und
   const udp = createSocket({
     type: isSix ? 'udp6' : 'udp4',
     ipv6Only: isSix,
-    recvBufferSize: 4 << 20,
+    ...(batches === undefined ? { recvBufferSize: 4 << 20 } : {}),
     // All addresses are literal. Node's own look-up would put every reply off to a later tick.
     lookup: (address, _options, callback) => callback(null, address, isSix ? 6 : 4),
   })
   const tcp = createServer({ noDelay: true, allowHalfOpen: true })
   tcp.maxConnections = tcpConnectionsMax
+  let datagrams: Datagrams | undefined
   try {
     const udpFd = listener.kind === 'sockets' ? listener.udpFd : openUdp(listener, port, batches)
+    datagrams = udpFd === undefined ? undefined : batches?.on(udpFd)
     // Before binding: from then on there may be questions.
-    serve(udp, udpFd, tcp)
+    await serve({ udp, datagrams, tcp }, listener.kind === 'sockets')
     const bound = await bindUdp(udp, listener, udpFd, port)
-    if (listener.kind === 'address' && udpFd !== undefined) batches?.claim(udpFd)
+    if (udpFd !== undefined) batches?.claim(udpFd)
     await bindTcp(tcp, listener, bound, isSix)
-    return { udp, tcp, port: bound }
+    return { udp, datagrams, tcp, port: bound }
   } catch (error) {
-    udp.close()
-    tcp.close()
+    closePair({ udp, datagrams, tcp })
     throw error
   }
 }

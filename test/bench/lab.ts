@@ -117,7 +117,7 @@ export const namegate: Contestant = {
   name: 'namegate',
   async start(lab) {
     writeFileSync(join(lab.folder, 'manifests.yaml'), manifests)
-    const config = { manifests: join(lab.folder, 'manifests.yaml'), dns: { upstreams: ['10.3.0.2:5300'], budgets: noBudgets }, datapath: { interfaces: ['client'] }, leases: { journal: join(lab.folder, 'leases') }, api: { socket: null, port: null }, log: { level: 'warn' } } // prettier-ignore
+    const config = { manifests: join(lab.folder, 'manifests.yaml'), dns: { upstreams: ['10.3.0.2:5300'], budgets: noBudgets }, datapath: { interfaces: ['client'] }, leases: { journal: join(lab.folder, 'leases') }, api: { socket: null, port: null }, restart: 'none', log: { level: 'warn' } } // prettier-ignore
     writeFileSync(join(lab.folder, 'config.yaml'), JSON.stringify(config))
     const running = await startMeasured(lab, [process.execPath, file('../../src/main.ts'), 'agent', '--config', join(lab.folder, 'config.yaml')])
     return { ...running, stop: () => running.stop().then(() => void sh('nft delete table inet namegate')) }

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { killAgent } from '../support/processes.ts'
 import { addHost, enterLab, sh, until, whyNoKernel, type Host } from '../support/lab.ts'
 
 const reason = whyNoKernel()
@@ -66,7 +67,7 @@ describe.skipIf(reason !== undefined)(`namegate agent ${reason ?? ''}`, () => {
     )
   })
   afterAll(async () => {
-    agent?.kill('SIGKILL')
+    if (agent !== undefined) killAgent(agent)
     await upstream?.close()
     web?.stop()
     await rm(folder, { recursive: true, force: true })

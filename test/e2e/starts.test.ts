@@ -11,6 +11,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFin
 import { temporaryFolder } from '../support/folder.ts'
 import { addHost, enterLab, sh, whyNoKernel, type Host } from '../support/lab.ts'
 import { names, pod, policy } from '../support/manifests.ts'
+import { killAgent } from '../support/processes.ts'
 
 const reason = whyNoKernel()
 const manifests = pod('web', ['10.1.0.2']) + policy('web', names('{matchPattern: "*.example.com"}'))
@@ -36,7 +37,7 @@ describe.skipIf(reason !== undefined)(`starts ${reason ?? ''}`, () => {
   })
   afterEach(async () => {
     for (const { process, ended } of running.splice(0)) {
-      process.kill('SIGKILL')
+      killAgent(process)
       await ended
     }
     sh('nft delete table inet namegate 2>/dev/null || true')
@@ -124,7 +125,7 @@ describe.skipIf(reason !== undefined)(`starts ${reason ?? ''}`, () => {
     test('a killed one has it no longer, at once', async () => {
       const first = await start()
       await up(first)
-      first.process.kill('SIGKILL')
+      killAgent(first.process)
       await first.ended
       await up(await start())
     })

@@ -27,6 +27,7 @@ test('all defaults', () => {
     api: { socket: '/run/namegate/api.sock', address: '127.0.0.1', port: 9653 },
     observe: { logGroup: 4244,
       hubbleMetrics: false, exports: [], capacity: 4095, cluster: 'default', node: expect.any(String) as string, hubble: { listen: [], certificate: undefined, key: undefined, clientCa: undefined } }, // prettier-ignore
+    restart: 'standby',
     logLevel: 'info',
     settings: defaultSettings(),
   })

@@ -9,7 +9,7 @@ import { answer, connection, proxy, query, web } from './observe/flows.ts'
 
 function observed(hubble: boolean): Metrics {
   const one = (): number => 1
-  const metrics = makeMetrics({ leases: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), settle: () => undefined, exported: () => ({ written: 5, lost: 6 }), sent: () => ({ written: 7, lost: 8 }), hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
+  const metrics = makeMetrics({ leases: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), settle: () => undefined, restarts: () => ({}), exported: () => ({ written: 5, lost: 6 }), sent: () => ({ written: 7, lost: 8 }), hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
   for (const step of steps) metrics.step(step, 0.001)
   for (const flow of [query(), answer(), query({ verdict: 'DROPPED', qname: 'pay.example.net' }), answer({ source: proxy, destination: web, rcode: 3, addresses: [] }), connection(), connection({ verdict: 'FORWARDED' })]) metrics.flow(flow, 1) // prettier-ignore
   metrics.flow({ kind: 'commit', time: 0, why: undefined, elements: 1, millis: 1, acknowledged: true }, 1)

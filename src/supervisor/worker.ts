@@ -1,0 +1,127 @@
+// A worker: one process that answers, or that has everything ready to. It is told what to do by the supervisor; should that die, it goes on.
+import { readFile } from 'node:fs/promises'
+import type { Heir, Prepared } from '../agent.ts'
+import { firstSignal } from '../cli/agent.ts'
+import { parseConfig } from '../config.ts'
+import type { Listener } from '../proxy/listen.ts'
+import { ManifestError, warmUp, type Warm } from '../warm.ts'
+import { giveTo } from './handover.ts'
+import type { FromWorker, Restarts, ToWorker, WorkerStart } from './messages.ts'
+import { findPlace, fingerprintOf, serve, warmPartsOf, type Place } from './serve.ts'
+
+const start = JSON.parse(process.argv[2] ?? '') as WorkerStart
+/** What came before anybody listened would be lost. */
+const early: ToWorker[] = []
+let hear = (message: ToWorker): void => void early.push(message)
+process.on('message', (message: ToWorker) => hear(message))
+const { promise: endAsked, resolve: end } = Promise.withResolvers<string>()
+let reload = (): void => undefined
+
+/** Resolves when it is written, so that it is heard whatever becomes of us; at once when there is nobody to hear. */
+function say(message: FromWorker): Promise<void> {
+  return new Promise((resolve) => {
+    if (!process.connected) resolve()
+    else process.send?.(message, undefined, undefined, () => resolve())
+  })
+}
+
+function obey(message: ToWorker): void {
+  if (message.kind === 'end') end('replaced')
+  if (message.kind === 'reload') reload()
+}
+
+async function main(): Promise<number> {
+  const text = await readFile(start.configFile, 'utf8')
+  const read = parseConfig(text, start.configFile)
+  if (!read.ok) throw new Error(`${start.configFile} cannot be used any more`)
+  const place = await findPlace(read.config, start.version)
+  const isFirst = start.role === 'first'
+  if (isFirst) listenFor(obey)
+  const turn: Taken = isFirst ? {} : await standBy(place)
+  listenFor(obey)
+  process.once('disconnect', () => {
+    if (place.config.enforce === 'kernel') place.log.warn('the supervisor is gone; this process goes on until another takes over')
+    else end('the supervisor is gone, and where no kernel enforces nobody could take over')
+  }) // prettier-ignore
+  return serve(place, {
+    ...turn,
+    listeners: start.sockets.map((sockets): Listener => ({ kind: 'sockets', ...sockets })),
+    heir: heirOf(place),
+    holder: {
+      process: () => (process.connected ? process.ppid : process.pid),
+      isAlone: () => !process.connected,
+      give: (name) => giveTo(name, { fds: start.sockets.flatMap(({ udpFd, tcpFd }) => [udpFd, tcpFd]), text: JSON.stringify(start.sockets) }), // prettier-ignore
+      end: () => end('another takes over'),
+    },
+    answering: () => void say({ kind: 'answering' }),
+    ended: () => Promise.race([endAsked, firstSignal()]),
+    reloads: (look) => {
+      reload = look
+      // For who lost the supervisor.
+      process.on('SIGHUP', look)
+    },
+  })
+}
+
+function listenFor(listener: typeof hear): void {
+  hear = listener
+  for (const message of early.splice(0)) hear(message)
+}
+
+function heirOf(place: Place): Heir {
+  const fingerprint = fingerprintOf(place)
+  return {
+    changing: () => say({ kind: 'changing' }),
+    inForce: (origin) => void say({ kind: 'inForce', held: { origin, fingerprint } }),
+  }
+}
+
+interface Taken {
+  readonly prepared?: Prepared
+  readonly restarts?: Restarts
+}
+
+/** Keeps ready what the supervisor says; resolves when it is time to take over. Rejects when it cannot be made ready. */
+function standBy(place: Place): Promise<Taken> {
+  const own = fingerprintOf(place)
+  let warm: Warm | undefined
+  let ready: number | undefined
+  let wanted: (ToWorker & { kind: 'prepare' }) | undefined
+  let isPreparing = false
+  let told: (ToWorker & { kind: 'go' }) | undefined
+  return new Promise((resolve, reject) => {
+    // Nobody will ever ask for it.
+    process.once('disconnect', gone)
+    listenFor((message) => {
+      if (message.kind === 'prepare') wanted = message
+      else if (message.kind === 'go') told = message
+      else if (message.kind === 'end') process.exit(0)
+      void prepare().catch(reject)
+    })
+
+    async function prepare(): Promise<void> {
+      if (isPreparing) return
+      isPreparing = true
+      while (wanted !== undefined) {
+        const { serial, held } = wanted
+        wanted = undefined
+        warm = await warmUp(warmPartsOf(place), warm, held?.origin)
+        ready = held?.fingerprint === own ? serial : undefined
+        await say({ kind: 'warm' })
+      }
+      isPreparing = false
+      if (told === undefined || warm === undefined) return
+      process.off('disconnect', gone)
+      resolve({ prepared: { warm, stands: told.serial !== undefined && told.serial === ready }, restarts: told.restarts }) // prettier-ignore
+    }
+  })
+}
+const gone = (): never => process.exit(0)
+
+try {
+  process.exitCode = await main()
+} catch (error) {
+  process.stderr.write(`namegate: ${error instanceof ManifestError || !(error instanceof Error) ? String(error) : error.message}\n`)
+  process.exitCode = 1
+} // prettier-ignore
+process.exit()
