@@ -263,6 +263,7 @@ function oversee(
   }
 
   function finish(status: number): void {
+    isEnding = true
     discard()
     predecessor?.leave()
     over(status)
