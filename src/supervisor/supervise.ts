@@ -24,8 +24,8 @@ const pauseMillisMax = 10_000
 /** A standby that cannot be made ready is tried again after a second, and after twice as long each time. */
 const standbyPauseMillisFirst = 1000
 const standbyPauseMillisMax = 60_000
-/** What is in hand is answered within 2 s; who has not ended by then hangs. */
-const endMillisMax = 15_000
+/** What is in hand is answered within 2 s, and before that a change of policy that has begun is brought to its end; who takes longer hangs. */
+const endMillisMax = 60_000
 
 interface Worker {
   readonly child: ChildProcess
@@ -263,6 +263,7 @@ function oversee(
   }
 
   function finish(status: number): void {
+    isEnding = true
     discard()
     predecessor?.leave()
     over(status)

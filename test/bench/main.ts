@@ -1,4 +1,4 @@
-// `npm run bench [-- race cold patterns policy observe commit leases packet dns]`: prints what it measures, ratios within one run. Nothing passes or fails here.
+// `npm run bench [-- race cold patterns policy observe commit leases packet dns restart]`: prints what it measures, ratios within one run. Nothing passes or fails here.
 import { cold } from './cold.ts'
 import { commit } from './commit.ts'
 import { dns } from './dns.ts'
@@ -9,6 +9,7 @@ import { packet } from './packet.ts'
 import { patterns } from './patterns.ts'
 import { policy } from './policy.ts'
 import { race } from './race.ts'
+import { restart } from './restart.ts'
 import { whyNoKernel } from '../support/lab.ts'
 
 const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<void> | void>> = {
@@ -30,6 +31,7 @@ const programs: Readonly<Record<string, (lab: () => Promise<Lab>) => Promise<voi
   race: async (lab) => race(await lab()),
   cold: async (lab) => cold(await lab()),
   dns: async (lab) => dns(await lab()),
+  restart: async (lab) => restart(await lab()),
 }
 
 const asked = process.argv.slice(2)

@@ -1,4 +1,4 @@
-// Asks the same question again and again, so many times a second, each time with another ID and port, until it is told to stop; then waits for
+// Asks the same question again and again (once it has been answered), so many times a second, each time with another ID and port, until it is told to stop; then waits for
 // answers that are still to come. Arguments: address and port of the server, questions a second, the name. stdin: anything ends it. stdout:
 // `ready`, and at the end an `Asked` as JSON.
 import { createSocket } from 'node:dgram'
@@ -51,6 +51,13 @@ for (const [i, socket] of sockets.entries()) {
     slowestMillis = Math.max(slowestMillis, now - askedAt)
   })
 }
+// The first by itself: thousands of questions at once for a name that is in no cache are another matter.
+while (answered === 0) {
+  sentAt[0] = performance.now()
+  sockets[0]?.send(message)
+  await delay(200)
+}
+;[sent, answered] = [1, 1]
 const beganAt = performance.now()
 const turn = setInterval(() => {
   const due = Math.min(((performance.now() - beganAt) / 1000) * Number(perSecond), sentAt.length)
