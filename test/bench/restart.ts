@@ -42,7 +42,7 @@ interface Running {
 async function start(lab: Lab, policies: number, layout: 'standby' | 'cold'): Promise<Running> {
   const manifests = join(lab.folder, 'restart.yaml')
   writeFileSync(manifests, Array.from({ length: policies }, (_, i) => manifestOf(i)).join(''))
-  const config = { manifests, dns: { upstreams: ['10.3.0.2:5300'], budgets: { queriesPerSecond: 1_000_000 } }, datapath: { interfaces: ['client'] }, api: { socket: null, port: null }, restart: layout } // prettier-ignore
+  const config = { manifests, dns: { upstreams: ['10.3.0.2:5300'], budgets: { queriesPerSecond: 1_000_000 } }, datapath: { interfaces: ['client'] }, leases: { journal: join(lab.folder, 'leases') }, api: { socket: null, port: null }, restart: layout } // prettier-ignore
   writeFileSync(join(lab.folder, 'restart-config.yaml'), JSON.stringify(config))
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', process.execPath, file('../../src/main.ts'), 'agent', '--config', join(lab.folder, 'restart-config.yaml')], { stdio: ['ignore', 'ignore', 'pipe'] }) // prettier-ignore
   let said = ''
