@@ -11,14 +11,19 @@ export class ApiError extends Error {
   readonly code = 'api'
 }
 
-/** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. */
-export async function callApi(api: string, method: 'GET' | 'DELETE', path: string): Promise<unknown> {
+/** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. @param received is told how many characters of it are here */
+export async function callApi(
+  api: string,
+  method: 'GET' | 'DELETE',
+  path: string,
+  received: (characters: number) => void = () => undefined,
+): Promise<unknown> {
   const place = placeOf(api, path)
   if (place === undefined) throw new ApiError(`"${api}" is ${noPlace}`)
   return new Promise((resolve, reject) => {
     const call = request({ ...place, method, timeout: 10_000 }, (response) => {
       let text = ''
-      response.setEncoding('utf8').on('data', (part: string) => (text += part))
+      response.setEncoding('utf8').on('data', (part: string) => received((text += part).length))
       response.on('end', () => {
         try {
           const body: unknown = JSON.parse(text)

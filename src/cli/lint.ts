@@ -12,10 +12,11 @@ import {
 import { lint } from '../policy/lint/lint.ts'
 import { editsOf, lineStarts, unifiedDiff } from '../policy/lint/patch.ts'
 import { readDocuments } from '../sources/documents.ts'
-import { loadWorld } from '../sources/manifests.ts'
-import { parseOptionsOf, readPaths, type Reading } from './manifests.ts'
+import type { ManifestFile } from '../sources/manifests.ts'
+import { loadFiles, parseOptionsOf, readPaths, type Reading } from './manifests.ts'
 import { render, table, type Format } from './output.ts'
 import { print } from './print.ts'
+import { withProgress, type Progress } from './progress.ts'
 import { plural } from './validate.ts'
 
 export interface LintOptions extends Reading {
@@ -31,11 +32,7 @@ export interface LintOptions extends Reading {
 export async function lintCommand(paths: readonly string[], options: LintOptions, version: string): Promise<number> {
   const files = await readPaths(paths, options)
   const texts = new Map(files.map(({ path, text }) => [path, text]))
-  const loaded = loadWorld(files, parseOptionsOf(options))
-  const issues: readonly Issue[] = loaded.ok ? loaded.warnings : loaded.issues
-  const documents = files.flatMap((file) => readDocuments(makeReport(), file))
-  const world = loaded.ok ? loaded.world : undefined
-  const all = lint({ world, issues, documents, texts, options: parseOptionsOf(options) })
+  const all = await withProgress((tell) => Promise.resolve(findingsOf(files, texts, options, tell)))
   const { failOn } = options
   const findings = all.filter(({ severity }) => isAtLeast(severity, options.level))
   await print(
@@ -44,6 +41,23 @@ export async function lintCommand(paths: readonly string[], options: LintOptions
       : show(findings, options.output, texts, version),
   )
   return failOn !== 'never' && all.some(({ severity }) => isAtLeast(severity, failOn)) ? 1 : 0
+}
+
+function findingsOf(
+  files: readonly ManifestFile[],
+  texts: ReadonlyMap<string, string>,
+  options: LintOptions,
+  tell: Progress['tell'],
+): readonly Finding[] {
+  const loaded = loadFiles(files, options, tell)
+  const issues: readonly Issue[] = loaded.ok ? loaded.warnings : loaded.issues
+  const documents = files.flatMap((file, done) => {
+    tell({ what: 'reading manifests again', done, total: files.length })
+    return readDocuments(makeReport(), file)
+  })
+  const world = loaded.ok ? loaded.world : undefined
+  const input = { world, issues, documents, texts, options: parseOptionsOf(options) }
+  return lint(input, (done, total) => tell({ what: 'checking', done, total }))
 }
 
 /** All codes, as a table. */

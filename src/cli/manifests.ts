@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { InvalidArgumentError, Option, type Command } from 'commander'
 import type { ParseOptions, Semantics } from '../policy/rules.ts'
 import { isManifest, readManifests } from '../sources/folder.ts'
-import type { ManifestFile } from '../sources/manifests.ts'
+import { loadWorld, type Loaded, type ManifestFile } from '../sources/manifests.ts'
+import type { Progress } from './progress.ts'
 
 /** Options of every command that reads manifests. */
 export interface Reading {
@@ -51,6 +52,16 @@ export const parseOptionsOf = ({ semantics, ciliumVersion, clusterName }: Readin
   ciliumVersion,
   clusterName,
 })
+
+/** A file of that many characters takes a second to read as YAML. */
+const longCharacters = 1_000_000
+
+/** The world of the files. */
+export function loadFiles(files: readonly ManifestFile[], options: Reading, tell: Progress['tell']): Loaded {
+  return loadWorld(files, parseOptionsOf(options), ({ text }, done) =>
+    tell({ what: 'reading manifests', done, total: files.length }, text.length >= longCharacters),
+  )
+}
 
 /** The manifests that the paths name: files, folders, `-` for standard input. Rejects when a folder has none: it is not the one meant. */
 export async function readPaths(

@@ -15,6 +15,7 @@ import { addObserve } from './observe.ts'
 import { addWhy } from './why.ts'
 import { addPolicy } from './policy.ts'
 import { print } from './print.ts'
+import { withProgress } from './progress.ts'
 
 interface Asking {
   readonly api: string
@@ -133,7 +134,7 @@ function addInspection(program: Command): void {
     .option('-i, --identity <number>', 'only this identity')
     .option('-s, --source <source>', 'only from this source (lookup; connection: kept by one)')
     .action(async ({ api, output, ...filters }: Asking & Record<string, string>) => {
-      const rows = (await callApi(api, 'GET', `/v1/fqdn/cache${query(filters)}`)) as CacheRow[]
+      const rows = (await withProgress((tell) => callApi(api, 'GET', `/v1/fqdn/cache${query(filters)}`, (characters) => tell({ what: 'receiving leases, kB', done: Math.round(characters / 1000) })))) as CacheRow[]
       const head = ['Endpoint', 'Identity', 'Source', 'FQDN', 'TTL', 'Remaining', 'ExpirationTime', 'IPs']
       const cells = (row: CacheRow): string[] => [String(row['endpoint-id']), String(row.identity), row.source, row.fqdn, String(row.ttl), `${row['remaining-seconds']}s`, row['expiration-time'], row.ips.join(',')]
       await print(render(output, rows, () => table(head, rows.map(cells))))

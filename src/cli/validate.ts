@@ -1,9 +1,9 @@
 // `namegate policy validate`: everything that is wrong with manifests, at once.
 import { issueToText, type Issue } from '../policy/field.ts'
-import { loadWorld } from '../sources/manifests.ts'
-import { parseOptionsOf, readPaths, type Reading } from './manifests.ts'
+import { loadFiles, readPaths, type Reading } from './manifests.ts'
 import { render, type Format } from './output.ts'
 import { print } from './print.ts'
+import { withProgress } from './progress.ts'
 
 /** Prints what is wrong and what is not enforced; resolves with the exit status, 1 when an agent would refuse the set. */
 export async function validateCommand(
@@ -11,7 +11,7 @@ export async function validateCommand(
   options: Reading & { readonly output: Format },
 ): Promise<number> {
   const files = await readPaths(paths, options)
-  const loaded = loadWorld(files, parseOptionsOf(options))
+  const loaded = await withProgress((tell) => Promise.resolve(loadFiles(files, options, tell)))
   const order = new Map(files.map(({ path }, i) => [path, i]))
   const rank = ({ file }: Issue): number => order.get(file) ?? 0
   const issues = [...(loaded.ok ? loaded.warnings : loaded.issues)].sort(

@@ -2,15 +2,16 @@
 import { open } from 'node:fs/promises'
 import { addressFromText, type Address } from '../net/address.ts'
 import { issueToText, type Issue } from '../policy/field.ts'
-import { makeCompiler } from '../policy/compile.ts'
+import { makeStepwiseCompiler } from '../policy/compile.ts'
 import { explain } from '../policy/explain.ts'
 import type { World } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
-import { loadWorld } from '../sources/manifests.ts'
+import type { ManifestFile } from '../sources/manifests.ts'
 import { makeFlowReader, noteOfQuestion, type Answer, type DirectionAnswer } from './flow.ts'
-import { parseOptionsOf, readPaths, type Reading } from './manifests.ts'
+import { loadFiles, readPaths, type Reading } from './manifests.ts'
 import { render, table, type Format } from './output.ts'
 import { print } from './print.ts'
+import { silent, withProgress, type Progress } from './progress.ts'
 
 /** Beyond Cilium's defaults: what a cluster is set to. */
 export interface Enforcing {
@@ -30,7 +31,13 @@ export async function readWorld(
   paths: readonly string[],
   options: Reading & Enforcing,
 ): Promise<{ world: World; snapshot: Snapshot; warnings: readonly Issue[] }> {
-  const loaded = loadWorld(await readPaths(paths, options), parseOptionsOf(options))
+  const read = await withProgress(async (tell) => compileFiles(await readPaths(paths, options), options, tell))
+  for (const note of read.snapshot.notes) process.stderr.write(`note: ${note}\n`)
+  return read
+}
+
+function compileFiles(files: readonly ManifestFile[], options: Reading & Enforcing, tell: Progress['tell']): { world: World; snapshot: Snapshot; warnings: readonly Issue[] } {
+  const loaded = loadFiles(files, options, tell)
   if (!loaded.ok)
     throw new ManifestsError(
       [
@@ -51,7 +58,7 @@ export async function readWorld(
   } = options
   if (localNode !== undefined && !world.nodes.some(({ name }) => name === localNode))
     throw new Error(`--local-node: there is no Node ${localNode}`)
-  const compile = makeCompiler({
+  const compile = makeStepwiseCompiler({
     hostAddresses: [],
     upstreams: dnsAddresses(world),
     denyReply: 'refused',
@@ -63,10 +70,13 @@ export async function readWorld(
     audit,
     hostPolicies,
   })
-  const snapshot = compile(world)
-  for (const note of snapshot.notes) process.stderr.write(`note: ${note}\n`)
-  return { world, snapshot, warnings }
-}
+  const steps = compile(world)
+  for (let done = 0; ; done++) {
+    const step = steps.next()
+    if (step.done === true) return { world, snapshot: step.value, warnings }
+    tell({ what: 'compiling, step', done })
+  }
+} // prettier-ignore
 
 /** Where names are asked: what a rule for port 53 has to reach for every name to be askable. */
 function dnsAddresses({ services }: World): Address[] {
@@ -81,12 +91,18 @@ const lineCharactersMax = 1_000_000
 /** Answers every line of a file or standard input (`-`). Stops when nobody reads any more. Resolves with the exit status. */
 export async function answerFlows(source: string, answer: (value: unknown) => Answer): Promise<number> {
   const asJson = makeJson()
-  for await (const lines of linesOf(source)) {
-    let out = ''
-    for (const line of lines) if (line.trim() !== '') out += `${asJson(answerLine(line, answer))}\n`
-    if (!(await print(out))) break
+  // Answers on a terminal are progress themselves.
+  return process.stdout.isTTY ? answerAll(silent.tell) : withProgress(answerAll)
+  async function answerAll(tell: Progress['tell']): Promise<number> {
+    let done = 0
+    for await (const lines of linesOf(source)) {
+      let out = ''
+      for (const line of lines) if (line.trim() !== '') out += `${asJson(answerLine(line, answer))}\n`
+      if (!(await print(out))) break
+      tell({ what: 'answering flows', done: (done += lines.length) })
+    }
+    return 0
   }
-  return 0
 }
 
 function answerLine(line: string, answer: (value: unknown) => Answer): Answer {

@@ -21,11 +21,18 @@ export type Loaded =
 /** What holds when nobody says otherwise: the specification's meaning, the newest Cilium, Cilium's default name of a cluster. */
 export const defaultParseOptions: ParseOptions = { semantics: 'spec', ciliumVersion: [1, 20], clusterName: 'default' }
 
-/** Reads all files together. */
-export function loadWorld(files: readonly ManifestFile[], options: Partial<ParseOptions> = {}): Loaded {
+/** Reads all files together. @param next is told of each file before it is read, and how many were */
+export function loadWorld(
+  files: readonly ManifestFile[],
+  options: Partial<ParseOptions> = {},
+  next: (file: ManifestFile, done: number) => void = () => undefined,
+): Loaded {
   const all = { ...defaultParseOptions, ...options }
   return joinContents(
-    files.map((file) => readFile(file, all)),
+    files.map((file, done) => {
+      next(file, done)
+      return readFile(file, all)
+    }),
     makeConflictWarner(all.clusterName),
   )
 }

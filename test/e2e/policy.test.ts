@@ -1,5 +1,5 @@
 // The policy commands as people and CI run them: processes, exit statuses, standard input, pipes that close. No agent, no kernel, no root.
-import { execFile, spawn } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -314,6 +314,27 @@ describe('verdict', () => {
     expect(first).toBe('{"error":"a line has at most 1000000 characters"}')
     expect(second).toMatch(/^\{"verdict":"allowed"/)
   })
+})
+
+describe('on a terminal', () => {
+  const hasScript = spawnSync('script', ['--version']).error === undefined
+  const pod = (i: number): string => `---\napiVersion: v1\nkind: Pod\nmetadata: {name: p${i}, namespace: shop, labels: {app: a${i % 7}}}\nstatus: {podIPs: [{ip: 10.2.${i >> 8}.${i & 255}}]}\n` // prettier-ignore
+  test.skipIf(!hasScript)(
+    `what takes over a second says where it is, and leaves no trace ${hasScript ? '' : '(no program `script` here)'}`,
+    async () => {
+      await mkdir(at('big'), { recursive: true })
+      const big = Array.from({ length: 9000 }, (_, i) => pod(i)).join('')
+      expect(big.length).toBeGreaterThan(1_000_000)
+      await writeFile(at('big/pods.yaml'), big)
+      const { status, out } = await run('script', ['-qec', `bin/namegate policy validate ${at('big')}`, '/dev/null'])
+      const lines = out.split('\r').filter((line) => line.trim() !== '')
+      expect([status, lines.length >= 2, out.includes('\x1b')]).toEqual([0, true, false])
+      expect(lines[0]).toBe('reading manifests: 0 of 1 ...')
+      expect(lines.at(-1)).toMatch(/^1 file, 0 policies: valid/)
+      // Nobody looks: nothing but the answer.
+      expect(await policy('validate', at('big'))).toMatchObject({ status: 0, err: '', out: expect.stringMatching(/^1 file, 0 policies: valid[^\r]*\n$/) as unknown }) // prettier-ignore
+    },
+  )
 })
 
 describe('explain', () => {

@@ -26,8 +26,11 @@ const checks = [
   ...wordChecks,
 ]
 
-/** All findings, by file and line; at one line the most severe first. */
-export function lint(input: LintInput): readonly Finding[] {
+/** All findings, by file and line; at one line the most severe first. @param next is told before each check how many are done, of how many */
+export function lint(
+  input: LintInput,
+  next: (done: number, total: number) => void = () => undefined,
+): readonly Finding[] {
   const context = makeContext(input)
   const findings: Finding[] = []
   const told = new Set<string>()
@@ -39,7 +42,10 @@ export function lint(input: LintInput): readonly Finding[] {
     told.add(text)
     findings.push(finding)
   }
-  for (const check of checks) check(context, say)
+  checks.forEach((check, done) => {
+    next(done, checks.length)
+    check(context, say)
+  })
   findings.push(...findingsOfIssues(context, findings))
   const rank = new Map(input.documents.map(({ file }, i) => [file, i]))
   return findings.sort(

@@ -18,6 +18,13 @@ afterEach(() => {
 
 test('what it says', async () => expect(await callApi(await answer(200, '[1]'), 'GET', '/')).toEqual([1]))
 
+test('how much is there already is told while it comes', async () => {
+  const body = JSON.stringify(Array.from({ length: 100_000 }, (_, i) => i))
+  const told: number[] = []
+  await callApi(await answer(200, body), 'GET', '/', (characters) => told.push(characters))
+  expect([told.length > 1, told.at(-1)]).toEqual([true, body.length])
+})
+
 const troubles = [
   { status: 400, body: '{"error":"cidr: \\"x\\" is not an address"}', says: /^cidr: "x" is not an address$/ },
   { status: 500, body: '{}', says: /^the agent answered 500$/ },
