@@ -16,7 +16,8 @@ import { pod, policy } from '../support/manifests.ts'
 import { childrenOf, kill, killAgent } from '../support/processes.ts'
 
 const reason = whyNoKernel()
-const perSecond = 5000
+/** The benchmark asks more; here nothing may be lost, on machines that do other things too. */
+const perSecond = 2000
 const connections = 200
 const manifests = pod('web', ['10.1.0.2']) + policy('web', '{toFQDNs: [{matchPattern: "*.example.com"}]}')
 const [leased, denied] = ['198.18.0.20', '198.18.99.9']

@@ -57,7 +57,7 @@ while (answered === 0) {
   sockets[0]?.send(message)
   await delay(200)
 }
-;[sent, answered] = [1, 1]
+;[sent, answered, gapMillis, slowestMillis, lastAt] = [1, 1, 0, 0, 0]
 const beganAt = performance.now()
 const turn = setInterval(() => {
   const due = Math.min(((performance.now() - beganAt) / 1000) * Number(perSecond), sentAt.length)
