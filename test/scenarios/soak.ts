@@ -48,6 +48,7 @@ for (let second = 1; second <= hours * secondsAn; second++) {
   for (const one of ending.get(second) ?? []) liveness.note('over', one)
   ending.delete(second)
   leases.expire()
+  leases.turned()
   const renewed = leases.kept()
   leases.sending(renewed)
   leases.committed(renewed, now, 1)
