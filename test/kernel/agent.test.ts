@@ -191,8 +191,11 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
 
   test('the table deleted by hand: no address is told, and the agent brings it back', async () => {
     sh('nft delete table inet namegate')
-    const query = `dig +tries=1 +time=3 short.example.com @10.1.0.1 -p ${agent.port}`
-    expect((await web.run(query)).out).toMatch(/SERVFAIL[\s\S]*EDE: 0 .*the kernel did not acknowledge/)
+    // It is brought back within a second, and closed for the moment that this takes: who asks then asks again, or is told what stands by now.
+    const query = `dig +tries=3 +time=1 short.example.com @10.1.0.1 -p ${agent.port}`
+    const { out } = await web.run(query)
+    if (out.includes('NOERROR')) expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.21')
+    else expect(out).toMatch(/SERVFAIL[\s\S]*EDE: 0 .*the kernel did not acknowledge/)
     await expect.poll(() => sh('nft list tables'), { timeout: 5000 }).toContain('inet namegate')
     await expect.poll(() => sh('nft list set inet namegate learned4'), { timeout: 5000 }).toContain('198.18.0.21')
     expect(await connect(web, '198.18.0.21')).toBe(true)
