@@ -107,6 +107,12 @@ const checked = <T>(read: (text: string) => T | undefined, what: string) =>
 const address = checked((text) => (addressFromText(text) === undefined ? undefined : text), 'an IP address')
 const server = checked(serverFromText, serverForms)
 const name = checked((text) => (wireFromText(text) === undefined ? undefined : text), 'a domain name')
+/** Names of PEM files. */
+const tlsFiles = z.strictObject({
+  certificate: z.string().min(1),
+  key: z.string().min(1),
+  clientCa: z.string().min(1).optional(),
+})
 /** A server by its address, or with what is to be said of the way to it. */
 const upstream = z.union([
   server,
@@ -311,13 +317,7 @@ const schema = z.strictObject({
       /** Over TCP the token in it must be shown. */
       tokenFile: z.string().min(1).optional(),
       /** Serves HTTPS; with a client CA only to clients that show a certificate of it. */
-      tls: z
-        .strictObject({
-          certificate: z.string().min(1),
-          key: z.string().min(1),
-          clientCa: z.string().min(1).optional(),
-        })
-        .optional(),
+      tls: tlsFiles.optional(),
     })
     .refine(
       ({ address: text, port, tokenFile, tls }) =>
@@ -378,13 +378,7 @@ const schema = z.strictObject({
           listen: z
             .array(checked((text) => (isHubblePlace(text) ? text : undefined), 'unix:/PATH or ADDRESS:PORT'))
             .default([]),
-          tls: z
-            .strictObject({
-              certificate: z.string().min(1),
-              key: z.string().min(1),
-              clientCa: z.string().min(1).optional(),
-            })
-            .optional(),
+          tls: tlsFiles.optional(),
         })
         .refine(({ listen, tls }) => tls?.clientCa !== undefined || listen.every(isLocal), {
           path: ['listen'],

@@ -1,9 +1,9 @@
 // GET /v1/flows: flows as JSON lines in the form of `hubble observe -o json`, the last so many or as they come.
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { compileFilters, type FlowFilter, type Place } from '../observe/filters.ts'
 import { flowLine } from '../observe/hubble/message.ts'
 import type { Observer } from '../observe/observer.ts'
-import { beginning, judge, type Range } from '../observe/range.ts'
+import type { Range } from '../observe/range.ts'
+import { readRange } from '../observe/read.ts'
 import type { Entry } from '../observe/ring.ts'
 
 export type FlowQuery =
@@ -11,9 +11,6 @@ export type FlowQuery =
   | { readonly ok: false; readonly error: string }
 
 const lastDefault = 20
-/** Entries looked at in one turn of the event loop. */
-const entriesPerTurn = 512
-
 /**
  * Reads the parameters: `last`, `first` (numbers), `since`, `until` (RFC 3339), `follow` (true), `allow`, `deny` (JSON lists of Hubble's
  * FlowFilters).
@@ -57,24 +54,8 @@ export async function* flowLines(
   { range, shows }: FlowQuery & { ok: true },
   signal: AbortSignal,
 ): AsyncGenerator<string> {
-  const reader = ring.reader(beginning(ring, range, shows))
-  let left = range.number === undefined || range.follow ? Infinity : range.number
   // Headers leave with the first line, and a follower's first flow may be long in coming.
   if (range.follow) yield '\n'
-  for (let looked = 1; !signal.aborted && left > 0; looked++) {
-    const entry = reader.next()
-    if (entry === undefined) {
-      if (!range.follow) return
-      await reader.wait(signal)
-      continue
-    }
-    if (looked % entriesPerTurn === 0) await nextTurn()
-    const what = judge(entry, range, shows)
-    if (what === 'end') return
-    if (what === 'skip') continue
-    const line = flowLine(entry, place)
-    if (line === undefined) continue
-    if (entry.kind !== 'lost') left--
+  for await (const line of readRange(ring, range, shows, (entry) => flowLine(entry, place), signal))
     yield `${JSON.stringify(line)}\n`
-  }
 }

@@ -25,7 +25,7 @@ export interface IdentityTable {
   readonly release: (held: Pick<ReadonlySet<IdentityId>, 'has'>) => void
 }
 
-/** What nobody has any more keeps its number for a while: a workload that is down for a moment is who it was. */
+/** So many label sets that nobody has any more keep their numbers: a workload that is down for a moment is who it was. */
 export const idleMax = 1024
 
 /**

@@ -1,6 +1,5 @@
 // Hubble's Observer, Peer and health services over gRPC, for the `hubble` command, Hubble UI and Relay.
 import { once } from 'node:events'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { chmod, mkdir } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -26,7 +25,8 @@ import { socketError } from '../../socketError.ts'
 import { compileFilters, type FlowFilter } from '../filters.ts'
 import { isHubbleFlow, type LeaseFlow } from '../flow.ts'
 import type { Observer } from '../observer.ts'
-import { beginning, judge, type Range } from '../range.ts'
+import type { Range } from '../range.ts'
+import { readRange } from '../read.ts'
 import type { Entry } from '../ring.ts'
 import { flowMessage, masked, timestampOf, type Message } from './message.ts'
 
@@ -49,9 +49,6 @@ export interface About {
 
 /** Streams open at a time, over all clients: each costs a place in the ring and what the transport holds. */
 const streamsMax = 256
-/** Entries looked at in one turn of the event loop, some milliseconds: questions must not wait for somebody who reads all flows. */
-const entriesPerTurn = 512
-
 interface WireTimestamp {
   readonly seconds: string | number
   readonly nanos?: number
@@ -176,29 +173,11 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
 
   const header = (call: { sendMetadata: (metadata: Metadata) => void }): void => call.sendMetadata(new Metadata())
   async function walk({ ring }: Observer, call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | readonly Message[] | undefined): Promise<void> {
-    const range = rangeOf(request)
     header(call)
-    const reader = ring.reader(beginning(ring, range, shows))
-    // Following, the number says where to begin and not where to end.
-    let left = range.number === undefined || range.follow ? Infinity : range.number
-    for (let looked = 1; !signal.aborted && left > 0; looked++) {
-      const entry = reader.next()
-      if (entry === undefined) {
-        if (!range.follow) return
-        await reader.wait(signal)
-        continue
-      }
-      if (looked % entriesPerTurn === 0) await nextTurn()
-      const what = judge(entry, range, shows)
-      if (what === 'end') return
-      if (what === 'skip') continue
-      const said = present(entry)
-      if (said === undefined) continue
-      if (entry.kind !== 'lost') left--
+    for await (const said of readRange(ring, rangeOf(request), shows, present, signal))
       for (const message of Array.isArray(said) ? (said as readonly Message[]) : [said as Message])
         // Who does not read is waited for here, with its place in the ring and no more.
         if (!call.write(message) && !signal.aborted) await once(call, 'drain', { signal }).catch(() => undefined)
-    }
   }
 
   const observe = { GetFlows: stream(flows), GetAgentEvents: stream(events), GetNodes: unary(nodes), GetNamespaces: unary(({ namespaces, place: { cluster } }) => ({ namespaces: namespaces().map((namespace) => ({ cluster, namespace })) })), ServerStatus: unary(status) }
