@@ -296,17 +296,20 @@ function entrances(options: StructureOptions, copy: Copy | 'closed'): Entrance[]
   ]
 }
 
-/** While a table is replaced, what is to judge is not all there. */
+/**
+ * While a table is replaced, what is to judge is not all there. Questions go to the proxy all the same, from whoever is on the link that they come
+ * from: nothing is answered that is not committed, and a question that is dropped costs its asker seconds.
+ */
 function closed(options: StructureOptions): Entrance[] {
   const ends = (end: 'saddr' | 'daddr', set: string): string[] => families.map((f) => `${ip(f)} ${end} @${set}${f}_a`)
   const drops = (matches: readonly string[]): string[] => ['ct state established accept', ...matches.map((match) => `${match} drop`)] // prettier-ignore
   const rules: Readonly<Record<string, readonly string[]>> = {
-    forwarded: drops([...workloadMatches(options), ...ends('saddr', 'identity'), ...ends('daddr', 'identity')]),
+    forwarded: [toProxy(options), ...drops([...workloadMatches(options), ...ends('saddr', 'identity'), ...ends('daddr', 'identity')])],
     host_out: ['oifname "lo" accept', ...drops([...ends('daddr', 'identity'), ...ends('saddr', 'host')])],
     host_in: ['iifname "lo" accept', ...drops(ends('daddr', 'host'))],
   }
-  return entrances(options, 'a').map(({ name, hook }) => ({ name, hook, rules: rules[name] ?? [] }))
-}
+  return entrances(options, 'a').map((one) => ({ ...one, rules: rules[one.name] ?? one.rules }))
+} // prettier-ignore
 
 /** The chains that judge a packet in one direction: its peer's number, the policy's word on it, leases, and what is remembered of denials. */
 function judging(direction: 'egress' | 'ingress', f: F, c: string, options: StructureOptions): string[] {

@@ -5,9 +5,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
 import { answerWhy, readWhyQuery } from '../../src/api/why.ts'
 import { startEmbeddedUpstream, type EmbeddedUpstream } from '../../src/demo/upstream.ts'
+import { renderStructure } from '../../src/datapath/structure.ts'
 import type { Outcome } from '../../src/proxy/handle.ts'
 import type { Listener } from '../../src/proxy/listen.ts'
-import { startTestAgent } from '../support/agent.ts'
+import { settings, startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
 import { addHost, answerEverywhere, enterLab, rulesetGeneration, sh, whyNoKernel, type Host } from '../support/lab.ts'
 
@@ -191,8 +192,8 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
 
   test('the table deleted by hand: no address is told, and the agent brings it back', async () => {
     sh('nft delete table inet namegate')
-    // It is brought back within a second, and closed for the moment that this takes: who asks then asks again, or is told what stands by now.
-    const query = `dig +tries=3 +time=1 short.example.com @10.1.0.1 -p ${agent.port}`
+    // It is brought back within a second: who asks behind that is told what stands by then.
+    const query = `dig +tries=1 +time=3 short.example.com @10.1.0.1 -p ${agent.port}`
     const { out } = await web.run(query)
     if (out.includes('NOERROR')) expect(sh('nft list set inet namegate learned4')).toContain('198.18.0.21')
     else expect(out).toMatch(/SERVFAIL[\s\S]*EDE: 0 .*the kernel did not acknowledge/)
@@ -200,6 +201,14 @@ describe.skipIf(reason !== undefined)(`agent ${reason ?? ''}`, () => {
     await expect.poll(() => sh('nft list set inet namegate learned4'), { timeout: 5000 }).toContain('198.18.0.21')
     expect(await connect(web, '198.18.0.21')).toBe(true)
     expect(await connect(web, '198.18.9.9')).toBe(false)
+  })
+
+  test('while a table is replaced, questions are answered', async () => {
+    const closed = renderStructure({ ...settings.datapath, proxy: { port: agent.port }, strangers: 'deny' }, 'closed')
+    sh('nft -f -', `delete table inet namegate\n${closed}`)
+    expect((await web.run('dig +tries=1 +time=3 short.example.com @9.9.9.9')).out).toMatch(/status: (SERVFAIL|NOERROR)/)
+    await short(web, 'api.example.com @9.9.9.9')
+    await expect.poll(() => connect(web, '198.18.0.20'), { timeout: 5000 }).toBe(true)
   })
 
   test('a clean takes leases out of the kernel', async () => {
