@@ -52,7 +52,7 @@ spec:
 `
     const manifests = join(lab.folder, 'dns.yaml')
     writeFileSync(manifests, [...pods, policy].join('\n'))
-    const config = { manifests, dns: { upstreams: [`${upstream}:${upstreamPort}`], cache: { entries, octets: entries * 2000 }, budgets: noBudgets }, leases: { leasesMax: 1 << 21 }, datapath: { interfaces: ['client'] }, api: { socket: null, port: null }, log: { level: 'warn' } } // prettier-ignore
+    const config = { manifests, dns: { upstreams: [`${upstream}:${upstreamPort}`], cache: { entries, octets: entries * 2000 }, budgets: noBudgets }, leases: { leasesMax: 1 << 21, journal: join(lab.folder, 'leases') }, datapath: { interfaces: ['client'] }, api: { socket: null, port: null }, log: { level: 'warn' } } // prettier-ignore
     writeFileSync(join(lab.folder, 'dns-config.yaml'), JSON.stringify(config))
     const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
     const flags = (process.env['NAMEGATE_BENCH_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
