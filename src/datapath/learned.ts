@@ -51,8 +51,6 @@ interface Job {
 const sentAtOnceMax = 64
 /** Who changes the ruleset now and then is expected again for so long. */
 const quietMillis = 600_000
-/** What takes longer had to wait for somebody. */
-const heldUpMillis = 5
 
 /** What cannot be added because something stands in a part of its place is not there itself. */
 function isAbsent({ verb, elements }: Job, error: unknown): boolean {
@@ -89,7 +87,7 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
         verb === 'commit'
           ? addElements(transaction, table, elements, dialect.renewal, mine.sequence)
           : removeElements(transaction, table, elements, dialect.removal, mine.sequence)
-      if (isAtOnce) sendAtOnce(length)
+      if (isAtOnce) netlink.send(transaction, length)
       else await netlink.sendAside(transaction, length)
       receive()
     } finally {
@@ -111,12 +109,6 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
     const may = sentAtOnce + count <= sentAtOnceMax && nftUnderWay === 0 && clock() - othersAt >= quietMillis
     sentAtOnce = may ? sentAtOnce + count : 0
     return may
-  }
-
-  function sendAtOnce(length: number): void {
-    const startedAt = clock()
-    netlink.send(transaction, length)
-    if (clock() - startedAt > heldUpMillis) othersAt = startedAt
   }
 
   /** A transaction of our own raises the generation by one; anything more is somebody else. */
@@ -161,7 +153,9 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
     if (by !== undefined && by <= own) return currentEpoch
     // nft's work may be done before it has told us. Or it was somebody else: until it tells, nothing is relied upon.
     if (by !== undefined && by <= own + nftUnderWay) return NaN
-    if (generation !== undefined) othersAt = clock()
+    // The kernel is behind when a transaction of ours found nothing to change: it did not count that.
+    const isBehind = by !== undefined && by >= 0x80000000
+    if (generation !== undefined && !isBehind) othersAt = clock()
     generation = now
     return ++currentEpoch
   }
