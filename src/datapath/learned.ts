@@ -1,6 +1,6 @@
 // Learned addresses into the kernel: commits by raw netlink, everything that is asked for while the kernel works in one transaction, each
-// promise settled by the kernel's own answer. Transactions are sent aside: whoever loads a large ruleset holds them up, and questions whose
-// answers need none must not wait for that.
+// promise settled by the kernel's own answer. Where others change the ruleset, transactions are sent aside: whoever loads a large one holds them
+// up, and questions whose answers need none must not wait for that. Where nobody else does, short ones are sent at once.
 import type { Clock, Millis } from '../clock.ts'
 import type { LeaseElement } from './element.ts'
 import { KernelError, type Netlink } from './netlink.ts'
@@ -47,6 +47,11 @@ interface Job {
   readonly reject: (error: unknown) => void
 }
 
+/** Elements that are sent at once, in a turn of the event loop: 0.1 ms together, 0.7 ms each alone. Aside costs 15 us more, and more where the machine is busy. */
+const sentAtOnceMax = 64
+/** Who changes the ruleset now and then is expected again for so long. */
+const quietMillis = 600_000
+
 /** What cannot be added because something stands in a part of its place is not there itself. */
 function isAbsent({ verb, elements }: Job, error: unknown): boolean {
   return verb === 'remove' && elements.length === 1 && error instanceof KernelError && error.code === 'EEXIST'
@@ -65,19 +70,25 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
   let underWay: { readonly sequence: number; answer?: Answer } | undefined
   /** Transactions of `ours` that nft works on. */
   let nftUnderWay = 0
+  /** When it was last seen that somebody else changes the ruleset. */
+  let othersAt: Millis = -Infinity
+  /** Elements, since the event loop turned. */
+  let sentAtOnce = 0
   let isClosed = false
 
   const nextSequence = (): number => (sequence = (sequence + 1) & 0x7fffffff)
 
   /** One transaction, at most `elementsPerTransactionMax` elements. */
   async function transact(verb: Job['verb'], elements: readonly LeaseElement[]): Promise<void> {
+    const isAtOnce = mayGoAtOnce(elements.length)
     const mine: NonNullable<typeof underWay> = (underWay = { sequence: nextSequence() })
     try {
       const length =
         verb === 'commit'
           ? addElements(transaction, table, elements, dialect.renewal, mine.sequence)
           : removeElements(transaction, table, elements, dialect.removal, mine.sequence)
-      await netlink.sendAside(transaction, length)
+      if (isAtOnce) netlink.send(transaction, length)
+      else await netlink.sendAside(transaction, length)
       receive()
     } finally {
       underWay = undefined
@@ -87,6 +98,17 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
       throw new KernelError(doing, mine.answer?.kind === 'error' ? mine.answer.errno : 0)
     }
     raise()
+  }
+
+  /**
+   * Whether so many elements may be sent without leaving the thread: few since the event loop turned, and nobody is known who could hold them up.
+   * That others are there is known by what they did; the first who comes after `quietMillis` may hold up everything, once: then he is known too.
+   */
+  function mayGoAtOnce(count: number): boolean {
+    epoch()
+    const may = sentAtOnce + count <= sentAtOnceMax && nftUnderWay === 0 && clock() - othersAt >= quietMillis
+    sentAtOnce = may ? sentAtOnce + count : 0
+    return may
   }
 
   /** A transaction of our own raises the generation by one; anything more is somebody else. */
@@ -131,6 +153,9 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
     if (by !== undefined && by <= own) return currentEpoch
     // nft's work may be done before it has told us. Or it was somebody else: until it tells, nothing is relied upon.
     if (by !== undefined && by <= own + nftUnderWay) return NaN
+    // The kernel is behind when a transaction of ours found nothing to change: it did not count that.
+    const isBehind = by !== undefined && by >= 0x80000000
+    if (generation !== undefined && !isBehind) othersAt = clock()
     generation = now
     return ++currentEpoch
   }
@@ -170,6 +195,7 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
   async function work(): Promise<void> {
     if (isClosed) return
     isWorking = true
+    sentAtOnce = 0
     while (queue.length > 0 && !isClosed) {
       const jobs = queue
       queue = []

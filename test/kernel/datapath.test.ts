@@ -303,6 +303,36 @@ describe.skipIf(reason !== undefined)(`datapath ${reason ?? ''}`, () => {
     expect(longest.turned).toBeGreaterThan(20)
   })
 
+  test('a commit is sent at once where nobody else changes the ruleset, aside for a while where somebody did', async () => {
+    let now = 0
+    const dialect = { renewal: 'replace', removal: 'replace' } as const
+    const sets = makeLearnedSets(makeNetlink(openNetlink()), 'namegate', () => now, dialect)
+    /** Whether the kernel had so many elements before the event loop turned. */
+    async function isAtOnce(count = 1): Promise<boolean> {
+      let hasTurned = false
+      const done = sets.commit(Array.from({ length: count }, (_, i) => lease(256, `198.18.62.${i}`, ports(443))))
+      setImmediate(() => (hasTurned = true))
+      await done
+      return !hasTurned
+    }
+    sets.epoch()
+    expect(await isAtOnce()).toBe(true)
+    expect(await isAtOnce(200)).toBe(false)
+    expect(await isAtOnce()).toBe(true)
+    sh('nft add table inet others')
+    expect(await isAtOnce()).toBe(false)
+    now += 599_999
+    expect(await isAtOnce()).toBe(false)
+    now += 1
+    expect(await isAtOnce()).toBe(true)
+    await sets.ours(async () => {
+      await makeNft()(['delete', 'table', 'inet', 'others'])
+      expect(await isAtOnce()).toBe(false)
+    })
+    expect(await isAtOnce()).toBe(true)
+    sets.close()
+  })
+
   test('closed: what is under way is acknowledged, what comes later is refused', async () => {
     const other = await start(snapshotOf({}), { ...structure, table: 'closing' })
     const first = other.commit([lease(256, '198.18.0.1', ports(443))])
