@@ -253,10 +253,11 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   // The sockets first: a port that is taken is found before the kernel is touched, and the kernel is told the port. Questions that come from
   // here on wait; nobody is answered before the kernel enforces.
   const serving = Promise.withResolvers<Answerer>()
+  let answer: Answerer = async (...asked) => (await serving.promise)(...asked)
   const late: { replays?: Replays } = {}
   const listening: Listening = await listen(
     parts.listeners,
-    async (...asked) => (await serving.promise)(...asked),
+    (message, source, transport, sourcePort) => answer(message, source, transport, sourcePort),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
     {
       replays: {
@@ -499,7 +500,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     },
   }))
   observer.tap(metrics.flow)
-  serving.resolve(async (message, source, transport, sourcePort) => {
+  answer = async (message, source, transport, sourcePort) => {
     const startedAt = clock()
     const outcome = await handle(proxyParts, message, source, transport)
     replays.keep(message, outcome)
@@ -507,7 +508,8 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     metrics.step('total', millis / 1000)
     observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
-  })
+  }
+  serving.resolve(answer)
   await listening.begin()
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;

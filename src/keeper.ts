@@ -214,21 +214,23 @@ export function makeKeeper(
   async function send(elements: readonly LeaseElement[]): Promise<Failed | undefined> {
     const startedAt = clock()
     leases.sending(elements)
-    const parts = inParts(elements)
-    const results = await Promise.allSettled(parts.map(toKernel))
-    let failed: Failed | undefined
-    results.forEach((result, i) => {
-      const part = parts[i] ?? []
-      if (result.status === 'fulfilled') {
-        sayOutdated(leases.committed(part, result.value.sentAt, result.value.epoch))
-        for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
-      } else {
-        leases.refused(part)
-        failed = { elements: [...(failed?.elements ?? []), ...part], error: result.reason as Error }
-      }
-    })
-    committed((clock() - startedAt) / 1000, failed === undefined ? elements.length : undefined)
-    return failed
+    const failures = (await Promise.all(inParts(elements).map(sendPart))).filter((one) => one !== undefined)
+    const [first] = failures
+    committed((clock() - startedAt) / 1000, first === undefined ? elements.length : undefined)
+    return first === undefined
+      ? undefined
+      : { elements: failures.flatMap((failed) => failed.elements), error: first.error }
+  }
+  async function sendPart(part: readonly LeaseElement[]): Promise<Failed | undefined> {
+    try {
+      const { sentAt, epoch } = await toKernel(part)
+      sayOutdated(leases.committed(part, sentAt, epoch))
+      for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
+      return undefined
+    } catch (error) {
+      leases.refused(part)
+      return { elements: part, error: error as Error }
+    }
   }
   const toKernel = (elements: readonly LeaseElement[]): Promise<Acknowledged> =>
     datapath === undefined ? Promise.resolve({ sentAt: clock(), epoch: 0 }) : datapath.commit(elements)

@@ -56,6 +56,8 @@ export interface Gauges {
   readonly hubble: { readonly cluster: string } | undefined
 }
 
+const upstreamResults = ['message', 'failed'] as const
+const upstreamSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 const stepSeconds = [0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5] // prettier-ignore
 
 export function makeMetrics(gauges: Gauges): Metrics {
@@ -86,7 +88,8 @@ export function makeMetrics(gauges: Gauges): Metrics {
       tallies.fill(0)
     },
   })
-  const upstream = new Histogram({ name: 'namegate_dns_upstream_seconds', help: 'Time an upstream question took.', labelNames: ['result'], buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5], registers }) // prettier-ignore
+  const upstream = makeHistogram('namegate_dns_upstream_seconds', 'Time an upstream question took.', 'result', upstreamResults, upstreamSeconds) // prettier-ignore
+  registry.registerMetric(upstream.metric as never)
   const commits = new Histogram({ name: 'namegate_commit_seconds', help: 'Time from a lease to its acknowledgement by the kernel.', buckets: [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1], registers }) // prettier-ignore
   const elements = counter('namegate_commit_elements_total', 'Elements written to the kernel for leases.')
   const failures = counter('namegate_commit_failures_total', 'Commits that the kernel did not acknowledge.')
@@ -99,8 +102,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
   const repairs = counter('namegate_table_repairs_total', 'Times the kernel table had to be made ours again.')
   const stepped = makeHistogram('namegate_dns_step_seconds', 'Time that each step of a question took; `total` is all of it.', 'step', steps, stepSeconds) // prettier-ignore
   registry.registerMetric(stepped.metric as never)
-  /** Counted by key here, and told when somebody asks: prom-client makes a text of the labels for each count. */
-  const flows = new Map<string, { readonly labels: Readonly<Record<string, string>>; count: number }>()
+  const flows = makeFlowCounts()
   new Counter({
     name: 'namegate_flows_total',
     help: 'Flows recorded.',
@@ -108,7 +110,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
     registers,
     collect() {
       this.reset()
-      for (const { labels, count } of flows.values()) this.inc(labels, count)
+      for (const { labels, count } of flows.all()) this.inc(labels, count)
     },
   })
   new Counter({
@@ -183,7 +185,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
       if (outcome.kind === 'answered' && outcome.stripped) stripped.inc()
       if (outcome.kind === 'answered' && outcome.stale) stale.inc()
     },
-    upstreamSeconds: (seconds, result) => upstream.observe({ result }, seconds),
+    upstreamSeconds: (seconds, result) => upstream.observe(result, seconds),
     commit(seconds, count) {
       if (count === undefined) failures.inc()
       else {
@@ -193,11 +195,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
     },
     step: stepped.observe,
     flow(flow, times) {
-      const [verdict = '', direction = ''] = flow.kind === 'commit' ? [flow.acknowledged ? 'FORWARDED' : 'ERROR', ''] : flow.kind === 'lease' ? [flow.change, ''] : [flow.verdict, flow.kind === 'connection' ? flow.direction : 'egress'] // prettier-ignore
-      const key = `${flow.kind} ${verdict} ${direction}`
-      const counted = flows.get(key)
-      if (counted !== undefined) counted.count += times
-      else flows.set(key, { labels: { kind: flow.kind, verdict, direction }, count: times })
+      flows.count(flow, times)
       hubble?.flow(flow, times)
     },
     full: (limit) => full.inc({ limit }),
@@ -209,6 +207,39 @@ export function makeMetrics(gauges: Gauges): Metrics {
       return registry.metrics()
     },
   }
+}
+
+interface FlowCount {
+  readonly labels: { readonly kind: string; readonly verdict: string; readonly direction: string }
+  count: number
+}
+
+/** Found by one look for each label, and told when somebody asks: a text of all labels for each flow costs more than all else about it. */
+function makeFlowCounts(): { readonly count: (flow: Flow, times: number) => void; readonly all: () => readonly FlowCount[] } {
+  const counts: FlowCount[] = []
+  const found = new Map<string, Map<string, Map<string, FlowCount>>>()
+  function countOf(kind: string, verdict: string, direction: string): FlowCount {
+    const known = found.get(kind)?.get(verdict)?.get(direction)
+    if (known !== undefined) return known
+    const count = { labels: { kind, verdict, direction }, count: 0 }
+    counts.push(count)
+    const ofKind = found.get(kind) ?? new Map<string, Map<string, FlowCount>>()
+    found.set(kind, ofKind)
+    ofKind.set(verdict, (ofKind.get(verdict) ?? new Map<string, FlowCount>()).set(direction, count))
+    return count
+  }
+  return {
+    count(flow, times) {
+      const direction = flow.kind === 'connection' ? flow.direction : flow.kind === 'query' || flow.kind === 'answer' ? 'egress' : ''
+      countOf(flow.kind, verdictOf(flow), direction).count += times
+    },
+    all: () => counts,
+  }
+} // prettier-ignore
+
+function verdictOf(flow: Flow): string {
+  if (flow.kind === 'commit') return flow.acknowledged ? 'FORWARDED' : 'ERROR'
+  return flow.kind === 'lease' ? flow.change : flow.verdict
 }
 
 const outcomeKinds = ['answered', 'refused', 'failed', 'rejected', 'ignored'] as const

@@ -81,13 +81,14 @@ interface Waiting {
 }
 
 /** The ports from which one server is asked. `opening` resolves to one more, or to why there is none. */
+const clientCookieOctets = 8
+
 interface Pool {
   readonly server: Server
   readonly name: string
   readonly stream: Stream
-  /** Our cookie and, once it told one, the server's behind it (RFC 7873 §4). */
-  readonly clientCookie: Uint8Array
-  serverCookie: Uint8Array
+  /** Our cookie, 8 octets, and, once it told one, the server's behind it (RFC 7873 §4). */
+  cookie: Uint8Array
   /** Until then it is asked without OPT, which it did not understand. */
   plainUntil: Millis
   /** Until then it is known to change the case of names. */
@@ -128,8 +129,7 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
       { address: addressToText(address), port, name: transport === undefined ? `${name} over TCP` : name, tls: transport === 'tls' ? { serverName, ca } : undefined }, // prettier-ignore
       () => void strangers++,
     )
-    const clientCookie = new Uint8Array(randomBytes(8))
-    return { server, name, stream, clientCookie, serverCookie: new Uint8Array(0), plainUntil: -Infinity, foldsUntil: -Infinity, silent: 0, ports: [], opening: undefined } // prettier-ignore
+    return { server, name, stream, cookie: new Uint8Array(randomBytes(clientCookieOctets)), plainUntil: -Infinity, foldsUntil: -Infinity, silent: 0, ports: [], opening: undefined } // prettier-ignore
   }
 
   async function ask(question: Question, flags: QueryFlags): Promise<UpstreamReply> {
@@ -146,7 +146,8 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
   }
 
   /** Servers in the order in which they are asked: the one that last answered well first, the silent ones last. */
-  function inOrder(): Pool[] {
+  function inOrder(): readonly Pool[] {
+    if (pools.length === 1) return pools
     const order = pools.map((_, i) => pools[(preferred + i) % pools.length]).filter((pool) => pool !== undefined)
     if (++asked % probeEvery === 0) return order
     return [...order.filter(({ silent }) => silent < downAfter), ...order.filter(({ silent }) => silent >= downAfter)]
@@ -289,8 +290,7 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
       port.waiting.set(id, { question, hasEdns, isMixed, settle })
       port.used++
       // An error of sending comes as the socket's error event, see openPort.
-      const { clientCookie, serverCookie } = port.pool
-      const cookie = Buffer.concat([clientCookie, serverCookie])
+      const { cookie } = port.pool
       port.socket.send(buildQuery(id, question, flags, hasEdns ? { cookie } : 'none'))
     })
   }
@@ -377,8 +377,9 @@ export function makeUpstreams(options: UpstreamOptions, clock: Clock): Upstreams
   function takeCookie(pool: Pool, question: Question, message: Uint8Array): boolean {
     const cookie = optionOf(ednsOf(message, question), 10)
     if (cookie === undefined) return true
-    if (cookie.length < 16 || cookie.length > 40 || !pool.clientCookie.every((octet, i) => cookie[i] === octet)) return false
-    pool.serverCookie = new Uint8Array(cookie.subarray(8))
+    if (cookie.length < 16 || cookie.length > 40) return false
+    for (let i = 0; i < clientCookieOctets; i++) if (cookie[i] !== pool.cookie[i]) return false
+    if (Buffer.compare(cookie, pool.cookie) !== 0) pool.cookie = new Uint8Array(cookie)
     return true
   } // prettier-ignore
 

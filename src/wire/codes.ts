@@ -54,18 +54,20 @@ export type Ede = (typeof Ede)[keyof typeof Ede]
 
 /** `A`, `AAAA`, …, or `TYPE99` (RFC 3597 §5). */
 export function typeName(qtype: number): string {
-  for (const [name, number] of Object.entries(Type)) if (number === qtype) return name
-  return `TYPE${qtype}`
+  return typeNames.get(qtype) ?? `TYPE${qtype}`
 }
+const namesOf = (codes: Readonly<Record<string, number>>): ReadonlyMap<number, string> =>
+  new Map(Object.entries(codes).map(([name, number]) => [number, name]))
+const typeNames = namesOf(Type)
+const classNames = namesOf(Class)
+const rcodeNames = namesOf(Rcode)
 
 /** `IN`, `CH`, or `CLASS99` (RFC 3597 §5). */
 export function className(qclass: number): string {
-  for (const [name, number] of Object.entries(Class)) if (number === qclass) return name
-  return `CLASS${qclass}`
+  return classNames.get(qclass) ?? `CLASS${qclass}`
 }
 
 /** `NOERROR`, `REFUSED`, …, as dig prints them. */
 export function rcodeName(rcode: number): string {
-  for (const [name, number] of Object.entries(Rcode)) if (number === rcode) return name.toUpperCase()
-  return `RCODE${rcode}`
+  return rcodeNames.get(rcode)?.toUpperCase() ?? `RCODE${rcode}`
 }
