@@ -91,6 +91,7 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
   const whole: Rule['ports'] = [{ kind: 'protocol', protocol: question.protocol }]
   const named = (rule: Rule): boolean => rule.peers !== 'everyone' && rule.peers.some(({ kind }) => kind === 'name')
   const nameRules = changed(of, (rule) => rule.direction !== direction || rule.kind !== 'allow' ? rule : named(rule) ? { ...rule, peers: 'everyone' } : undefined) // prettier-ignore
+  const onlyL4 = (rule: Rule): Rule => without(rule, 'l7', 'serverNames', 'listener', 'terminatingTLS', 'originatingTLS', 'authentication') // prettier-ignore
   const byName = direction === 'egress' && !isKnown && question.names.some((name) => evaluate(of, by, { ...asked, names: [name] }).egress === 'allowed') // prettier-ignore
   switch (missing) {
     case 'deny': {
@@ -101,7 +102,7 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
     }
     case 'conflict':
       // Without denials, and without what rules ask above L4, nothing is in the way of what they allow.
-      return passes(changed(of, (rule) => (rule.kind === 'deny' ? undefined : without(rule, 'l7', 'serverNames', 'listener', 'terminatingTLS', 'originatingTLS', 'authentication')))) ? undefined : 'nothing allows it without what is above L4' // prettier-ignore
+      return passes(changed(of, (rule) => (rule.kind === 'deny' ? undefined : onlyL4(rule)))) ? undefined : 'nothing allows it without what is above L4' // prettier-ignore
     case 'port':
       if (byName && state !== 'none') return `a name would open it: ${label[state]}`
       return passes(changed(of, (rule, policy) => (names(rule, policy, report.by) ? { ...rule, ports: whole } : rule))) ? undefined : 'that rule with all ports does not allow it' // prettier-ignore
@@ -119,7 +120,8 @@ function wrongWith(of: World, by: Switches, question: Question, state: State, re
       return passes(changed(of, (rule) => (rule.kind === 'allow' && rule.ports.some(({ kind }) => kind !== 'named' && kind !== 'all') ? { ...rule, ports: whole } : rule))) ? 'a rule is about it on other ports' : undefined // prettier-ignore
     }
     case 'other-resolver':
-      return passes(nameRules) && (state === 'none' || !byName)
+      // The lookup comes first: that what the name would open is asked for above L4 in ways that cannot stand together is another matter.
+      return (passes(nameRules) || passes(changed(nameRules, onlyL4))) && (state === 'none' || !byName)
         ? undefined
         : `no name opens that port, or ${label[state]}`
     case 'lease-over':
