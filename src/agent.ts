@@ -6,6 +6,7 @@ import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
 import { makeNetlink } from './datapath/netlink.ts'
+import { makeSockets } from './datapath/sockets.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import type { Selector } from './identity/selector.ts'
@@ -149,6 +150,8 @@ export interface KernelParts {
   readonly netlinkFd: number
   /** For connections. Without them connections go on whatever becomes of their address or policy, and keep no lease. */
   readonly connections?: ConntrackSockets
+  /** As `openSockets` gives it, in the namespace of programs that are to hear at once when their connections are ended. */
+  readonly socketsFd?: number
   readonly log?: KernelLog
 }
 
@@ -304,6 +307,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     },
     (identity, address) => leases.namesOf(identity, address).length > 0,
   )
+  const sockets = kernel?.socketsFd === undefined ? undefined : makeSockets(kernel.socketsFd, (text) => log.warn(text))
   let watch: LivenessWatch | undefined
   const memoir = makeMemoir(clock, () => Date.now(), digest)
   const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
@@ -396,8 +400,9 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
           clock,
           connections,
           async (over) => datapath?.cut(over),
+          sockets,
           leases.namesOf,
-          listening.port,
+          { proxyPort: listening.port, upstreams: settings.policy.hostPolicies ? servers : [] },
           settings.policy.drainSeconds * 1000,
         )
   if (found !== undefined) revocations?.noteFound(found, snapshot)
@@ -748,6 +753,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     await cutting
     await journal?.close()
     connections?.close()
+    sockets?.close()
     kernelFlows?.close()
     datapath?.close()
   }

@@ -11,6 +11,7 @@ import { openConntrack } from '../datapath/conntrack.ts'
 import { openHostAddresses, type HostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
+import { openSockets } from '../datapath/sockets.ts'
 import { makeLog, type Logger } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
 import { ExportError, openExports, type Exports } from '../observe/export.ts'
@@ -111,7 +112,7 @@ export async function serve(place: Place, turn: Turn): Promise<number> {
           ),
         ...(config.journal === undefined ? {} : { journal: config.journal }),
         observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }), ...(otlp === undefined ? {} : { sent: otlp.exported }) },
-        kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
+        kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), socketsFd: openSockets(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
         ...(turn.heir === undefined ? {} : { heir: turn.heir }),
         ...(turn.restarts === undefined ? {} : { restarts: turn.restarts }),
       },
