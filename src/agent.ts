@@ -42,9 +42,10 @@ import { wireFromText, type WireName } from './wire/name.ts'
 import { watchManifests, type FolderWatch } from './sources/folder.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
+import { findEarlier, makeLastPolicyFile } from './lastPolicy.ts'
 import { makeRevocations } from './revocations.ts'
 import { inTurns } from './turns.ts'
-import { digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
+import { compileEarlier, digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
 
 export { ManifestError } from './warm.ts'
 
@@ -105,7 +106,10 @@ export interface AgentParts {
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: KernelParts | undefined
-  /** The file that leases are written down in for the next agent. Absent: it does not know which names stand. */
+  /**
+   * The file that leases are written down in for the next agent, and beside it (`.policy`) what connections are in order by. Absent: it does not know
+   * which names stand, nor which connections policy allowed.
+   */
   readonly journal?: string
   readonly onOutcome?: (outcome: Outcome) => void
   /** Flows kept (2^n-1), and what they say of where they are from. */
@@ -529,6 +533,28 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   /** What has come and is not compiled yet. */
   let arrived: { readonly files?: readonly ManifestFile[]; readonly hostAddresses?: readonly Address[] } = {}
   let preparing: Promise<void> = Promise.resolve()
+  // What an earlier agent's connections were in order by, and what ours are.
+  const lastPolicy = parts.journal === undefined || revocations === undefined ? undefined : makeLastPolicyFile(lastPolicyOf(parts.journal), (text) => log.warn(text)) // prettier-ignore
+  const verdictsBy = JSON.stringify({ ...settings.policy, drainSeconds: 0 })
+  /** What is in force; what of that is noted; by what all connections are in order, which is written down. Undefined until it is known what was before. */
+  let standing = origin
+  let noted: Origin | undefined
+  let ordered: Origin | undefined
+  /** Connections that policy allows no more since an earlier agent ended any: it died, and manifests, labels or workloads changed. */
+  async function noteEarlier(journal: string): Promise<void> {
+    const now = { origin, settings: verdictsBy }
+    const compileTheirs = (theirs: Origin): Promise<Snapshot | undefined> => compileEarlier(parts, theirs, snapshot, ending.signal) // prettier-ignore
+    const earlier = await findEarlier(lastPolicyOf(journal), now, compileTheirs, (text) => log.warn(text))
+    // Not in the midst of a change.
+    changing = changing.then(() => {
+      if (closing) return
+      if (earlier.kind === 'other') revocations?.note(earlier.snapshot, snapshot)
+      if (earlier.kind === 'unknown') revocations?.noteAll(snapshot)
+      if (earlier.kind === 'same') ordered = origin
+      noted = standing
+      cutInTurn()
+    })
+  }
   function arrive(news: typeof arrived): void {
     arrived = { ...arrived, ...news }
     preparing = preparing.then(prepare)
@@ -609,6 +635,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     }
     // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
     snapshot = next
+    standing = change.origin
     const followed = keepersFollow(before, next)
     sayWarnings(log, [change.policies, next], [inForce, before])
     inForce = change.policies
@@ -619,21 +646,30 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     await followed
     tellHeir()
     revocations?.note(before, next)
+    if (noted !== undefined) noted = standing
     cutInTurn()
   }
   // Whoever has many connections must not hold up a policy.
   let cutting: Promise<void> = Promise.resolve()
   const cutInTurn = (): void => void (cutting = cutting.then(cut))
   async function cut(): Promise<void> {
-    if (revocations === undefined || revocations.isSettled()) return
+    if (revocations === undefined) return
+    if (revocations.isSettled()) return sayOrdered()
     try {
       const ended = await revocations.settle(snapshot)
       refusals.delete('connections')
       if (ended > 0)
         log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
+      if (revocations.isSettled()) sayOrdered()
     } catch (error) {
       sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
+  }
+  /** Not before: who dies until then is followed by one that ends what was to be ended. */
+  function sayOrdered(): void {
+    if (noted === undefined || noted === ordered) return
+    ordered = noted
+    lastPolicy?.write({ origin: noted, settings: verdictsBy })
   }
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
@@ -693,7 +729,11 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     }
   }
   if (stands) changing = changing.then(catchUp).then(repair)
-  changing = changing.then(tellHeir).then(cutInTurn)
+  const { journal: journalFile } = parts
+  changing = changing
+    .then(tellHeir)
+    .then(cutInTurn)
+    .then(() => void (journalFile !== undefined && noteEarlier(journalFile)))
   async function settle(): Promise<void> {
     try {
       await keeper.settle()
@@ -751,7 +791,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     await stopListening()
     upstreams.close()
     await cutting
-    await journal?.close()
+    await Promise.all([journal?.close(), lastPolicy?.close()])
     connections?.close()
     sockets?.close()
     kernelFlows?.close()
@@ -788,6 +828,8 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     close,
   }
 }
+
+const lastPolicyOf = (journal: string): string => `${journal}.policy`
 
 /** A socket's error in words, where it is about an address that somebody chose. */
 function whyNotListening(error: unknown): unknown {

@@ -4,7 +4,7 @@ import type { Clock, Millis } from './clock.ts'
 import type { Connection } from './datapath/ctnetlink.ts'
 import type { Connections } from './datapath/conntrack.ts'
 import type { Sockets } from './datapath/sockets.ts'
-import type { IdentityId } from './identity/endpoints.ts'
+import type { Endpoint, IdentityId } from './identity/endpoints.ts'
 import type { Address } from './net/address.ts'
 import type { Snapshot } from './policy/snapshot.ts'
 import { hostId } from './identity/reserved.ts'
@@ -55,6 +55,10 @@ export interface HostAllowances {
 /** Connections that are found before they are ended: 20 MB. Where there are more, the next look finds them. */
 const foundMax = 1 << 16
 
+/** By name: numbers of endpoints are an agent's own, and what was before may be of an earlier one. */
+const isSame = (was: Endpoint, is: Endpoint | undefined): boolean =>
+  was.namespace === is?.namespace && was.name === is.name
+
 const keyOf = (identity: IdentityId, address: Address): string => `${identity} ${address}`
 
 /**
@@ -88,7 +92,7 @@ export function makeRevocations(
       for (const address of endpoint.addresses) {
         const [was, is] = [before.endpointOf(address), next.endpointOf(address)]
         if (was === undefined) continue
-        if (was.id !== is?.id || was.identity !== is.identity) noteAddress(address, undefined)
+        if (!isSame(was, is) || was.identity !== is?.identity) noteAddress(address, undefined)
         else if (is.local && before.policyOf(was.identity).directions !== next.policyOf(is.identity).directions)
           noteAddress(address, before)
       }

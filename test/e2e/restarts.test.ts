@@ -2,7 +2,7 @@
 // flood of packets that belong to none, counted before and behind policy. Times are printed, not judged: `npm run bench -- restart` measures them.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -56,7 +56,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
   beforeEach(async () => {
     folder = await temporaryFolder()
     await writeFile(join(folder, 'manifests.yaml'), manifests)
-    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, api: { socket: null, port: 9653 } })) // prettier-ignore
+    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: null, port: 9653 } })) // prettier-ignore
     said = ''
   })
   afterEach(() => {
@@ -132,6 +132,11 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
       for (const one of held) { one.once('data', () => ++alive === ${count} && end()); one.write('x') }
       setTimeout(end, 3000)
     })`
+  /** Says something on a connection again and again; says when it ends, or, told to, that it still brings back what is sent. */
+  const speaking = (to: string): string => `
+    const s = require('net').connect(7777, '${to}', () => { console.log('ready'); setInterval(() => s.write('x'), 20) })
+    s.on('error', ({ code }) => { console.log(JSON.stringify({ code, at: Date.now() })); process.exit() }).resume()
+    process.stdin.once('data', () => s.once('data', () => { console.log('"alive"'); process.exit() }))`
   async function startFlood(): Promise<Helper> {
     const own = (JSON.parse(web.sh('ip -j link show dev eth0').out) as [{ address: string; ifindex: number }])[0]
     const [{ address }] = JSON.parse(sh('ip -j link show dev web')) as [{ address: string }]
@@ -194,6 +199,26 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
       await start()
     })
   })
+
+  test('both are killed and policy changes before they are started again: what it allows no more ends within a second, the rest lives', { timeout: 60_000 }, async () => {
+    const narrow = (prefix: string): string => pod('web', ['10.1.0.2']) + policy('web', '{toFQDNs: [{matchPattern: "*.example.com"}]}', `{toCIDR: [${prefix}]}`) // prettier-ignore
+    await writeFile(join(folder, 'manifests.yaml'), narrow('198.18.7.0/24'))
+    const agent = await start()
+    // So that what connections are in order by is written down.
+    await until(async () => (await readFile(join(folder, 'leases.policy'), 'utf8').catch(() => '')).includes('198.18.7.0/24')) // prettier-ignore
+    await answers()
+    const talks = await Promise.all([leased, '198.18.7.1', '198.18.7.200'].map((to) => helper(web, ['-e', speaking(to)])))
+    killAgent(agent)
+    await once(agent, 'exit')
+    await writeFile(join(folder, 'manifests.yaml'), narrow('198.18.7.128/25'))
+    await start()
+    const { value } = await talks[1]?.lines.next() ?? expect.fail()
+    const ended = JSON.parse(value as string) as { code: string; at: number }
+    const { time } = said.split('\n').flatMap((line) => (line.includes('agent started') ? [JSON.parse(line) as { time: number }] : [])).at(-1) ?? expect.fail(said) // prettier-ignore
+    expect(ended).toEqual({ code: 'ECONNRESET', at: expect.any(Number) as number })
+    expect(ended.at - time).toBeLessThan(1000)
+    for (const kept of [talks[0], talks[2]]) expect(await finish(kept ?? expect.fail())).toBe('alive')
+  }) // prettier-ignore
 
   test('replaced (SIGUSR2): another process answers, and no question is lost', { timeout: 60_000 }, async () => {
     const agent = await start()

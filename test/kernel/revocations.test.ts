@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Agent } from '../../src/agent.ts'
+import type { Agent, AgentParts } from '../../src/agent.ts'
 import { makeConnections, openConntrack, type Connections } from '../../src/datapath/conntrack.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
@@ -86,9 +86,9 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
     return found
   }
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
-  async function start(text: string, own = settings): Promise<void> {
+  async function start(text: string, own = settings, more: Partial<AgentParts> = {}): Promise<void> {
     await write(text)
-    agent = await startTestAgent('', { settings: own, manifests: { kind: 'path', path: folder }, hostAddresses, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), socketsFd: openSockets() } }) // prettier-ignore
+    agent = await startTestAgent('', { settings: own, manifests: { kind: 'path', path: folder }, hostAddresses, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), socketsFd: openSockets() }, ...more }) // prettier-ignore
   }
   async function change(text: string): Promise<void> {
     const revision = agent?.snapshot().revision ?? 0
@@ -286,7 +286,63 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
     expect(heard.echoes() - before).toBeLessThanOrEqual(1)
   })
 
-  test('while no agent ran: the next one ends what the address does not allow any more', async () => {
+  describe('while no agent ran', () => {
+    const journal = (): { journal: string } => ({ journal: join(folder, 'leases') })
+    /** Closes the agent and starts the next by this; gives when that was ready. */
+    async function next(text: string, own = settings): Promise<number> {
+      await agent?.close()
+      await start(text, own, journal())
+      return performance.now()
+    }
+    const began = (text: string, own = settings): Promise<void> => start(text, own, journal())
+    /** It is over within a second after the agent was ready. */
+    async function endsBy(one: Talk, readyAt: number): Promise<void> {
+      await expect.poll(one.isOver, { timeout: 2000, interval: 20 }).toBe(true)
+      expect(performance.now() - readyAt).toBeLessThan(1000)
+    }
+
+    test('policy changed: what it allows no more is ended, what it allows goes on', async () => {
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db)
+      const [old, near, other] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2'), await talk('db', '10.3.0.2')]
+      await endsBy(old, await next(web + policy('web', toDb) + db))
+      for (const one of [near, other]) await goesOn(one)
+      expect([near.isOver(), other.isOver()]).toEqual([false, false])
+      // The same once more: nothing.
+      await next(web + policy('web', toDb) + db)
+      for (const one of [near, other]) await goesOn(one)
+    })
+
+    test('labels changed, a workload is another, the other end lets it in no more', async () => {
+      const inward = (from: string): string => ingress('db', from).replace('}]}]}', '}, {matchLabels: {app: job}}]}]}')
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db + inward('web'))
+      const [world, near, other] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2'), await talk('db', '10.3.0.2')]
+      const readyAt = await next(web.replace('{app: web}', '{app: job}') + policy('job', toDb) + db + inward('web'))
+      await endsBy(world, readyAt)
+      for (const one of [near, other]) await goesOn(one)
+      const again = await next(web.replace('{app: web}', '{app: job}') + policy('job', toDb) + db + ingress('db', 'web'))
+      await endsBy(near, again)
+      await goesOn(other)
+    })
+
+    test('settings changed: whatever is denied by them ends', async () => {
+      await began(web + policy('web', toDb) + db, { ...settings, policy: { ...settings.policy, audit: true } })
+      const [audited, near] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2')]
+      await endsBy(audited, await next(web + policy('web', toDb) + db))
+      await goesOn(near)
+    })
+
+    test('it ended before the drain time was over: the next one sees to that', async () => {
+      const slow = { ...settings, policy: { ...settings.policy, drainSeconds: 60 } }
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db, slow)
+      const [old, near] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2')]
+      await change(web + policy('web', toDb) + db)
+      await goesOn(old)
+      await endsBy(old, await next(web + policy('web', toDb) + db))
+      await goesOn(near)
+    })
+  })
+
+  test('while no agent ran, without a journal: the next one ends what the address does not allow any more', async () => {
     await start(web + both + db)
     const [old, other] = [await talk('web', '10.3.0.2'), await talk('db', '10.3.0.2')]
     await agent?.close()
