@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { ManifestError, startAgent, type AgentParts, type Heir, type Prepared } from '../agent.ts'
 import { AccessError, readTls } from '../api/access.ts'
+import type { Succession } from '../api/routes.ts'
 import { claimApi } from '../api/serve.ts'
 import { firstSignal } from '../cli/agent.ts'
 import type { Config } from '../config.ts'
@@ -76,6 +77,7 @@ export interface Turn {
   /** What others may ask of whoever holds the table. */
   readonly holder?: Holder
   readonly answering?: () => void
+  readonly succession?: Succession
   /** Asked when it has started. Resolves when it is to end, with what it was that said so. */
   readonly ended: () => Promise<string>
   /** Calls back whenever the manifests are to be looked at. */
@@ -121,7 +123,7 @@ export async function serve(place: Place, turn: Turn): Promise<number> {
     claims.push(agent.close)
     turn.answering?.()
     reload = agent.reload
-    await api.serve(agent)
+    await api.serve({ ...agent, succession: turn.succession })
     log.info({ urls: api.urls }, 'inspection endpoint')
     hubble?.serve(agent.observer)
     exports.follow(agent.observer, log)

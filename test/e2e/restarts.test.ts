@@ -1,6 +1,6 @@
 // Agents that are killed and replaced under load: `namegate agent` as processes, on the real kernel. Questions, connections that are held, and a
 // flood of packets that belong to none, counted before and behind policy. Times are printed, not judged: `npm run bench -- restart` measures them.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -88,6 +88,8 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     await answers()
     return agent
   }
+  const restart = (api = 'http://127.0.0.1:9653'): Promise<{ out: string; err: string; status: number }> =>
+    new Promise((resolve) => execFile('bin/namegate', ['restart', '--api', api], (error, out, err) => resolve({ out, err, status: error === null ? 0 : Number(error.code) }))) // prettier-ignore
   const dig = (): Promise<{ out: string }> => web.run('dig +tries=1 +time=1 +short api.example.com @9.9.9.9')
   const answers = (): Promise<void> => until(async () => (await dig()).out.includes(leased))
   const standbys = (): number => said.split('a standby is ready').length - 1
@@ -212,8 +214,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     await once(agent, 'exit')
     await writeFile(join(folder, 'manifests.yaml'), narrow('198.18.7.128/25'))
     await start()
-    const { value } = await talks[1]?.lines.next() ?? expect.fail()
-    const ended = JSON.parse(value as string) as { code: string; at: number }
+    const ended = JSON.parse(String((await talks[1]?.lines.next())?.value)) as { code: string; at: number }
     const { time } = said.split('\n').flatMap((line) => (line.includes('agent started') ? [JSON.parse(line) as { time: number }] : [])).at(-1) ?? expect.fail(said) // prettier-ignore
     expect(ended).toEqual({ code: 'ECONNRESET', at: expect.any(Number) as number })
     expect(ended.at - time).toBeLessThan(1000)
@@ -233,6 +234,26 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     agent.kill('SIGTERM')
     expect(await once(agent, 'exit')).toEqual([0, null])
   })
+
+  test('namegate restart: waits for the successor, and loses no question; says why there is none', { timeout: 60_000 }, async () => {
+    const agent = await start()
+    const worker = workerOf(agent)
+    let told: { out: string; err: string; status: number } | undefined
+    const { sent, answered } = await under(async () => void (told = await restart()))
+    expect(told).toMatchObject({ status: 0, err: '', out: expect.stringContaining(`process ${workerOf(agent)} has taken over from ${worker}, and is ready; that took`) as string }) // prettier-ignore
+    expect(answered).toBe(sent)
+    await writeFile(join(folder, 'config.yaml'), 'manifests: here\nnonsense: 1')
+    const stays = workerOf(agent)
+    const refused = await restart()
+    expect(refused).toMatchObject({ status: 1, out: '', err: expect.stringContaining('nonsense') as string })
+    expect(refused.err).toContain(`namegate: process ${stays} stays: the new configuration cannot be used: `)
+    expect(workerOf(agent)).toBe(stays)
+    kill(agent.pid ?? 0)
+    await once(agent, 'exit')
+    await until(async () => (await restart()).err.includes('start the agent again'))
+    kill(stays, 'SIGTERM')
+    expect(await restart('http://127.0.0.1:1')).toMatchObject({ status: 1, err: expect.stringContaining('no agent answers') as string }) // prettier-ignore
+  }) // prettier-ignore
 
   test('a policy that changes while nobody is there comes into force', async () => {
     const agent = await start()
