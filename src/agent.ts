@@ -6,6 +6,7 @@ import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
 import { makeNetlink } from './datapath/netlink.ts'
+import { makeSockets } from './datapath/sockets.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import type { Selector } from './identity/selector.ts'
@@ -41,9 +42,10 @@ import { wireFromText, type WireName } from './wire/name.ts'
 import { watchManifests, type FolderWatch } from './sources/folder.ts'
 import type { ManifestFile } from './sources/manifests.ts'
 import { placeText, socketError } from './socketError.ts'
+import { findEarlier, makeLastPolicyFile } from './lastPolicy.ts'
 import { makeRevocations } from './revocations.ts'
 import { inTurns } from './turns.ts'
-import { digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
+import { compileEarlier, digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
 
 export { ManifestError } from './warm.ts'
 
@@ -104,7 +106,10 @@ export interface AgentParts {
   readonly followHost?: (changed: (addresses: readonly Address[]) => void) => () => void
   /** Undefined: names are judged and leases kept, but no kernel enforces them. */
   readonly kernel: KernelParts | undefined
-  /** The file that leases are written down in for the next agent. Absent: it does not know which names stand. */
+  /**
+   * The file that leases are written down in for the next agent, and beside it (`.policy`) what connections are in order by. Absent: it does not know
+   * which names stand, nor which connections policy allowed.
+   */
   readonly journal?: string
   readonly onOutcome?: (outcome: Outcome) => void
   /** Flows kept (2^n-1), and what they say of where they are from. */
@@ -149,6 +154,8 @@ export interface KernelParts {
   readonly netlinkFd: number
   /** For connections. Without them connections go on whatever becomes of their address or policy, and keep no lease. */
   readonly connections?: ConntrackSockets
+  /** As `openSockets` gives it, in the namespace of programs that are to hear at once when their connections are ended. */
+  readonly socketsFd?: number
   readonly log?: KernelLog
 }
 
@@ -305,6 +312,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     },
     (identity, address) => leases.namesOf(identity, address).length > 0,
   )
+  const sockets = kernel?.socketsFd === undefined ? undefined : makeSockets(kernel.socketsFd, (text) => log.warn(text))
   let watch: LivenessWatch | undefined
   const memoir = makeMemoir(clock, () => Date.now(), digest)
   const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
@@ -397,8 +405,9 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
           clock,
           connections,
           async (over) => datapath?.cut(over),
+          sockets,
           leases.namesOf,
-          listening.port,
+          { proxyPort: listening.port, upstreams: settings.policy.hostPolicies ? servers : [] },
           settings.policy.drainSeconds * 1000,
         )
   if (found !== undefined) revocations?.noteFound(found, snapshot)
@@ -526,6 +535,28 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   /** What has come and is not compiled yet. */
   let arrived: { readonly files?: readonly ManifestFile[]; readonly hostAddresses?: readonly Address[] } = {}
   let preparing: Promise<void> = Promise.resolve()
+  // What an earlier agent's connections were in order by, and what ours are.
+  const lastPolicy = parts.journal === undefined || revocations === undefined ? undefined : makeLastPolicyFile(lastPolicyOf(parts.journal), (text) => log.warn(text)) // prettier-ignore
+  const verdictsBy = JSON.stringify({ ...settings.policy, drainSeconds: 0 })
+  /** What is in force; what of that is noted; by what all connections are in order, which is written down. Undefined until it is known what was before. */
+  let standing = origin
+  let noted: Origin | undefined
+  let ordered: Origin | undefined
+  /** Connections that policy allows no more since an earlier agent ended any: it died, and manifests, labels or workloads changed. */
+  async function noteEarlier(journal: string): Promise<void> {
+    const now = { origin, settings: verdictsBy }
+    const compileTheirs = (theirs: Origin): Promise<Snapshot | undefined> => compileEarlier(parts, theirs, snapshot, ending.signal) // prettier-ignore
+    const earlier = await findEarlier(lastPolicyOf(journal), now, compileTheirs, (text) => log.warn(text))
+    // Not in the midst of a change.
+    changing = changing.then(() => {
+      if (closing) return
+      if (earlier.kind === 'other') revocations?.note(earlier.snapshot, snapshot)
+      if (earlier.kind === 'unknown') revocations?.noteAll(snapshot)
+      if (earlier.kind === 'same') ordered = origin
+      noted = standing
+      cutInTurn()
+    })
+  }
   function arrive(news: typeof arrived): void {
     arrived = { ...arrived, ...news }
     preparing = preparing.then(prepare)
@@ -606,6 +637,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     }
     // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
     snapshot = next
+    standing = change.origin
     const followed = keepersFollow(before, next)
     sayWarnings(log, [change.policies, next], [inForce, before])
     inForce = change.policies
@@ -616,21 +648,30 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     await followed
     tellHeir()
     revocations?.note(before, next)
+    if (noted !== undefined) noted = standing
     cutInTurn()
   }
   // Whoever has many connections must not hold up a policy.
   let cutting: Promise<void> = Promise.resolve()
   const cutInTurn = (): void => void (cutting = cutting.then(cut))
   async function cut(): Promise<void> {
-    if (revocations === undefined || revocations.isSettled()) return
+    if (revocations === undefined) return
+    if (revocations.isSettled()) return sayOrdered()
     try {
       const ended = await revocations.settle(snapshot)
       refusals.delete('connections')
       if (ended > 0)
         log.info({ connections: ended }, 'connections are ended: their workload is gone, or may not have them any more')
+      if (revocations.isSettled()) sayOrdered()
     } catch (error) {
       sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
+  }
+  /** Not before: who dies until then is followed by one that ends what was to be ended. */
+  function sayOrdered(): void {
+    if (noted === undefined || noted === ordered) return
+    ordered = noted
+    lastPolicy?.write({ origin: noted, settings: verdictsBy })
   }
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {
@@ -690,7 +731,11 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     }
   }
   if (stands) changing = changing.then(catchUp).then(repair)
-  changing = changing.then(tellHeir).then(cutInTurn)
+  const { journal: journalFile } = parts
+  changing = changing
+    .then(tellHeir)
+    .then(cutInTurn)
+    .then(() => void (journalFile !== undefined && noteEarlier(journalFile)))
   async function settle(): Promise<void> {
     try {
       await keeper.settle()
@@ -748,8 +793,9 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     await stopListening()
     upstreams.close()
     await cutting
-    await journal?.close()
+    await Promise.all([journal?.close(), lastPolicy?.close()])
     connections?.close()
+    sockets?.close()
     kernelFlows?.close()
     datapath?.close()
   }
@@ -784,6 +830,8 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     close,
   }
 }
+
+const lastPolicyOf = (journal: string): string => `${journal}.policy`
 
 /** A socket's error in words, where it is about an address that somebody chose. */
 function whyNotListening(error: unknown): unknown {

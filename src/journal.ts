@@ -41,8 +41,8 @@ const fileOctetsMax = 1 << 29
 /** Entries between which the event loop turns: about 4 ms. */
 const entriesPerTurn = 1000
 
-/** One line, with its end. */
-export function lineOf(kind: 'lease' | 'lost' | 'head', values: readonly (string | number)[]): string {
+/** One line, with its end: its CRC, and a JSON list. */
+export function lineOf(kind: string, values: readonly (string | number)[]): string {
   const text = JSON.stringify([kind, ...values])
   return `${crc32(text).toString(16).padStart(8, '0')} ${text}\n`
 }
@@ -78,7 +78,8 @@ export function parseJournal(text: string): JournalText {
 const isText = (...values: unknown[]): boolean => values.every((value) => typeof value === 'string')
 const isNumber = (...values: unknown[]): boolean => values.every((value) => Number.isFinite(value))
 
-function readLine(line: string): unknown[] | undefined {
+/** What `lineOf` wrote, without the end; undefined when it is torn or not ours. */
+export function readLine(line: string): unknown[] | undefined {
   const text = line.slice(9)
   if (line.charAt(8) !== ' ' || crc32(text).toString(16).padStart(8, '0') !== line.slice(0, 8)) return undefined
   try {
@@ -94,28 +95,34 @@ function readLine(line: string): unknown[] | undefined {
  * @param say is told what was wrong.
  */
 export async function readJournal(path: string, say: (text: string) => void): Promise<readonly JournalEntry[]> {
-  let text: string
+  const text = await readOwn(path, 'the journal of leases', say)
+  if (text === undefined) return []
+  const { entries, fault } = parseJournal(text)
+  if (fault !== undefined) await setAside(path, 'the journal of leases', fault, say)
+  return entries
+}
+
+/** The text of a file that we write; undefined when there is none, or it cannot be read and is set aside. @param what it is, for people. */
+export async function readOwn(path: string, what: string, say: (text: string) => void): Promise<string | undefined> {
   try {
     const file = await open(path, 'r')
     const { size } = await file.stat().finally(() => file.close())
     if (size > fileOctetsMax) throw new Error(`it has ${size} octets`)
-    text = await readFile(path, 'utf8')
+    return await readFile(path, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') await setAside(path, String(error), say)
-    return []
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') await setAside(path, what, String(error), say)
+    return undefined
   }
-  const { entries, fault } = parseJournal(text)
-  if (fault !== undefined) await setAside(path, fault, say)
-  return entries
 }
 
-async function setAside(path: string, fault: string, say: (text: string) => void): Promise<void> {
+/** Out of the way, for somebody to look at. */
+export async function setAside(path: string, what: string, fault: string, say: (text: string) => void): Promise<void> {
   const aside = `${path}.unread`
   try {
     await rename(path, aside)
-    say(`the journal of leases ${path} could not be read as a whole (${fault}); it is set aside as ${aside}`)
+    say(`${what} ${path} could not be read as a whole (${fault}); it is set aside as ${aside}`)
   } catch (error) {
-    say(`the journal of leases ${path} could not be read as a whole (${fault}), nor set aside: ${String(error)}`)
+    say(`${what} ${path} could not be read as a whole (${fault}), nor set aside: ${String(error)}`)
   }
 }
 

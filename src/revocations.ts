@@ -3,9 +3,12 @@
 import type { Clock, Millis } from './clock.ts'
 import type { Connection } from './datapath/ctnetlink.ts'
 import type { Connections } from './datapath/conntrack.ts'
-import type { IdentityId } from './identity/endpoints.ts'
+import type { Sockets } from './datapath/sockets.ts'
+import type { Endpoint, IdentityId } from './identity/endpoints.ts'
 import type { Address } from './net/address.ts'
 import type { Snapshot } from './policy/snapshot.ts'
+import { hostId } from './identity/reserved.ts'
+import { Protocol } from './net/ports.ts'
 import { makeDecider, type Decision, type Flow, type Party } from './policy/verdict.ts'
 
 export interface Revocations {
@@ -16,6 +19,8 @@ export interface Revocations {
   readonly note: (before: Snapshot, next: Snapshot) => void
   /** Notes those that have another identity now than an earlier agent's table says, or none. */
   readonly noteFound: (found: ReadonlyMap<Address, IdentityId>, now: Snapshot) => void
+  /** Notes all, after what nobody knows: whatever is not allowed now ends when the drain time is over. */
+  readonly noteAll: (now: Snapshot) => void
   /** Notes a lease that was taken away before it was over: by hand, or because its name may not lead there any more. */
   readonly noteLost: (identity: IdentityId, address: Address) => void
   readonly isSettled: () => boolean
@@ -26,7 +31,10 @@ export interface Revocations {
   readonly settle: (now: Snapshot) => Promise<number>
 }
 
-/** Why the connections of an address are looked at. `before`: what was in force when they were allowed; undefined: another has the address now. */
+/**
+ * Why the connections of an address are looked at. `before`: what was in force when they were allowed; undefined: another has the address now, or
+ * nobody knows.
+ */
 interface Noted {
   readonly at: Millis
   readonly before: Snapshot | undefined
@@ -36,33 +44,46 @@ interface Due {
   readonly addresses: Map<Address, Noted>
   readonly lost: Map<string, Millis>
 }
+/** What this host itself is allowed whatever its policies say, as the kernel's table has it. */
+export interface HostAllowances {
+  /** The workloads' DNS, whatever server they address, is led there. */
+  readonly proxyPort: number
+  /** Resolvers that the proxy asks; [] unless policies of this host hold. */
+  readonly upstreams: readonly { readonly address: Address; readonly port: number }[]
+}
 
 /** Connections that are found before they are ended: 20 MB. Where there are more, the next look finds them. */
 const foundMax = 1 << 16
+
+/** By name: numbers of endpoints are an agent's own, and what was before may be of an earlier one. */
+const isSame = (was: Endpoint, is: Endpoint | undefined): boolean =>
+  was.namespace === is?.namespace && was.name === is.name
 
 const keyOf = (identity: IdentityId, address: Address): string => `${identity} ${address}`
 
 /**
  * @param cut has the kernel refuse what goes on of connections.
+ * @param sockets those of this host; what is at an end of a connection ends with it. Absent: programs hear of it when they send.
  * @param namesOf the names that are leased to an identity at an address.
- * @param proxyPort the workloads' DNS, whatever server they address, is led there.
  * @param drainMillis how long a connection may go on that policy, or its lease, does not allow any more; new packets of others obey at once.
  */
 export function makeRevocations(
   clock: Clock,
   connections: Pick<Connections, 'list' | 'remove'>,
   cut: (connections: readonly Connection[]) => Promise<void>,
+  sockets: Pick<Sockets, 'destroy'> | undefined,
   namesOf: (identity: IdentityId, address: Address) => readonly string[],
-  proxyPort: number,
+  allowances: HostAllowances,
   drainMillis: Millis,
 ): Revocations {
   const addresses = new Map<Address, Noted>()
   const lost = new Map<string, Millis>()
 
   /** Who is noted already stays so: by what was in force first, and the earlier moment. */
-  function noteAddress(address: Address, before: Snapshot | undefined): void {
+  function noteAddress(address: Address, before: Snapshot | undefined, waitMillis: Millis = 0): void {
     const noted = addresses.get(address)
-    if (before === undefined) addresses.set(address, { at: clock(), before })
+    if (before === undefined)
+      addresses.set(address, { at: Math.min(noted?.at ?? Infinity, clock() + waitMillis), before })
     else if (noted === undefined) addresses.set(address, { at: clock() + drainMillis, before })
   }
 
@@ -71,10 +92,12 @@ export function makeRevocations(
       for (const address of endpoint.addresses) {
         const [was, is] = [before.endpointOf(address), next.endpointOf(address)]
         if (was === undefined) continue
-        if (was.id !== is?.id || was.identity !== is.identity) noteAddress(address, undefined)
+        if (!isSame(was, is) || was.identity !== is?.identity) noteAddress(address, undefined)
         else if (is.local && before.policyOf(was.identity).directions !== next.policyOf(is.identity).directions)
           noteAddress(address, before)
       }
+    const isOtherHost = before.policyOf(hostId).directions !== next.policyOf(hostId).directions
+    if (isOtherHost) for (const [address, id] of next.addresses) if (id === hostId) noteAddress(address, before)
     // Whom others are allowed to reach: who has become, or is no more, a workload, a node or this host.
     for (const [address, identity] of before.addresses)
       if (next.addresses.get(address) !== identity) noteAddress(address, before)
@@ -83,6 +106,10 @@ export function makeRevocations(
   function noteFound(found: ReadonlyMap<Address, IdentityId>, now: Snapshot): void {
     for (const [address, identity] of found)
       if (now.endpointOf(address)?.identity !== identity) noteAddress(address, undefined)
+  }
+  function noteAll(now: Snapshot): void {
+    for (const [address, id] of now.addresses)
+      if (id === hostId || now.endpointOf(address)?.local === true) noteAddress(address, undefined, drainMillis)
   }
   function noteLost(identity: IdentityId, address: Address): void {
     const key = keyOf(identity, address)
@@ -118,6 +145,8 @@ export function makeRevocations(
         })
         found = over.length
         await cut(over)
+        // Before they are forgotten: what the kernel then tells the other ends belongs to the connection, and passes.
+        await sockets?.destroy(over)
         ended += await connections.remove(over)
       }
       return ended
@@ -136,26 +165,31 @@ export function makeRevocations(
       if (decide === undefined) deciders.set(before, (decide = makeDecider(before)))
       return decide
     }
-    const isOurs = (address: Address): boolean => now.endpointOf(address)?.local === true
+    const isHost = (address: Address): boolean => now.addresses.get(address) === hostId
+    const isSomebodys = (address: Address): boolean => isHost(address) || now.endpointOf(address) !== undefined
+    const isOurs = (address: Address): boolean => isHost(address) || now.endpointOf(address)?.local === true
 
     return (connection) => {
       const { source, destination, peer, back, peerPort, destinationPort } = connection
-      const asker = now.endpointOf(source)
+      const asker = now.endpointOf(source)?.identity ?? (isHost(source) ? hostId : undefined)
       const touched = [source, destination, peer, back].flatMap((address) => {
         const noted = due.addresses.get(address)
         return noted === undefined ? [] : [{ address, before: noted.before }]
       })
-      const hasLost = asker !== undefined && due.lost.has(keyOf(asker.identity, peer))
+      const hasLost = asker !== undefined && due.lost.has(keyOf(asker, peer))
       if (touched.length === 0 && !hasLost) return false
-      if (touched.some(({ address, before }) => before === undefined && now.endpointOf(address) === undefined))
-        return true
-      if (destinationPort === dnsPort && peerPort === proxyPort) return false
+      if (touched.some(({ address, before }) => before === undefined && !isSomebodys(address))) return true
+      if (destinationPort === dnsPort && peerPort === allowances.proxyPort) return false
+      // Loopback, by whatever address.
+      if (isHost(source) && isHost(peer)) return false
 
-      const flow = flowOf(connection, asker === undefined ? [] : namesOf(asker.identity, peer))
+      const flow = flowOf(connection, asker === undefined ? [] : namesOf(asker, peer))
       const { egress, ingress } = decideNow(flow)
       const isDenied = {
-        egress: isOurs(source) && !passes(egress.verdict),
-        ingress: isOurs(peer) && !passes(ingress.verdict),
+        egress:
+          isOurs(source) && !passes(egress.verdict) && !(isHost(source) && mayAlways('send', connection, allowances)),
+        ingress:
+          isOurs(peer) && !passes(ingress.verdict) && !(isHost(peer) && mayAlways('get', connection, allowances)),
       }
       if (!isDenied.egress && !isDenied.ingress) return false
       if ((hasLost && isDenied.egress) || touched.some(({ before }) => before === undefined)) return true
@@ -167,13 +201,12 @@ export function makeRevocations(
         const was = decideBefore(before)(flow)
         if (isDenied.ingress && passes(was.ingress.verdict)) return true
         if (!isDenied.egress || asker === undefined) return false
-        const { identity } = asker
-        return passes(was.egress.verdict) || before.policyOf(identity).grantsText !== now.policyOf(identity).grantsText
+        return passes(was.egress.verdict) || before.policyOf(asker).grantsText !== now.policyOf(asker).grantsText
       })
     }
   }
 
-  return { note, noteFound, noteLost, isSettled: () => addresses.size === 0 && lost.size === 0, settle }
+  return { note, noteFound, noteAll, noteLost, isSettled: () => addresses.size === 0 && lost.size === 0, settle }
 }
 
 /** In prerouting, where it is judged, the destination is translated already and the source not yet. */
@@ -183,7 +216,17 @@ function flowOf({ source, peer, protocol, peerPort, icmpType }: Connection, name
   return { from: at(source), to: at(peer), protocol, port, icmpType, names }
 }
 
+/** Whether this host may begin such a connection, or be at its other end, whatever its policies say: its upstreams, DHCP, the proxy. */
+function mayAlways(how: 'send' | 'get', { protocol, sourcePort, peer, peerPort }: Connection, { proxyPort, upstreams }: HostAllowances): boolean {
+  if (protocol !== Protocol.TCP && protocol !== Protocol.UDP) return false
+  const isDhcp = protocol === Protocol.UDP && dhcpPorts.some((pair) => pair.includes(sourcePort) && pair.includes(peerPort))
+  if (isDhcp || how === 'get') return isDhcp || peerPort === proxyPort
+  return upstreams.some(({ address, port }) => address === peer && port === peerPort)
+} // prettier-ignore
+
 const passes = (verdict: string): boolean => verdict === 'allowed' || verdict === 'audited'
 const dnsPort = 53
+/** Client and server, in either direction (RFC 2131 §4.1, RFC 8415 §7.2). */
+const dhcpPorts: readonly (readonly number[])[] = [[68, 67], [546, 547]] // prettier-ignore
 /** TCP, UDP, SCTP. */
 const protocolsWithPorts: readonly number[] = [6, 17, 132]

@@ -5,7 +5,7 @@ import type { AgentSettings } from './agent.ts'
 import { readIdentities, readLearnedIdentities } from './datapath/datapath.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
-import { labelSetText, makeIdentities, type Digest } from './identity/identities.ts'
+import { labelSetText, makeIdentities, type Digest, type IdentityTable } from './identity/identities.ts'
 import type { Address } from './net/address.ts'
 import { makeStepwiseCompiler } from './policy/compile.ts'
 import { issueToText, type Issue } from './policy/field.ts'
@@ -83,20 +83,35 @@ export async function warmUp(parts: WarmParts, before?: Warm, origin?: Origin): 
   const known = kernel === undefined ? nobody : await readIdentities(kernel.nft, table)
   const goesOn = before !== undefined && isEqual(before.known, known)
   const taken = goesOn ? before.taken : kernel === undefined ? nothing : await readLearnedIdentities(kernel.nft, table)
-  const compile = goesOn
-    ? before.compile
-    : makeStepwiseCompiler({
-        ...settings.policy,
-        hostAddresses,
-        upstreams: serversOf(parts).map((server) => server.address),
-        denyReply: denyRepliesOf(settings.dns.denyReply),
-        identities: makeIdentities(known, digest, taken),
-      })
+  const compile = goesOn ? before.compile : compilerOf(parts, { hostAddresses }, makeIdentities(known, digest, taken))
   const snapshot = await inTurns(compile(loaded.world, hostAddresses))
   return { origin: { files, hostAddresses }, readWorld, loaded, compile, snapshot, known, taken, ending }
 }
+
+/**
+ * What another origin compiles to by the same settings, with the numbers that label sets have in a snapshot; undefined when its manifests cannot be used
+ * (any more). Rejects when `signal` ends it.
+ */
+export async function compileEarlier(parts: WarmParts, origin: Origin, { identities }: Snapshot, signal: AbortSignal): Promise<Snapshot | undefined> {
+  const loaded = await makeLoader(parts.settings.policy, signal)(origin.files)
+  if (!loaded.ok) return undefined
+  const numbers = new Map([...identities.values()].map(({ id, labels }) => [digest(labelSetText(labels)), id]))
+  return inTurns(compilerOf(parts, origin, makeIdentities(numbers, digest))(loaded.world))
+} // prettier-ignore
+
 const nobody: ReadonlyMap<string, IdentityId> = new Map()
 const nothing: ReadonlySet<IdentityId> = new Set()
+
+function compilerOf(parts: WarmParts, { hostAddresses }: Pick<Origin, 'hostAddresses'>, identities: IdentityTable): Warm['compile'] {
+  const { settings } = parts
+  return makeStepwiseCompiler({
+    ...settings.policy,
+    hostAddresses,
+    upstreams: serversOf(parts).map((server) => server.address),
+    denyReply: denyRepliesOf(settings.dns.denyReply),
+    identities,
+  })
+} // prettier-ignore
 
 function denyRepliesOf(text: string): DenyReplies {
   const replies = readDenyReplies(text)

@@ -35,6 +35,11 @@ export const routeTable: Readonly<Record<string, RouteFacts>> = {
     summary: 'Takes leases out of the cache and the kernel.',
     query: { matchpattern: filters.matchpattern },
   },
+  // PUT, which browsers send for no page of somebody else's without asking first.
+  'PUT /v1/restart': {
+    summary:
+      "Has a process of the code and configuration on disk take this one's place, without a question lost; `GET /v1/status` says what becomes of it.",
+  },
   'GET /v1/fqdn/cache/watch': {
     summary: 'Server-sent events from now on: learned, renewed, zombie (kept by a connection), expired, revoked.',
     query: { matchpattern: filters.matchpattern, cidr: filters.cidr, identity: filters.identity },

@@ -35,7 +35,18 @@ export interface ApiView extends Pick<WhyView, 'kernelHolds' | 'expandedFrom' | 
   readonly cleanLeases: (matches: (lease: Lease) => boolean) => Promise<number>
   readonly troubles: () => readonly string[]
   readonly observer: Pick<Observer, 'ring' | 'place'>
+  /** Absent: nobody could start another. */
+  readonly succession?: Succession | undefined
 }
+
+/** Another process in place of this one. */
+export interface Succession {
+  /** Has it be prepared; does nothing while that is under way. */
+  readonly ask: () => void
+  readonly state: () => SuccessionState
+}
+export type SuccessionState =
+  { readonly kind: 'idle' | 'under way' } | { readonly kind: 'failed' | 'impossible'; readonly why: string }
 
 /** One name as one identity holds it: the addresses that were learned together. */
 export interface CacheRow {
@@ -94,6 +105,11 @@ export interface StatusView {
   readonly leases: number
   readonly 'dns-port': number
   readonly refused: number
+  /** The one that answers. */
+  readonly process: number
+  readonly restart: SuccessionState['kind']
+  /** Why it failed, or cannot be. */
+  readonly 'restart-fault'?: string
 }
 
 /** Every route, for documentation and the test that holds the two together. */
@@ -294,7 +310,13 @@ function statusView(agent: ApiView): StatusView {
     leases: agent.leases.size(),
     'dns-port': agent.port,
     refused: refused.length,
+    ...restartView(agent),
   }
+}
+
+function restartView({ succession }: ApiView): Pick<StatusView, 'process' | 'restart' | 'restart-fault'> {
+  const state: SuccessionState = succession?.state() ?? { kind: 'impossible', why: 'there is one process only (restart: none); stop it and start it again' } // prettier-ignore
+  return { process: process.pid, restart: state.kind, ...('why' in state ? { 'restart-fault': state.why } : {}) }
 }
 
 /** Names under which this API may be addressed over TCP; any other means a browser was led here (DNS rebinding). */
@@ -377,6 +399,11 @@ export function makeApi(agent: ApiView, guard: Guard): FastifyInstance {
   app.delete('/v1/fqdn/cache', async (request, reply) => {
     const filter = readFilter(request.query as Record<string, string>, agent.clock)
     return filter.ok ? { deleted: await agent.cleanLeases(filter.matches) } : bad(reply, filter.error)
+  })
+  app.put('/v1/restart', async (_request, reply) => {
+    agent.succession?.ask()
+    const view = restartView(agent)
+    return view.restart === 'impossible' ? reply.code(409).send({ error: view['restart-fault'] }) : view
   })
   app.get('/v1/identity', async () => identityRows(agent))
   app.get('/v1/identity/:id', async (request, reply) => {

@@ -21,6 +21,7 @@ const link = object(
   { holds: flag, why },
 )
 
+const restart = oneOf('idle', 'under way', 'failed', 'impossible')
 const identity = object({ id: integer, labels: texts })
 const policy = object({ kind: text, name: text, file: text, 'egress-rules': integer, 'ingress-rules': integer, endpoints: texts }) // prettier-ignore
 
@@ -71,7 +72,8 @@ export const schemas: Readonly<Record<string, Schema>> = {
   'GET /healthz': object({ ok: flag, troubles: texts }, { error: text }),
   'GET /metrics': text,
   'GET /v1/openapi': { type: 'object', properties: { openapi: text, info: object({ title: text, version: text }), paths: { type: 'object' } }, required: ['openapi', 'info', 'paths'] },
-  'GET /v1/status': object({ ready: flag, troubles: texts, revision: integer, endpoints: integer, policies: integer, leases: integer, 'dns-port': integer, refused: integer }),
+  'GET /v1/status': object({ ready: flag, troubles: texts, revision: integer, endpoints: integer, policies: integer, leases: integer, 'dns-port': integer, refused: integer, process: integer, restart }, { 'restart-fault': text }),
+  'PUT /v1/restart': object({ process: integer, restart }, { 'restart-fault': text }),
   'GET /v1/fqdn/cache': list(object({ fqdn: text, ips: texts, ttl: integer, 'lookup-time': time, 'expiration-time': time, 'endpoint-id': integer, source: oneOf('lookup', 'connection'), identity: integer, state: oneOf('alive', 'zombie'), why: text, 'remaining-seconds': integer })),
   'DELETE /v1/fqdn/cache': object({ deleted: integer }),
   'GET /v1/fqdn/cache/watch': { oneOf: [object({ fqdn: text, ips: texts, identity: integer, 'endpoint-id': integer, ttl: integer, 'remaining-seconds': integer, time }), object({ flows: integer })] },

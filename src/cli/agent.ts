@@ -18,16 +18,16 @@ export async function agentCommand(configFile: string, version: string): Promise
   return serveAlone(config, version)
 } // prettier-ignore
 
-/** What is wrong with it is told on stderr; and then it is undefined. */
-export async function readConfig(configFile: string): Promise<Config | undefined> {
+/** @param say is told what is wrong with it, a line each; and then it is undefined. */
+export async function readConfig(configFile: string, say: (text: string) => unknown = (text) => process.stderr.write(text)): Promise<Config | undefined> {
   const result = parseConfig(await readFile(configFile, 'utf8'), configFile)
   if (!result.ok) {
-    process.stderr.write(result.issues.map((issue) => `${issueToText(issue)}\n`).join(''))
+    say(result.issues.map((issue) => `${issueToText(issue)}\n`).join(''))
     return undefined
   }
   for (const warning of result.warnings) makeLog(result.config.logLevel).warn(issueToText(warning))
   return result.config
-}
+} // prettier-ignore
 
 /** The first SIGTERM or SIGINT; a second one ends the process at once, as it does without us. */
 export function firstSignal(): Promise<NodeJS.Signals> {

@@ -14,7 +14,7 @@ export class ApiError extends Error {
 /** Sends a request and gives the JSON of the answer. Rejects with `ApiError`. @param received is told how many characters of it are here */
 export async function callApi(
   api: string,
-  method: 'GET' | 'DELETE',
+  method: 'GET' | 'PUT' | 'DELETE',
   path: string,
   received: (characters: number) => void = () => undefined,
 ): Promise<unknown> {

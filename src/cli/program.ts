@@ -53,6 +53,21 @@ Examples:
       const { agentCommand } = await import('./agent.ts')
       process.exitCode = await agentCommand(config, version)
     })
+  withApi(
+    program
+      .command('restart')
+      .description(
+        'replace the agent by one of the code and configuration on disk, and wait until that is ready; no question is lost',
+      ),
+  )
+    .addHelpText(
+      'after',
+      '\nExit status: 0 when the new one is ready; 1 when the one before it stays, and why, or when what follows is not ready within 2 minutes.',
+    )
+    .action(async ({ api }: Pick<Asking, 'api'>) => {
+      const { restartCommand } = await import('./restart.ts')
+      process.exitCode = await restartCommand(api)
+    })
   addRun(program)
   program
     .command('demo')

@@ -30,15 +30,17 @@ export class KernelError extends Error {
   }
 }
 
-/** Parts of the kernel that speak netlink (linux/netlink.h): nf_tables and connection tracking; addresses and routes. */
+/** Parts of the kernel that speak netlink (linux/netlink.h): nf_tables and connection tracking; addresses and routes; sockets. */
 export const netfilter = 12
 export const routing = 0
+export const socketDiagnosis = 4
+export type NetlinkFamily = typeof netfilter | typeof routing | typeof socketDiagnosis
 
 /**
  * Opens a netlink socket in the network namespace of the calling thread.
  * @param groups multicast groups that it hears from the start. (Joined by setsockopt, a socket that is not bound yet hears nothing.)
  */
-export function openNetlink(groups: readonly number[] = [], to: typeof netfilter | typeof routing = netfilter): number {
+export function openNetlink(groups: readonly number[] = [], to: NetlinkFamily = netfilter): number {
   const fd = libcSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, to) as number
   if (fd < 0) throw new KernelError('open a netlink socket', koffi.errno())
   if (groups.length === 0) return fd

@@ -175,6 +175,8 @@ const ip = (f: F): 'ip' | 'ip6' => (f === 4 ? 'ip' : 'ip6')
 
 /** Octet 13 of TCP's header holds its flags. Written in words, each nft lists it otherwise. */
 const NOT_SYN = '@th,104,8 & 0x2 == 0x0'
+/** What goes on of a connection that was cut must not begin it anew, whichever end sends first. */
+const CUT = 'meta l4proto { tcp, udp } jump cut'
 const ends = (f: F): string => `meta l4proto . ${ip(f)} saddr . th sport . ${ip(f)} daddr . th dport`
 
 /** The subject's address and the peer's, of a packet in a direction. */
@@ -242,8 +244,10 @@ function common(options: StructureOptions): string[] {
     // No word to a source that nobody knows: it need not be who sent this, and what is sent back carries a part of it, or of the question.
     ...(options.strangers === 'deny' ? [block('chain stranger', [...NEIGHBOURS, toProxy(options), 'counter drop'])] : []),
     block('chain sent', [FORGED, ...DETOURS]),
+    // Who had a connection knows that the other end is there: silence would tell him nothing, but let him wait for a quarter of an hour.
+    block('chain hang_up', ['meta l4proto tcp counter reject with tcp reset']),
     block('chain cut', [
-      ...families.map((f) => `${NOT_SYN} ${ends(f)} @${cutSets.tcp}${f} goto refuse`),
+      ...families.map((f) => `${NOT_SYN} ${ends(f)} @${cutSets.tcp}${f} goto hang_up`),
       ...families.map((f) => `${ends(f)} @${cutSets.udp}${f} goto refuse`),
     ]),
     block('chain to_proxy', redirects(options.proxy)),
@@ -283,7 +287,7 @@ function entrances(options: StructureOptions, copy: Copy | 'closed'): Entrance[]
         // This host's refusal of what it sent itself, which has the source of whom it was for.
         'ct state related iifname "lo" accept',
         ...RELATED_ERRORS.map((match) => `${match} jump error${c}`),
-        'meta l4proto { tcp, udp } jump cut',
+        CUT,
         ...families.map((f) => `${ip(f)} saddr @identity${f}${c} goto outgoing${f}${c}`),
         // Whose policy would hold for an address that two claim is not to be guessed.
         ...families.flatMap((f) => ['saddr', 'daddr'].map((end) => `${ip(f)} ${end} @nobody${f}${c} goto refuse`)),
@@ -385,7 +389,7 @@ function ownTraffic({ hostPolicies, proxy }: StructureOptions, c: string): Entra
     name,
     hook: `type filter hook ${name === 'host_out' ? 'output' : 'input'} priority filter; policy accept;`,
     // A refusal is related to the packet that it answers.
-    rules: ['ct state established accept', ...RELATED_ERRORS.map((match) => `${match} accept`), 'ct state related tcp flags rst accept', ...rules], // prettier-ignore
+    rules: ['ct state established accept', ...RELATED_ERRORS.map((match) => `${match} accept`), 'ct state related tcp flags rst accept', CUT, ...rules], // prettier-ignore
   })
   if (hostPolicies === undefined) return [base('host_out', toEndpoints(c))]
   return [

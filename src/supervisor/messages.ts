@@ -18,6 +18,8 @@ export type ToWorker =
   /** Take over. `serial`: of what the kernel holds, where that is known. */
   | { readonly kind: 'go'; readonly serial: number | undefined; readonly restarts: Restarts }
   | { readonly kind: 'reload' }
+  /** Another was to take over from it, and does not. */
+  | { readonly kind: 'stay'; readonly why: string }
   /** Answer what is in hand, and end. */
   | { readonly kind: 'end' }
 
@@ -25,6 +27,8 @@ export type FromWorker =
   /** It could take over now. */
   | { readonly kind: 'warm' }
   | { readonly kind: 'answering' }
+  /** Another is to take over, of the code and configuration on disk. */
+  | { readonly kind: 'replace' }
   | { readonly kind: 'changing' }
   | { readonly kind: 'inForce'; readonly held: Held }
 

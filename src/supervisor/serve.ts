@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { ManifestError, startAgent, type AgentParts, type Heir, type Prepared } from '../agent.ts'
 import { AccessError, readTls } from '../api/access.ts'
+import type { Succession } from '../api/routes.ts'
 import { claimApi } from '../api/serve.ts'
 import { firstSignal } from '../cli/agent.ts'
 import type { Config } from '../config.ts'
@@ -11,6 +12,7 @@ import { openConntrack } from '../datapath/conntrack.ts'
 import { openHostAddresses, type HostAddresses } from '../datapath/hostAddresses.ts'
 import { makeNft } from '../datapath/nft.ts'
 import { openNetlink } from '../datapath/netlink.ts'
+import { openSockets } from '../datapath/sockets.ts'
 import { makeLog, type Logger } from '../log.ts'
 import { addressFromText, familyOf, type Address } from '../net/address.ts'
 import { ExportError, openExports, type Exports } from '../observe/export.ts'
@@ -75,6 +77,7 @@ export interface Turn {
   /** What others may ask of whoever holds the table. */
   readonly holder?: Holder
   readonly answering?: () => void
+  readonly succession?: Succession
   /** Asked when it has started. Resolves when it is to end, with what it was that said so. */
   readonly ended: () => Promise<string>
   /** Calls back whenever the manifests are to be looked at. */
@@ -111,7 +114,7 @@ export async function serve(place: Place, turn: Turn): Promise<number> {
           ),
         ...(config.journal === undefined ? {} : { journal: config.journal }),
         observe: { ...config.observe, ...(config.observe.exports.length === 0 ? {} : { exported: exports.exported }), ...(otlp === undefined ? {} : { sent: otlp.exported }) },
-        kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
+        kernel: config.enforce === 'kernel' ? { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), socketsFd: openSockets(), ...(config.observe.logGroup === undefined ? {} : { log: { fd: openNetlink(), group: config.observe.logGroup } }) } : undefined,
         ...(turn.heir === undefined ? {} : { heir: turn.heir }),
         ...(turn.restarts === undefined ? {} : { restarts: turn.restarts }),
       },
@@ -120,7 +123,7 @@ export async function serve(place: Place, turn: Turn): Promise<number> {
     claims.push(agent.close)
     turn.answering?.()
     reload = agent.reload
-    await api.serve(agent)
+    await api.serve({ ...agent, succession: turn.succession })
     log.info({ urls: api.urls }, 'inspection endpoint')
     hubble?.serve(agent.observer)
     exports.follow(agent.observer, log)

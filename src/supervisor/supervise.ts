@@ -157,6 +157,9 @@ function oversee(
         worker.answeredAt = performance.now()
         if (worker === active && standby === undefined && hasStandby && !isEnding) standby = start('standby')
         return
+      case 'replace':
+        if (worker === active) void replace()
+        return
       case 'changing':
         if (worker === active) isHeld = false
         return
@@ -192,7 +195,7 @@ function oversee(
     if (isEnding || worker.isReplaced) return
     if (isWaiting) return finish(typeof how === 'number' ? how : 1)
     log.error({ process: worker.child.pid, how }, isReplacing ? 'the new agent cannot start; the one before it stays' : 'the standby ended') // prettier-ignore
-    isReplacing = false
+    if (isReplacing) stay(`the new agent cannot start (it ended with ${how}); its log says why`)
     if (!hasStandby) return
     clearTimeout(later)
     later = setTimeout(() => (standby ??= start('standby')), standbyPauseMillis)
@@ -229,21 +232,31 @@ function oversee(
   }
 
   async function replace(): Promise<void> {
-    if (isEnding || isReplacing || active?.answeredAt === undefined) {
-      log.warn('nobody answers at the moment, or is being replaced already; SIGUSR2 does nothing')
+    if (isReplacing) {
+      log.warn('the agent is being replaced already; SIGUSR2 does nothing')
       return
     }
+    if (isEnding || active?.answeredAt === undefined) {
+      log.warn('nobody answers at the moment, or the agent ends; SIGUSR2 does nothing')
+      return stay('it ends, or has just begun')
+    }
     isReplacing = true
-    const config = await readConfig(configFile).catch((error: unknown) => void log.error({ err: error }, 'the configuration cannot be read')) // prettier-ignore
+    let why = ''
+    const config = await readConfig(configFile, (text) => (why += text)).catch(
+      (error: unknown) => void (why = String(error)),
+    )
     if (config === undefined) {
-      log.error('the new configuration cannot be used; the agent stays as it is')
-      isReplacing = false
-      return
+      log.error({ why }, 'the new configuration cannot be used; the agent stays as it is')
+      return stay(`the new configuration cannot be used: ${why.trim()}`)
     }
     if (!isEnding) sayFixed(config)
     // It was started from the code of then.
     discard()
     if (!isEnding) standby = start('standby')
+  }
+  function stay(why: string): void {
+    isReplacing = false
+    if (active !== undefined) tell(active, { kind: 'stay', why })
   }
   function sayFixed(config: Config): void {
     const { restart } = config

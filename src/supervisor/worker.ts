@@ -1,6 +1,7 @@
 // A worker: one process that answers, or that has everything ready to. It is told what to do by the supervisor; should that die, it goes on.
 import { readFile } from 'node:fs/promises'
 import type { Heir, Prepared } from '../agent.ts'
+import type { Succession, SuccessionState } from '../api/routes.ts'
 import { firstSignal } from '../cli/agent.ts'
 import { parseConfig } from '../config.ts'
 import type { Listener } from '../proxy/listen.ts'
@@ -16,6 +17,7 @@ let hear = (message: ToWorker): void => void early.push(message)
 process.on('message', (message: ToWorker) => hear(message))
 const { promise: endAsked, resolve: end } = Promise.withResolvers<string>()
 let reload = (): void => undefined
+let successor: SuccessionState = { kind: 'idle' }
 
 /** Resolves when it is written, so that it is heard whatever becomes of us; at once when there is nobody to hear. */
 function say(message: FromWorker): Promise<void> {
@@ -28,7 +30,18 @@ function say(message: FromWorker): Promise<void> {
 function obey(message: ToWorker): void {
   if (message.kind === 'end') end('replaced')
   if (message.kind === 'reload') reload()
+  if (message.kind === 'stay') successor = { kind: 'failed', why: message.why }
 }
+
+/** The supervisor is asked; it ends us when another is ready, or says why we are to stay. */
+const succession: Succession = {
+  ask() {
+    if (!process.connected || successor.kind === 'under way') return
+    successor = { kind: 'under way' }
+    void say({ kind: 'replace' })
+  },
+  state: () => process.connected ? successor : { kind: 'impossible', why: 'the supervisor is gone: start the agent again, and that takes over from this process' },
+} // prettier-ignore
 
 async function main(): Promise<number> {
   const text = await readFile(start.configFile, 'utf8')
@@ -53,6 +66,7 @@ async function main(): Promise<number> {
       give: (name) => giveTo(name, { fds: start.sockets.flatMap(({ udpFd, tcpFd }) => [udpFd, tcpFd]), text: JSON.stringify(start.sockets) }), // prettier-ignore
       end: () => end('another takes over'),
     },
+    succession,
     answering: () => void say({ kind: 'answering' }),
     ended: () => Promise.race([endAsked, firstSignal()]),
     reloads: (look) => {

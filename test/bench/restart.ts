@@ -1,4 +1,5 @@
-// How long DNS is gone when the agent is killed, and what is lost when it is replaced, under 5 000 questions a second; and what the processes cost.
+// How long DNS is gone and what is lost when the agent is killed, its supervisor, or both, and when it is replaced: under 5 000 questions and 1 000 new
+// connections a second, while others are held and what is denied is tried; and what the processes cost. `NAMEGATE_BENCH_ROUNDS` says how often.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -7,28 +8,51 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { table } from '../../src/cli/output.ts'
 import type { Asked } from '../kernel/questions.ts'
-import { sh, until } from '../support/lab.ts'
+import { sh, until, type Host } from '../support/lab.ts'
 import { childrenOf, kill, killAgent } from '../support/processes.ts'
+import type { Connected } from './connections.ts'
 import { spread, type Lab } from './lab.ts'
 
 const perSecond = 5000
+const connectionsPerSecond = 1000
+const [held, deniedPerSecond] = [200, 200]
+/** Where the name of all questions leads in the world; and an address that nobody was told. */
+const [leased, denied, echoPort] = ['198.18.0.1', '198.18.99.9', 7777]
 const rounds = Number(process.env['NAMEGATE_BENCH_ROUNDS'] ?? 10)
-const policyCounts = [1, 2000]
+const policyCounts = (process.env['NAMEGATE_BENCH_POLICIES'] ?? '1 2000').split(' ').map(Number)
 /** Who answered for shorter is taken to die again and again. */
 const stableMillis = 3500
 const file = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 
 export async function restart(lab: Lab): Promise<void> {
+  const echo = await helper(lab.world, ['-e', `require('net').createServer((c) => c.on('error', () => 0).pipe(c)).listen({ port: ${echoPort}, backlog: 4096 }, () => console.log('ready'))`]) // prettier-ignore
+  const count = (when: string, priority: number): string => `counter ${when} { }; chain ${when} { type filter hook prerouting priority ${priority}; iifname "client" ip daddr ${denied} counter name ${when}; };` // prettier-ignore
+  sh('nft -f -', `table inet bench { ${count('before', -460)} ${count('behind', -80)} }\n`)
+  try {
+    await restarts(lab)
+  } finally {
+    echo.child.kill('SIGKILL')
+    sh('nft delete table inet bench')
+  }
+}
+
+async function restarts(lab: Lab): Promise<void> {
   for (const policies of policyCounts)
     for (const layout of ['standby', 'cold'] as const) {
-      const agent = await start(lab, policies, layout)
+      const place = { agent: await start(lab, policies, layout), again: () => start(lab, policies, layout) }
       try {
-        await measure(lab, agent, `${policies} policies, ${layout}`)
+        await measure(lab, place, `${policies} policies, ${layout}`)
       } finally {
-        killAgent(agent.child)
+        killAgent(place.agent.child)
         sh('nft delete table inet namegate')
       }
     }
+}
+
+/** Where an agent runs, and another may follow it. */
+interface Place {
+  agent: Running
+  readonly again: () => Promise<Running>
 }
 
 interface Running {
@@ -70,20 +94,49 @@ spec: {endpointSelector: {matchLabels: {app: app${i % 200}}}, egress: [${egress}
 `
 }
 
-async function measure(lab: Lab, agent: Running, title: string): Promise<void> {
-  const memory = [agent.child.pid ?? 0, ...agent.workers()].map(memoryOf).join(' + ')
+async function measure(lab: Lab, place: Place, title: string): Promise<void> {
+  const memory = [place.agent.child.pid ?? 0, ...place.agent.workers()].map(memoryOf).join(' + ')
   const rows: string[][] = []
-  for (const how of ['killed', 'replaced'] as const) {
-    const results: Asked[] = []
+  for (const [how, work] of Object.entries(ways)) {
+    const results: Result[] = []
     for (let i = 0; i < rounds; i++) {
       await pause(stableMillis)
-      results.push(await asked(lab, () => (how === 'killed' ? killWorker(agent) : replaceWorker(agent))))
+      results.push(await under(lab, () => work(place)))
     }
-    const lost = results.map(({ sent, answered }) => sent - answered)
-    rows.push([how, spread(results.map(({ gapMillis }) => gapMillis)), spread(results.map(({ slowestMillis }) => slowestMillis)), spread(lost), String(results.reduce((sum, { sent }) => sum + sent, 0))]) // prettier-ignore
+    const sum = (of: (result: Result) => number): number => results.reduce((all, result) => all + of(result), 0)
+    const lost = results.map(({ asked: { sent, answered } }) => sent - answered)
+    const millis = (of: (result: Result) => number): string => spread(results.map(of))
+    rows.push([how, millis(({ asked }) => asked.gapMillis), millis(({ asked }) => asked.slowestMillis), spread(lost), String(sum(({ asked }) => asked.sent)), // prettier-ignore
+      `${sum(({ connected }) => connected.heldLost)} of ${sum(({ connected }) => connected.held)}`, `${sum(({ connected }) => connected.failed)} of ${sum(({ connected }) => connected.opened)}`, millis(({ connected }) => connected.slowestMillis), `${sum(({ passed }) => passed)} of ${sum(({ tried }) => tried)}`]) // prettier-ignore
   }
   console.log(`restart: ${title}: memory of supervisor and workers ${memory} MiB (of its own: not shared)`)
-  console.log(table(['the agent is', 'gap ms', 'slowest answer ms', 'questions lost', 'of all'], rows))
+  console.log(table(['what', 'gap ms', 'slowest answer ms', 'questions lost', 'of all', 'held lost', 'new failed', 'slowest new ms', 'denied packets passed'], rows)) // prettier-ignore
+}
+
+const ways: Readonly<Record<string, (place: Place) => Promise<void>>> = {
+  'agent killed': ({ agent }) => killWorker(agent),
+  'agent replaced': ({ agent }) => replaceWorker(agent),
+  'supervisor killed, started again': killSupervisor,
+  'all killed, started again': killAll,
+}
+
+async function killSupervisor(place: Place): Promise<void> {
+  const { child } = place.agent
+  const [worker = 0] = place.agent.workers()
+  kill(child.pid ?? 0)
+  place.agent = await place.again()
+  await until(() => !isThere(worker))
+}
+async function killAll(place: Place): Promise<void> {
+  killAgent(place.agent.child)
+  place.agent = await place.again()
+}
+function isThere(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
 }
 
 async function killWorker(agent: Running): Promise<void> {
@@ -101,14 +154,43 @@ async function replaceWorker(agent: Running): Promise<void> {
 const followed = ({ hasStandby, standbys }: Running, before: number): Promise<void> =>
   hasStandby ? until(() => standbys() > before) : pause(stableMillis)
 
-async function asked(lab: Lab, work: () => Promise<void>): Promise<Asked> {
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${lab.client.path}`, process.execPath, file('../kernel/questions.ts'), '10.1.0.1', '53', String(perSecond), 'a.example.com'], { stdio: ['pipe', 'pipe', 'inherit'] }) // prettier-ignore
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-  await lines.next()
+interface Result {
+  readonly asked: Asked
+  readonly connected: Connected
+  /** Packets to the denied address, before policy and behind it. */
+  readonly tried: number
+  readonly passed: number
+}
+
+/** What becomes of questions and connections while `work` is done. */
+async function under(lab: Lab, work: () => Promise<void>): Promise<Result> {
+  const asking = await helper(lab.client, [file('../kernel/questions.ts'), '10.1.0.1', '53', String(perSecond), 'a1.example.com']) // prettier-ignore
+  sh('nft reset counters table inet bench')
+  const connecting = await helper(lab.client, [file('connections.ts'), leased, String(echoPort), String(held), String(connectionsPerSecond), denied, String(deniedPerSecond)]) // prettier-ignore
   await pause(500)
   await work()
-  child.stdin.write('.')
-  return JSON.parse((await lines.next()).value as string) as Asked
+  await pause(500)
+  const [connected, asked] = await Promise.all([finish<Connected>(connecting), finish<Asked>(asking)])
+  const { nftables } = JSON.parse(sh('nft -j list counters table inet bench')) as { nftables: { counter?: { name: string; packets: number } }[] } // prettier-ignore
+  const count = (name: string): number => nftables.find(({ counter }) => counter?.name === name)?.counter?.packets ?? NaN // prettier-ignore
+  return { asked, connected, tried: count('before'), passed: count('behind') }
+}
+
+interface Helper {
+  readonly child: ChildProcess
+  readonly lines: AsyncIterator<string>
+}
+
+/** A program of Node in a host, which says when it is ready. */
+async function helper(host: Host, args: readonly string[]): Promise<Helper> {
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, ...args], { stdio: ['pipe', 'pipe', 'inherit'] }) // prettier-ignore
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  if ((await lines.next()).value !== 'ready') throw new Error(`${args[0]} is not ready`)
+  return { child, lines }
+}
+async function finish<T>({ child, lines }: Helper): Promise<T> {
+  child.stdin?.write('.')
+  return JSON.parse((await lines.next()).value as string) as T
 }
 
 /** What would be free if the process ended: pages that are nobody else's. */

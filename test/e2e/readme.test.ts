@@ -24,13 +24,13 @@ test('npm commands are scripts', async () => {
 
 test('namegate commands exist', () => {
   const commands = makeProgram().commands
-  for (const [, name = ''] of readme.matchAll(/namegate (agent|run|status|fqdn|endpoint|identity|policy)\b/g))
+  for (const [, name = ''] of readme.matchAll(/namegate (agent|restart|run|status|fqdn|endpoint|identity|policy)\b/g))
     expect(commands.map((c) => c.name())).toContain(name)
 })
 
 test('the routes of the table are the routes of the API', () => {
   const told = new Set<string>()
-  for (const [, method = '', rest = ''] of readme.matchAll(/^\| `(GET|DELETE) (.*?)\|/gm))
+  for (const [, method = '', rest = ''] of readme.matchAll(/^\| `(GET|PUT|DELETE) (.*?)\|/gm))
     for (const [path] of rest.matchAll(/\/[\w/:]+/g)) told.add(`${method} ${path}`)
   expect([...told].sort()).toEqual([...routes].sort())
 })

@@ -1,8 +1,8 @@
 // Agents that are killed and replaced under load: `namegate agent` as processes, on the real kernel. Questions, connections that are held, and a
 // flood of packets that belong to none, counted before and behind policy. Times are printed, not judged: `npm run bench -- restart` measures them.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -56,7 +56,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
   beforeEach(async () => {
     folder = await temporaryFolder()
     await writeFile(join(folder, 'manifests.yaml'), manifests)
-    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, api: { socket: null, port: 9653 } })) // prettier-ignore
+    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: null, port: 9653 } })) // prettier-ignore
     said = ''
   })
   afterEach(() => {
@@ -88,6 +88,8 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     await answers()
     return agent
   }
+  const restart = (api = 'http://127.0.0.1:9653'): Promise<{ out: string; err: string; status: number }> =>
+    new Promise((resolve) => execFile('bin/namegate', ['restart', '--api', api], (error, out, err) => resolve({ out, err, status: error === null ? 0 : Number(error.code) }))) // prettier-ignore
   const dig = (): Promise<{ out: string }> => web.run('dig +tries=1 +time=1 +short api.example.com @9.9.9.9')
   const answers = (): Promise<void> => until(async () => (await dig()).out.includes(leased))
   const standbys = (): number => said.split('a standby is ready').length - 1
@@ -132,6 +134,11 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
       for (const one of held) { one.once('data', () => ++alive === ${count} && end()); one.write('x') }
       setTimeout(end, 3000)
     })`
+  /** Says something on a connection again and again; says when it ends, or, told to, that it still brings back what is sent. */
+  const speaking = (to: string): string => `
+    const s = require('net').connect(7777, '${to}', () => { console.log('ready'); setInterval(() => s.write('x'), 20) })
+    s.on('error', ({ code }) => { console.log(JSON.stringify({ code, at: Date.now() })); process.exit() }).resume()
+    process.stdin.once('data', () => s.once('data', () => { console.log('"alive"'); process.exit() }))`
   async function startFlood(): Promise<Helper> {
     const own = (JSON.parse(web.sh('ip -j link show dev eth0').out) as [{ address: string; ifindex: number }])[0]
     const [{ address }] = JSON.parse(sh('ip -j link show dev web')) as [{ address: string }]
@@ -195,6 +202,25 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     })
   })
 
+  test('both are killed and policy changes before they are started again: what it allows no more ends within a second, the rest lives', { timeout: 60_000 }, async () => {
+    const narrow = (prefix: string): string => pod('web', ['10.1.0.2']) + policy('web', '{toFQDNs: [{matchPattern: "*.example.com"}]}', `{toCIDR: [${prefix}]}`) // prettier-ignore
+    await writeFile(join(folder, 'manifests.yaml'), narrow('198.18.7.0/24'))
+    const agent = await start()
+    // So that what connections are in order by is written down.
+    await until(async () => (await readFile(join(folder, 'leases.policy'), 'utf8').catch(() => '')).includes('198.18.7.0/24')) // prettier-ignore
+    await answers()
+    const talks = await Promise.all([leased, '198.18.7.1', '198.18.7.200'].map((to) => helper(web, ['-e', speaking(to)])))
+    killAgent(agent)
+    await once(agent, 'exit')
+    await writeFile(join(folder, 'manifests.yaml'), narrow('198.18.7.128/25'))
+    await start()
+    const ended = JSON.parse(String((await talks[1]?.lines.next())?.value)) as { code: string; at: number }
+    const { time } = said.split('\n').flatMap((line) => (line.includes('agent started') ? [JSON.parse(line) as { time: number }] : [])).at(-1) ?? expect.fail(said) // prettier-ignore
+    expect(ended).toEqual({ code: 'ECONNRESET', at: expect.any(Number) as number })
+    expect(ended.at - time).toBeLessThan(1000)
+    for (const kept of [talks[0], talks[2]]) expect(await finish(kept ?? expect.fail())).toBe('alive')
+  }) // prettier-ignore
+
   test('replaced (SIGUSR2): another process answers, and no question is lost', { timeout: 60_000 }, async () => {
     const agent = await start()
     const worker = workerOf(agent)
@@ -208,6 +234,26 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     agent.kill('SIGTERM')
     expect(await once(agent, 'exit')).toEqual([0, null])
   })
+
+  test('namegate restart: waits for the successor, and loses no question; says why there is none', { timeout: 60_000 }, async () => {
+    const agent = await start()
+    const worker = workerOf(agent)
+    let told: { out: string; err: string; status: number } | undefined
+    const { sent, answered } = await under(async () => void (told = await restart()))
+    expect(told).toMatchObject({ status: 0, err: '', out: expect.stringContaining(`process ${workerOf(agent)} has taken over from ${worker}, and is ready; that took`) as string }) // prettier-ignore
+    expect(answered).toBe(sent)
+    await writeFile(join(folder, 'config.yaml'), 'manifests: here\nnonsense: 1')
+    const stays = workerOf(agent)
+    const refused = await restart()
+    expect(refused).toMatchObject({ status: 1, out: '', err: expect.stringContaining('nonsense') as string })
+    expect(refused.err).toContain(`namegate: process ${stays} stays: the new configuration cannot be used: `)
+    expect(workerOf(agent)).toBe(stays)
+    kill(agent.pid ?? 0)
+    await once(agent, 'exit')
+    await until(async () => (await restart()).err.includes('start the agent again'))
+    kill(stays, 'SIGTERM')
+    expect(await restart('http://127.0.0.1:1')).toMatchObject({ status: 1, err: expect.stringContaining('no agent answers') as string }) // prettier-ignore
+  }) // prettier-ignore
 
   test('a policy that changes while nobody is there comes into force', async () => {
     const agent = await start()

@@ -4,12 +4,13 @@ import { spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Agent } from '../../src/agent.ts'
+import type { Agent, AgentParts } from '../../src/agent.ts'
 import { makeConnections, openConntrack, type Connections } from '../../src/datapath/conntrack.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
+import { openSockets } from '../../src/datapath/sockets.ts'
 import { addressToText } from '../../src/net/address.ts'
-import { settings, startTestAgent } from '../support/agent.ts'
+import { at, settings, startTestAgent } from '../support/agent.ts'
 import { temporaryFolder } from '../support/folder.ts'
 import { addHost, enterLab, flushConnections, sh, whyNoKernel, type Host } from '../support/lab.ts'
 import { pod, policy } from '../support/manifests.ts'
@@ -26,6 +27,15 @@ metadata: {name: ${name}-in}
 spec: {endpointSelector: {matchLabels: {app: ${name}}}, ingress: [{fromEndpoints: [{matchLabels: {app: ${from}}}]}]}
 `
 
+/** Of this host: what it may send where, and who may come in. */
+const ofHost = (egress: readonly string[], from: string): string => `---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: this-host}
+spec: {nodeSelector: {}, egress: [${egress.join(', ')}], ingress: [{fromCIDR: [${from}]}]}
+`
+const hostAddresses = ['10.1.0.1', '10.2.0.1', '10.3.0.1', 'fd01::1', 'fd03::1'].map(at)
+
 interface Talk {
   readonly echoes: () => number
   /** Its TCP connection has ended. */
@@ -40,8 +50,9 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
   let connections: Connections
 
   /** Runs a Node script in a host until the test has ended; gives its lines. */
-  async function run(host: Host, script: string, until: string): Promise<string[]> {
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+  async function run(host: Host | 'here', script: string, until: string): Promise<string[]> {
+    const enter = host === 'here' ? [] : ['nsenter', `--net=${host.path}`]
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...enter, process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
     const lines: string[] = []
     child.stdout.setEncoding('utf8').on('data', (text: string) => lines.push(...text.split('\n').filter(Boolean)))
     talks.push(() => child.kill('SIGKILL'))
@@ -50,7 +61,10 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
   }
   /** A connection on which something is said every 20 ms. */
   async function talk(from: string, address: string): Promise<Talk> {
-    const host = hosts[from] ?? expect.fail(from)
+    return talkOf(hosts[from] ?? expect.fail(from), address)
+  }
+  const talkHere = (address: string): Promise<Talk> => talkOf('here', address)
+  async function talkOf(host: Host | 'here', address: string): Promise<Talk> {
     const lines = await run(host, `const s = require('net').connect(7000, '${address}', () => setInterval(() => s.write('x'), 20)); s.on('data', () => console.log('echo')).on('close', () => console.log('over')).on('error', () => 0)`, 'echo') // prettier-ignore
     return { echoes: () => lines.filter((line) => line === 'echo').length, isOver: () => lines.includes('over') }
   }
@@ -72,9 +86,9 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
     return found
   }
   const write = (text: string): Promise<void> => writeFile(join(folder, 'p.yaml'), text)
-  async function start(text: string, own = settings): Promise<void> {
+  async function start(text: string, own = settings, more: Partial<AgentParts> = {}): Promise<void> {
     await write(text)
-    agent = await startTestAgent('', { settings: own, manifests: { kind: 'path', path: folder }, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() } }) // prettier-ignore
+    agent = await startTestAgent('', { settings: own, manifests: { kind: 'path', path: folder }, hostAddresses, kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack(), socketsFd: openSockets() }, ...more }) // prettier-ignore
   }
   async function change(text: string): Promise<void> {
     const revision = agent?.snapshot().revision ?? 0
@@ -192,7 +206,143 @@ describe.skipIf(reason !== undefined)(`revocations ${reason ?? ''}`, () => {
     await expect.poll(old.isOver, { timeout: 5000 }).toBe(true)
   })
 
-  test('while no agent ran: the next one ends what the address does not allow any more', async () => {
+  describe("this host's own sockets", () => {
+    const own = { ...settings, policy: { ...settings.policy, hostPolicies: true } }
+    const drained = { ...own, policy: { ...own.policy, drainSeconds: 2 } }
+    const [four, five, six] = ['{toCIDR: [10.3.0.2/32]}', '{toEndpoints: [{matchLabels: {app: db}}]}', '{toCIDR: ["fd03::2/128"]}']
+    /** A connection on which nobody says anything; says how it ends. */
+    const idle = (open: string): Promise<string[]> =>
+      run('here', `${open}.on('connect', () => console.log('open')).on('error', (e) => console.log(e.code)).on('close', () => console.log('over')); setInterval(() => 0, 1000)`, 'open') // prettier-ignore
+    const tcp = (address: string): Promise<string[]> => idle(`require('net').connect({ port: 7000, host: '${address}' })`)
+    const udp = (address: string): Promise<string[]> =>
+      idle(`const s = require('dgram').createSocket('udp4'); s.connect(7001, '${address}', () => s.send('x')); s`)
+    /** In the world; says when its only connection has ended. */
+    const serving = "require('net').createServer((c) => { console.log('in'); c.on('error', (e) => console.log(e.code)).on('close', () => console.log('over')).resume() }).listen(7002, '::', () => console.log('serving'))" // prettier-ignore
+
+    test('a policy that allows them no more: programs hear of it within a second, and so do the other ends; others go on', async () => {
+      await start(ofHost([four, five, six], '10.3.0.0/24') + db, own)
+      const ended = [await tcp('10.3.0.2'), await tcp('::ffff:10.3.0.2'), await tcp('fd03::2')]
+      const datagrams = await udp('10.3.0.2')
+      const other = await tcp('10.2.0.2')
+      const heard = await run(hosts['world'] ?? expect.fail(), serving, 'serving')
+      const held = await idle("require('net').connect(7002, '10.3.0.2')")
+      await expect.poll(() => heard, { timeout: 5000 }).toContain('in')
+      await change(ofHost([five], '10.3.0.0/24') + db)
+      const changedAt = performance.now()
+      await expect.poll(() => [...ended, held].map((lines) => lines.join(' ')), { timeout: 1000, interval: 20 }).toEqual(Array(4).fill('open ECONNABORTED over')) // prettier-ignore
+      await expect.poll(() => heard.at(-1), { timeout: 1000, interval: 20 }).toBe('over')
+      await expect.poll(() => datagrams.join(' '), { timeout: 1000, interval: 20 }).toBe('open ECONNABORTED')
+      expect(performance.now() - changedAt).toBeLessThan(1000)
+      await expect.poll(tracked, { timeout: 1000 }).toEqual(['10.2.0.1 10.2.0.2 7000'])
+      expect(other).toEqual(['open'])
+      expect(agent?.troubles()).toEqual([])
+    })
+
+    test('who came in by a policy that does not let him any more; a listening socket stays', async () => {
+      const serve = await run('here', serving.replaceAll("'::'", "'0.0.0.0'"), 'serving')
+      await start(ofHost([four], '10.3.0.0/24') + db, own)
+      const speaks = `require('net').connect(7002, '10.3.0.1', () => console.log('open')).on('error', (e) => console.log(e.code)).on('close', () => console.log('over')); setInterval(() => 0, 1000)` // prettier-ignore
+      const comes = await run(hosts['world'] ?? expect.fail(), speaks, 'open')
+      await change(ofHost([four], '192.0.2.0/24') + db)
+      await expect.poll(() => serve.join(' '), { timeout: 1000, interval: 20 }).toBe('serving in ECONNABORTED over')
+      await expect.poll(() => comes.join(' '), { timeout: 1000, interval: 20 }).toBe('open ECONNRESET over')
+      await change(ofHost([four], '10.3.0.0/24') + db)
+      await run(hosts['world'] ?? expect.fail(), speaks, 'open')
+    })
+
+    test('a drain time: they go on as long', async () => {
+      await start(ofHost([four], '10.3.0.0/24') + db, drained)
+      const [lines, kept] = [await tcp('10.3.0.2'), await talkHere('10.3.0.2')]
+      await change(ofHost([five], '10.3.0.0/24') + db)
+      await goesOn(kept)
+      expect(lines).toEqual(['open'])
+      await expect.poll(() => lines.join(' '), { timeout: 6000 }).toBe('open ECONNABORTED over')
+    })
+  })
+
+  test('this host may not go on with what a workload may not: its program hears of it, also when only it speaks', async () => {
+    const speaking = "require('net').createServer((c) => { console.log('in'); const t = setInterval(() => c.write('x'), 20); c.on('error', (e) => { clearInterval(t); console.log(e.code) }).resume() }).listen(7003, '0.0.0.0', () => console.log('serving'))" // prettier-ignore
+    const serve = await run('here', speaking, 'serving')
+    const toHost = '{toEntities: [host]}'
+    await start(web + policy('web', toHost, toDb) + db)
+    await run(hosts['web'] ?? expect.fail(), "require('net').connect(7003, '10.1.0.1').on('data', () => console.log('echo')).on('error', () => 0)", 'echo') // prettier-ignore
+    const near = await talk('web', '10.2.0.2')
+    await change(web + policy('web', toDb) + db)
+    await expect.poll(() => serve.join(' '), { timeout: 1000, interval: 20 }).toBe('serving in ECONNABORTED')
+    await goesOn(near)
+    expect((await tracked()).sort()).toEqual(['10.1.0.2 10.2.0.2 7000'])
+  })
+
+  test('nor does it begin anew what was cut, by a socket that belongs to no connection', async () => {
+    await run('here', echoing, 'up')
+    const toHost = '{toEntities: [host]}'
+    await start(web + policy('web', toHost, toDb) + db)
+    const [heard, near] = [await listenTo('web', '10.1.0.1', 'udp'), await talk('web', '10.2.0.2')]
+    await change(web + policy('web', toDb) + db)
+    await expect.poll(async () => (await tracked()).join(), { timeout: 1000, interval: 20 }).toBe('10.1.0.2 10.2.0.2 7000')
+    const before = heard.echoes()
+    await goesOn(near)
+    await goesOn(near)
+    expect(heard.echoes() - before).toBeLessThanOrEqual(1)
+  })
+
+  describe('while no agent ran', () => {
+    const journal = (): { journal: string } => ({ journal: join(folder, 'leases') })
+    /** Closes the agent and starts the next by this; gives when that was ready. */
+    async function next(text: string, own = settings): Promise<number> {
+      await agent?.close()
+      await start(text, own, journal())
+      return performance.now()
+    }
+    const began = (text: string, own = settings): Promise<void> => start(text, own, journal())
+    /** It is over within a second after the agent was ready. */
+    async function endsBy(one: Talk, readyAt: number): Promise<void> {
+      await expect.poll(one.isOver, { timeout: 2000, interval: 20 }).toBe(true)
+      expect(performance.now() - readyAt).toBeLessThan(1000)
+    }
+
+    test('policy changed: what it allows no more is ended, what it allows goes on', async () => {
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db)
+      const [old, near, other] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2'), await talk('db', '10.3.0.2')]
+      await endsBy(old, await next(web + policy('web', toDb) + db))
+      for (const one of [near, other]) await goesOn(one)
+      expect([near.isOver(), other.isOver()]).toEqual([false, false])
+      // The same once more: nothing.
+      await next(web + policy('web', toDb) + db)
+      for (const one of [near, other]) await goesOn(one)
+    })
+
+    test('labels changed, a workload is another, the other end lets it in no more', async () => {
+      const inward = (from: string): string => ingress('db', from).replace('}]}]}', '}, {matchLabels: {app: job}}]}]}')
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db + inward('web'))
+      const [world, near, other] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2'), await talk('db', '10.3.0.2')]
+      const readyAt = await next(web.replace('{app: web}', '{app: job}') + policy('job', toDb) + db + inward('web'))
+      await endsBy(world, readyAt)
+      for (const one of [near, other]) await goesOn(one)
+      const again = await next(web.replace('{app: web}', '{app: job}') + policy('job', toDb) + db + ingress('db', 'web'))
+      await endsBy(near, again)
+      await goesOn(other)
+    })
+
+    test('settings changed: whatever is denied by them ends', async () => {
+      await began(web + policy('web', toDb) + db, { ...settings, policy: { ...settings.policy, audit: true } })
+      const [audited, near] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2')]
+      await endsBy(audited, await next(web + policy('web', toDb) + db))
+      await goesOn(near)
+    })
+
+    test('it ended before the drain time was over: the next one sees to that', async () => {
+      const slow = { ...settings, policy: { ...settings.policy, drainSeconds: 60 } }
+      await began(web + policy('web', to('10.3.0.0/24'), toDb) + db, slow)
+      const [old, near] = [await talk('web', '10.3.0.2'), await talk('web', '10.2.0.2')]
+      await change(web + policy('web', toDb) + db)
+      await goesOn(old)
+      await endsBy(old, await next(web + policy('web', toDb) + db))
+      await goesOn(near)
+    })
+  })
+
+  test('while no agent ran, without a journal: the next one ends what the address does not allow any more', async () => {
     await start(web + both + db)
     const [old, other] = [await talk('web', '10.3.0.2'), await talk('db', '10.3.0.2')]
     await agent?.close()

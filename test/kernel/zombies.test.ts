@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Agent } from '../../src/agent.ts'
 import { leaseEvents } from '../../src/api/watch.ts'
 import { openConntrack } from '../../src/datapath/conntrack.ts'
@@ -26,17 +26,30 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
   let upstream: EmbeddedUpstream
   let agent: Agent
   let folder: string
+  const clients: ChildProcess[] = []
 
   /** Runs a Node script in a host; resolves when it has said something. */
   async function run(host: Host, script: string): Promise<ChildProcess> {
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${host.path}`, process.execPath, '-e', script], { stdio: ['pipe', 'pipe', 'inherit'] }) // prettier-ignore
     await once(child.stdout, 'data')
     return child
+  }
+  /** A process that connects when it is told where to: by then it has started, however busy the machine, and a lease of seconds is not over. */
+  async function connector(then = ''): Promise<(address: string) => Promise<ChildProcess>> {
+    const script = `process.stdin.once('data', (to) => require('net').connect(443, String(to), function () { console.log('connected'); ${then} }).on('error', () => process.exit(3))); console.log('ready')`
+    const child = await run(web, script)
+    clients.push(child)
+    return async (address) => {
+      child.stdin?.write(address)
+      await once(child.stdout ?? expect.fail(), 'data')
+      return child
+    }
   }
   const connect = async (address: string): Promise<boolean> =>
     (await web.run(`timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/443'`)).status === 0
   const leases = (): string[] => [...agent.leases.list()].map((l) => `${addressToText(l.address)} ${isZombie(l, agent.clock()) ? 'zombie' : 'alive'}`).sort() // prettier-ignore
   const soon = { timeout: 15_000 }
+  const late = { timeout: 30_000 }
 
   beforeAll(async () => {
     enterLab()
@@ -50,9 +63,12 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     folder = await mkdtemp(join(tmpdir(), 'namegate-'))
     agent = await start()
   })
-  const start = (): Promise<Agent> =>
+  afterEach(() => {
+    for (const client of clients.splice(0)) client.kill('SIGKILL')
+  })
+  const start = (graceSeconds = 2): Promise<Agent> =>
     startTestAgent(pod('web', ['10.1.0.2']) + policy('web', names('{matchPattern: "*.example.com"}')), {
-      settings: { ...settings, leases: { ...settings.leases, ttlMaxSeconds: 1, graceSeconds: 2, zombieSecondsMax: 3600 } }, // prettier-ignore
+      settings: { ...settings, leases: { ...settings.leases, ttlMaxSeconds: 1, graceSeconds, zombieSecondsMax: 3600 } }, // prettier-ignore
       kernel: { nft: makeNft(), netlinkFd: openNetlink(), connections: openConntrack() },
       journal: join(folder, 'leases'),
     })
@@ -70,10 +86,12 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
       for await (const event of leaseEvents(agent.observer, agent.clock, ({ name }) => name === 'pay.example.com', gone.signal)) // prettier-ignore
         for (const [, change, ips] of event.matchAll(/^event: (\w+)\ndata: .*"ips":\[(.*?)\]/g)) events.push(`${change} ${ips}`) // prettier-ignore
     })()
+    const open = await connector()
     expect((await web.run('dig +short pay.example.com @9.9.9.9')).out.split('\n').filter(Boolean).sort()).toEqual(['198.18.0.21', '198.18.0.22']) // prettier-ignore
-    const client = await run(web, "require('net').connect(443, '198.18.0.21', () => console.log('connected'))")
+    const client = await open('198.18.0.21')
     await expect.poll(leases, soon).toEqual(['198.18.0.21 zombie'])
-    expect(await connect('198.18.0.22')).toBe(false)
+    // The kernel may hold an address for as long after its lease as the commit was late: up to a second.
+    await expect.poll(() => connect('198.18.0.22'), soon).toBe(false)
     // Over several of its terms.
     const since = agent.clock()
     let refused = 0
@@ -81,7 +99,7 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     expect([refused, leases()]).toEqual([0, ['198.18.0.21 zombie']])
     client.kill('SIGKILL')
     await expect.poll(leases, soon).toEqual([])
-    expect(await connect('198.18.0.21')).toBe(false)
+    await expect.poll(() => connect('198.18.0.21'), soon).toBe(false)
     gone.abort()
     await watched
     expect(events.slice(1).sort()).toEqual(['expired "198.18.0.21"', 'expired "198.18.0.22"', 'zombie "198.18.0.21"'])
@@ -90,28 +108,40 @@ describe.skipIf(reason !== undefined)(`zombies ${reason ?? ''}`, () => {
     expect(agent.troubles()).toEqual([])
   })
 
-  test('over a restart: the next agent knows which names stand, and keeps what is in use', async () => {
-    await web.run('dig +short pay.example.com @9.9.9.9')
-    const client = await run(web, "require('net').connect(443, '198.18.0.22', () => console.log('connected'))")
-    await expect.poll(leases, soon).toEqual(['198.18.0.22 zombie'])
-    // And one whose TTL is not over.
-    await web.run('dig +short api.example.com @9.9.9.9')
-    await agent.close()
-    agent = await start()
-    expect(leases().map((lease) => lease.split(' ')[0])).toEqual(['198.18.0.20', '198.18.0.22'])
-    const since = agent.clock()
-    let refused = 0
-    while (agent.clock() < since + 5000) refused += (await connect('198.18.0.22')) ? 0 : 1
-    expect([refused, leases(), [...agent.leases.list()].map(({ name }) => name)]).toEqual([0, ['198.18.0.22 zombie'], ['pay.example.com']]) // prettier-ignore
-    client.kill('SIGKILL')
-    await expect.poll(leases, soon).toEqual([])
-  })
+  test(
+    'over a restart: the next agent knows which names stand, and keeps what is in use',
+    { timeout: 90_000 },
+    async () => {
+      // What stands while nobody renews it must outlast a restart on a busy machine.
+      await agent.close()
+      agent = await start(10)
+      const open = await connector()
+      await web.run('dig +short pay.example.com @9.9.9.9')
+      const client = await open('198.18.0.22')
+      await expect.poll(leases, late).toEqual(['198.18.0.22 zombie'])
+      // And one whose TTL and grace are not over.
+      await web.run('dig +short api.example.com @9.9.9.9')
+      await agent.close()
+      agent = await start(10)
+      expect(leases().map((lease) => lease.split(' ')[0])).toEqual(['198.18.0.20', '198.18.0.22'])
+      const since = agent.clock()
+      let refused = 0
+      while (agent.clock() < since + 5000) refused += (await connect('198.18.0.22')) ? 0 : 1
+      expect(refused).toBe(0)
+      await expect.poll(leases, late).toEqual(['198.18.0.22 zombie'])
+      expect([...agent.leases.list()].map(({ name }) => name)).toEqual(['pay.example.com'])
+      client.kill('SIGKILL')
+      await expect.poll(leases, late).toEqual([])
+      await agent.close()
+      agent = await start()
+    },
+  )
 
   test('cleaned by hand: its connections end within a second, those by other leases go on', async () => {
+    const speaking = "setInterval(() => this.write('x'), 20)"
+    const [openGone, openKept] = [await connector(speaking), await connector(speaking)]
     await web.run('dig +short pay.example.com @9.9.9.9; dig +short api.example.com @9.9.9.9')
-    const speak = (address: string): string =>
-      `require('net').connect(443, '${address}', function () { console.log('connected'); setInterval(() => this.write('x'), 20) }).on('error', () => process.exit(3))`
-    const [gone, kept] = [await run(web, speak('198.18.0.21')), await run(web, speak('198.18.0.20'))]
+    const [gone, kept] = await Promise.all([openGone('198.18.0.21'), openKept('198.18.0.20')])
     const ended = once(gone, 'exit')
     expect(await agent.cleanLeases((lease) => lease.name === 'pay.example.com')).toBe(2)
     const cleanedAt = agent.clock()

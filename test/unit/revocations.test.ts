@@ -18,7 +18,7 @@ function tcp(text: string, over: Partial<Connection> & { readonly via?: string }
   return { protocol: 6, source: at(source), sourcePort: Number(sourcePort), destination: at(via), destinationPort: Number(peerPort), peer: at(peer), peerPort: Number(peerPort), back: at(source), backPort: Number(sourcePort), icmpType: undefined, id: ++count, zone: 0, ...rest } // prettier-ignore
 }
 const compiler = () => {
-  const compile = makeCompiler({ hostAddresses: [at('10.0.0.9')], upstreams: [], denyReply: 'refused', localNode: 'here', audit: false }) // prettier-ignore
+  const compile = makeCompiler({ hostAddresses: [at('10.0.0.9')], upstreams: [], denyReply: 'refused', localNode: 'here', audit: false, hostPolicies: true }) // prettier-ignore
   return (text: string): Snapshot => {
     const loaded = loadWorld([{ path: 'w.yaml', text }])
     return loaded.ok ? compile(loaded.world) : expect.fail(JSON.stringify(loaded.issues))
@@ -52,7 +52,7 @@ interface Kernel {
   readonly cut: Connection[]
   fails: boolean
 }
-let now = 0
+let moment = 0
 function revocationsOf(kernel: Kernel, drainMillis = 0): Revocations {
   const list = async (each: (connection: Connection, isClosed: boolean) => void): Promise<void> => {
     if (kernel.fails) throw new Error('ENOBUFS')
@@ -65,7 +65,15 @@ function revocationsOf(kernel: Kernel, drainMillis = 0): Revocations {
   }
   const cut = async (over: readonly Connection[]): Promise<void> => void kernel.cut.push(...over)
   const namesOf = (_: number, address: Address): string[] => address === at('198.51.100.5') ? ['api.example.com'] : [] // prettier-ignore
-  return makeRevocations(() => now, { list, remove }, cut, namesOf, 10053, drainMillis)
+  return makeRevocations(
+    () => moment,
+    { list, remove },
+    cut,
+    undefined,
+    namesOf,
+    { proxyPort: 10053, upstreams: [{ address: at('192.0.2.53'), port: 53 }] },
+    drainMillis,
+  )
 }
 
 for (const { title, next, gone, kept } of rows)
@@ -80,6 +88,35 @@ for (const { title, next, gone, kept } of rows)
     expect(kernel.cut).toEqual(gone)
     expect(revocations.isSettled()).toBe(true)
   })
+
+const ofHost = (egress: string, ingress: string): string => `---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: this-host}
+spec: {nodeSelector: {}, egress: [${egress}], ingress: [${ingress}]}
+`
+const udp = (text: string): Connection => tcp(text, { protocol: 17 })
+const upkeep = [tcp('10.0.0.9:1>192.0.2.53:53'), udp('10.0.0.9:1>192.0.2.53:53'), udp('10.0.0.9:68>192.0.2.7:67'), udp('192.0.2.7:67>10.0.0.9:68'), tcp('10.0.0.9:1>10.0.0.9:80'), tcp('10.0.0.1:1>10.0.0.9:10053')] // prettier-ignore
+
+test('this host: what its policies allow no more, but not what it cannot live without', async () => {
+  const compile = compiler()
+  const [old, now] = [compile(web + db), compile(web + db + ofHost('{toCIDR: [192.0.2.0/28]}', '{fromCIDR: [192.0.2.0/28]}'))] // prettier-ignore
+  const gone = [tcp('10.0.0.9:1>198.51.100.1:443'), tcp('198.51.100.1:1>10.0.0.9:22'), tcp('10.0.0.9:1>192.0.2.53:443'), tcp('10.0.0.9:1>10.0.0.1:80')] // prettier-ignore
+  const kept = [tcp('10.0.0.9:1>192.0.2.1:443'), tcp('192.0.2.1:1>10.0.0.9:22'), tcp('10.0.0.1:1>198.51.100.1:443')]
+  const kernel: Kernel = { there: [...gone, ...kept, ...upkeep], cut: [], fails: false }
+  const revocations = revocationsOf(kernel)
+  revocations.note(old, now)
+  expect(await revocations.settle(now)).toBe(gone.length)
+  expect(kernel.there).toEqual([...kept, ...upkeep])
+  // And when nothing is known of what was allowed before, nor why: all that is not allowed now, when the drain time is over.
+  const late: Kernel = { there: [...gone, ...kept, ...upkeep], cut: [], fails: false }
+  const other = revocationsOf(late, 10)
+  other.noteAll(now)
+  expect(await other.settle(now)).toBe(0)
+  moment = 10
+  expect(await other.settle(now)).toBe(gone.length)
+  expect(late.there).toEqual([...kept, ...upkeep])
+})
 
 test('what an earlier agent found: the same stays, another identity or nobody does not', async () => {
   const now = compiler()(web + db + policy('db', '{}'))
@@ -161,17 +198,17 @@ describe('the same workload under a changed policy', () => {
     const [first, second, third] = [compile(web + db + byName), compile(web + db + policy('web', '{}')), compile(web + policy('web', '{}'))]
     const kernel: Kernel = { there: [leased, tcp('10.0.0.2:1>192.0.2.1:443')], cut: [], fails: false }
     const revocations = revocationsOf(kernel, 10_000)
-    now = 0
+    moment = 0
     revocations.note(first, second)
     expect([await revocations.settle(second), revocations.isSettled()]).toEqual([0, false])
-    now = 5000
+    moment = 5000
     revocations.note(second, third)
     expect(await revocations.settle(third)).toBe(1)
-    now = 9999
+    moment = 9999
     expect(await revocations.settle(third)).toBe(0)
-    now = 10_000
+    moment = 10_000
     expect([await revocations.settle(third), kernel.there]).toEqual([1, []])
-    now = 20_000
+    moment = 20_000
     await revocations.settle(third)
     expect(revocations.isSettled()).toBe(true)
   })

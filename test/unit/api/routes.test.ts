@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { z, type ZodType } from 'zod'
 import type { Lease } from '../../../src/leases/leases.ts'
 import { makeTokenTest } from '../../../src/api/access.ts'
-import { leasesPerTurn, makeApi, routes, type CacheRow } from '../../../src/api/routes.ts'
+import { leasesPerTurn, makeApi, routes, type CacheRow, type SuccessionState } from '../../../src/api/routes.ts'
 import { serveApi } from '../../../src/api/serve.ts'
 import { answer, at, connection, query as flowQuery } from '../observe/flows.ts'
 import { showWorld, type Shown } from './view.ts'
@@ -342,8 +342,22 @@ test('the policy in force, and what is wrong with a newer set', async () => {
   })
 })
 
+test('a restart: asked for, under way, refused, and where nobody could start another', async () => {
+  let asked = 0
+  let state: SuccessionState = { kind: 'under way' }
+  const shown = showWorld({ succession: { ask: () => void asked++, state: () => state } })
+  expect(await ask('/v1/restart', 'PUT', shown)).toEqual({ status: 200, body: { process: process.pid, restart: 'under way' } }) // prettier-ignore
+  // Nothing that a page of somebody else's could have a browser send unasked.
+  for (const method of ['GET', 'POST']) expect((await ask('/v1/restart', method, shown)).status).toBe(404)
+  expect(asked).toBe(1)
+  state = { kind: 'failed', why: 'no' }
+  expect((await ask('/v1/status', 'GET', shown)).body).toMatchObject({ restart: 'failed', 'restart-fault': 'no' })
+  const nobody = { status: 409, body: { error: expect.stringContaining('restart: none') as string } }
+  expect(await ask('/v1/restart', 'PUT', showWorld({ succession: undefined }))).toEqual(nobody)
+})
+
 test('status and health: 503 with reasons when the agent cannot do its job', async () => {
-  expect((await ask('/v1/status')).body).toEqual({ ready: true, troubles: [], revision: 1, endpoints: 2, policies: 1, leases: 4, 'dns-port': 10053, refused: 0 }) // prettier-ignore
+  expect((await ask('/v1/status')).body).toEqual({ ready: true, troubles: [], revision: 1, endpoints: 2, policies: 1, leases: 4, 'dns-port': 10053, refused: 0, process: process.pid, restart: 'idle' }) // prettier-ignore
   expect(await ask('/healthz?probe=1')).toEqual({ status: 200, body: { ok: true, troubles: [] } })
   const shown = showWorld({ troubles: () => ['no upstream answers'] })
   expect(await ask('/healthz', 'GET', shown)).toEqual({ status: 503, body: { ok: false, troubles: ['no upstream answers'] } }) // prettier-ignore

@@ -60,6 +60,7 @@ export function showWorld(over: Partial<ApiView> = {}, more = ''): Shown {
     policySet: () => ({ revision: 1, policies: world.policies, warnings: [], refused: [] }),
     cleanLeases: async (matches) => leases.drop(matches).dropped.length,
     troubles: () => [],
+    succession: { ask: () => undefined, state: () => ({ kind: 'idle' }) },
     observer: makeObserver({ snapshot: () => snapshot, capacity: 4095, place: { cluster: 'default', node: 'node-1' }, now: () => now }), // prettier-ignore
     ...over,
     learn: ({ ips, ...fact }) => void leases.learn({ identity: 256, endpoint: 1, addresses: ips.map(at), ttlSeconds: 60, ports: [{ kind: 'all' }], ...fact }), // prettier-ignore
