@@ -5,7 +5,7 @@ import { unknownId } from '../identity/reserved.ts'
 import type { Lease, LeaseChange } from '../leases/leases.ts'
 import { addressToText, type Address } from '../net/address.ts'
 import { portsCover, portsToText, protocolName, type L4 } from '../net/ports.ts'
-import { explain, type DirectionExplanation, type Explanation } from '../policy/explain.ts'
+import { explain, type DirectionExplanation, type Step, type Explanation } from '../policy/explain.ts'
 import { Tier, type Direction } from '../policy/rules.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
 import { labelsOfName, outsidersOf, resolveParty, type Flow as Asked, type Party } from '../policy/verdict.ts'
@@ -215,7 +215,15 @@ interface Finding {
   readonly by: Why | undefined
   /** The tier of what decides; undefined where nothing does. */
   readonly tier: number | undefined
+  /** What decides keeps its proxy whatever else allows the flow: no rule takes it away. */
+  readonly isProxied?: boolean
 }
+
+const holdsProxy = (step: Step): boolean =>
+  step.kind === 'rule' &&
+  step.isProxied &&
+  (step.outcome.kind !== 'lacks' || step.outcome.lacks === 'l7') &&
+  step.outcome.kind !== 'skipped'
 
 /** What a direction lacks; undefined when nothing. In audit mode too: there it is what would be lacking. */
 function findingOf({ steps, verdict, why, subject, peer }: DirectionExplanation): Finding | undefined {
@@ -230,7 +238,7 @@ function findingOf({ steps, verdict, why, subject, peer }: DirectionExplanation)
     if (outcome.kind === 'passes') passed = tier
     if (outcome.kind === 'decides' && step.why.conflict === true) return { missing: 'conflict', text: step.why.text, by: step.why, tier } // prettier-ignore
     if (outcome.kind === 'decides' && step.statement === 'deny') return { missing: 'deny', text: `${step.why.text}: a deny rule decides`, by: step.why, tier } // prettier-ignore
-    if (outcome.kind === 'decides' || (outcome.kind === 'lacks' && outcome.lacks === 'l7')) return { missing: 'not-enforced', text: why[0]?.text ?? '', by: step.why, tier } // prettier-ignore
+    if (outcome.kind === 'decides' || (outcome.kind === 'lacks' && outcome.lacks === 'l7')) return { missing: 'not-enforced', text: why[0]?.text ?? '', by: step.why, tier, isProxied: steps.some(holdsProxy) } // prettier-ignore
     if (step.statement === 'allow' && outcome.kind === 'lacks' && outcome.lacks === 'port' && tier > passed)
       near ??= { missing: 'port', text: `${step.why.text} allows ${step.ports} only`, by: step.why, tier: undefined }
   }
@@ -387,7 +395,7 @@ function rulesFor(snapshot: Snapshot, flow: Asked, peer: RulePeer, egress: Findi
   for (const [direction, finding, subject, other] of [['egress', egress, from, peer], ['ingress', ingress, to, source]] as const) {
     if (finding === undefined) continue
     const isBefore = finding.tier !== undefined && (finding.missing === 'deny' || finding.missing === 'conflict' ? finding.tier <= Tier.Normal : finding.tier < Tier.Normal)
-    const rule = isBefore ? undefined : smallestRule(snapshot, direction, subject.identity, other, flow)
+    const rule = isBefore || finding.isProxied === true ? undefined : smallestRule(snapshot, direction, subject.identity, other, flow)
     if (rule === undefined) return undefined
     found.push(rule)
   }

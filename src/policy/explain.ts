@@ -46,6 +46,8 @@ export type Step =
       readonly statement: 'allow' | 'deny' | 'pass'
       readonly priority: number
       readonly ports: string
+      /** A proxy has the connection even where another rule allows it as it is: TLS contexts or a listener are asked for. */
+      readonly isProxied: boolean
       readonly why: Why
       readonly outcome: Outcome
     }
@@ -178,6 +180,10 @@ function lackOfPort({ ports }: Statement, flow: Flow, l4: string): Tried['lack']
   return portsCover(ports, flow) ? undefined : { kind: 'lacks', lacks: 'port', detail: `${l4} is not ${portsToText(ports)}` } // prettier-ignore
 }
 
+function holdsProxy({ kind, rule }: Statement): boolean {
+  return kind === 'allow' && (rule.listener ?? rule.terminatingTLS ?? rule.originatingTLS) !== undefined
+}
+
 const tierNames: Readonly<Record<number, string>> = { [Tier.Admin]: 'Admin', [Tier.Normal]: 'Normal', [Tier.Baseline]: 'Baseline' } // prettier-ignore
 
 function stepsOf(of: DirectionPolicy, tried: readonly Tried[], peer: PeerOf, flow: Flow, verdict: VerdictKind, decisive: Why): readonly Step[] {
@@ -206,7 +212,7 @@ function stepsOf(of: DirectionPolicy, tried: readonly Tried[], peer: PeerOf, flo
       if (judges.judge([statement], flow).kind === 'unmet') outcome = { kind: 'lacks', lacks: 'l7', detail: aboveText(statement, flow) }
     }
     const { kind, priority, ports, why } = statement
-    steps.push({ kind: 'rule', statement: kind, priority, ports: said ?? portsToText(ports), why, outcome })
+    steps.push({ kind: 'rule', statement: kind, priority, ports: said ?? portsToText(ports), isProxied: holdsProxy(statement), why, outcome })
   }
   if (decided === undefined) {
     const fallback = peer.identity === 1 ? of.fallbackFromHost : of.fallback
