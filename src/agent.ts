@@ -1,7 +1,6 @@
 // Wires the whole agent, in plain calls. Two streams meet here: manifests become a snapshot that goes down to proxy and kernel; questions
 // become leases that the kernel acknowledges before they are answered.
 import { setTimeout as pause } from 'node:timers/promises'
-import { makeBypassWatch } from './bypass.ts'
 import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
@@ -9,11 +8,11 @@ import { makeNetlink } from './datapath/netlink.ts'
 import { makeSockets } from './datapath/sockets.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
-import type { Selector } from './identity/selector.ts'
+import { makeIntake, type Accepted, type PoliciesInForce } from './intake.ts'
 import { makeJournal, readJournal, type JournalEntry } from './journal.ts'
 import { makeKeeper } from './keeper.ts'
 import { makeLiveness, watchLiveness, type LivenessWatch } from './liveness.ts'
-import type { Lease, LeaseLimits, LeaseTable } from './leases/leases.ts'
+import type { Lease, LeaseTable } from './leases/leases.ts'
 import type { Logger } from './log.ts'
 import { makeMemoir } from './memoir.ts'
 import { makeMetrics, type Metrics } from './metrics.ts'
@@ -23,76 +22,21 @@ import { listenToKernel, makeJoiner, type KernelFlows } from './observe/kernel.t
 import { makeObserver, type Observer } from './observe/observer.ts'
 import { addressToText, type Address } from './net/address.ts'
 import type { L4 } from './net/ports.ts'
-import type { AddressRange } from './net/prefix.ts'
 import type { Snapshot, Why } from './policy/snapshot.ts'
 import { issueToText, type Issue } from './policy/field.ts'
-import type { ParseOptions, Policy } from './policy/rules.ts'
 import { decideEgress, makeDecider, type EgressVerdict } from './policy/verdict.ts'
-import { makeAnswers, type AnswerOptions } from './proxy/answers.ts'
 import { makeBatches } from './proxy/datagrams.ts'
-import { makeBudgets, type BudgetLimits } from './proxy/budgets.ts'
-import { makeNameRules } from './proxy/names.ts'
-import { makeMayLead, makeScreen, type MayLead } from './proxy/screen.ts'
-import { handle, type Outcome, type ProxyParts } from './proxy/handle.ts'
-import { listen, type Answerer, type Listener, type Listening } from './proxy/listen.ts'
-import { makeReplays, type Replays } from './proxy/replay.ts'
-import { makeRoutes } from './proxy/routes.ts'
-import { makeUpstreams, type Server } from './proxy/upstream.ts'
-import { wireFromText, type WireName } from './wire/name.ts'
-import { watchManifests, type FolderWatch } from './sources/folder.ts'
-import type { ManifestFile } from './sources/manifests.ts'
+import type { Outcome } from './proxy/handle.ts'
+import { listen, type Listener, type Listening } from './proxy/listen.ts'
+import type { Server } from './proxy/upstream.ts'
+import { makeQuestions, makeRules, type Questions } from './questions.ts'
+import type { AgentSettings } from './settings.ts'
 import { placeText, socketError } from './socketError.ts'
 import { findEarlier, makeLastPolicyFile } from './lastPolicy.ts'
 import { makeRevocations } from './revocations.ts'
-import { inTurns } from './turns.ts'
 import { compileEarlier, digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
 
 export { ManifestError } from './warm.ts'
-
-/** How policies are read and what becomes of what they deny; see CompileOptions and ParseOptions. */
-export interface PolicySettings extends ParseOptions {
-  readonly enforcement: 'default' | 'always' | 'never'
-  readonly allowLocalhost: boolean
-  readonly audit: boolean
-  readonly auditEndpoints?: readonly Selector[]
-  readonly hostPolicies: boolean
-  /** How long connections go on that a changed policy, or a lease that was taken away, does not allow any more. */
-  readonly drainSeconds: number
-  /** The Node that this machine is. */
-  readonly localNode: string | undefined
-}
-
-/** What can be set, as in the configuration file. */
-export interface AgentSettings {
-  readonly dns: {
-    readonly timeoutMillis: number
-    readonly hedgeMillis: number
-    readonly routes: readonly { readonly suffixes: readonly string[]; readonly upstreams: readonly Server[] }[]
-    readonly deadlineMillis: number
-    readonly mixCase: 'off' | 'prefer' | 'require'
-    /** As `readDenyReplies` reads it. */
-    readonly denyReply: string
-    readonly clusterDomain: string
-    readonly searchSuffixes: readonly string[]
-    readonly privateAnswers: 'refuse' | 'strip' | 'allow'
-    readonly privateSuffixes: readonly string[]
-    readonly serviceHints: 'lease' | 'strip'
-    readonly stripEch: boolean
-    readonly refuseDoh: boolean
-    readonly budgets: BudgetLimits
-    readonly unknownEndpoint: 'deny' | 'allow'
-    readonly cache: AnswerOptions
-  }
-  readonly leases: LeaseLimits
-  readonly policy: PolicySettings
-  readonly datapath: {
-    readonly table: string
-    readonly denied: 'drop' | 'reject'
-    readonly interfaces: readonly string[]
-    readonly prefixes: readonly AddressRange[]
-    readonly learnedMax: number
-  }
-}
 
 export interface AgentParts {
   readonly settings: AgentSettings
@@ -165,13 +109,6 @@ export interface KernelLog {
   readonly group: number
 }
 
-/** Policies that are in force. */
-interface PoliciesInForce {
-  readonly revision: number
-  readonly policies: readonly Policy[]
-  readonly warnings: readonly Issue[]
-}
-
 /** Policies as they stand: those in force, and what is wrong with a newer set that was refused. */
 export interface PolicySet extends PoliciesInForce {
   readonly refused: readonly Issue[]
@@ -209,9 +146,6 @@ export interface Agent {
   readonly close: () => Promise<void>
 }
 
-/** Of what is wrong with manifests, that many are in the log; the inspection endpoint has all. */
-const issuesSaidMax = 100
-
 type Refusal = 'lease' | 'policy' | 'table' | 'connections' | 'liveness'
 
 /** How often somebody else's hand on the ruleset is looked for. The kernel says for 3 us whether there was any. */
@@ -221,8 +155,6 @@ const journalSlack = 10_000
 const tidyMillis = 60_000
 /** A policy change that the kernel refused is tried again after this. */
 const retryMillis = 1000
-/** How often the kernel is asked who tried port 853. */
-const bypassMillis = 30_000
 
 /**
  * Starts everything; resolves when the kernel holds the policy and the proxy answers. Rejects with `ManifestError`, `SocketError`, `NftError` or
@@ -235,7 +167,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   const clock = parts.clock ?? monotonic
   const stands = prepared?.stands === true && (await isNumberedLike(parts, prepared.warm))
   const warm = prepared === undefined ? await warmUp(parts) : stands || (await isStillWarm(parts, prepared.warm)) ? prepared.warm : await warmUp(parts, prepared.warm, prepared.warm.origin) // prettier-ignore
-  const { origin, loaded: first, readWorld, compile, ending } = warm
+  const { origin, ending } = warm
   const { table } = settings.datapath
   const readFound = async (): Promise<Map<Address, IdentityId>> =>
     kernel?.connections === undefined ? new Map() : readEndpointAddresses(kernel.nft, table)
@@ -243,11 +175,9 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   let snapshot = warm.snapshot
   let inForce: PoliciesInForce = {
     revision: snapshot.revision,
-    policies: first.world.policies,
-    warnings: first.warnings,
+    policies: warm.loaded.world.policies,
+    warnings: warm.loaded.warnings,
   }
-  /** What is wrong with the newest manifests. */
-  let refused: readonly Issue[] = []
   /** What the kernel refused last, until it takes the like. */
   const refusals = new Map<Refusal, string>()
   sayWarnings(log, [inForce, snapshot])
@@ -259,18 +189,20 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
 
   // The sockets first: a port that is taken is found before the kernel is touched, and the kernel is told the port. Questions that come from
   // here on wait; nobody is answered before the kernel enforces.
-  const serving = Promise.withResolvers<Answerer>()
-  let answer: Answerer = async (...asked) => (await serving.promise)(...asked)
-  const late: { replays?: Replays } = {}
+  const serving = Promise.withResolvers<Pick<Questions, 'answer'>>()
+  const late: { questions?: Questions } = {}
   const listening: Listening = await listen(
     parts.listeners,
-    (message, source, transport, sourcePort) => answer(message, source, transport, sourcePort),
+    (message, source, transport, sourcePort) =>
+      late.questions === undefined
+        ? serving.promise.then(({ answer }) => answer(message, source, transport, sourcePort))
+        : late.questions.answer(message, source, transport, sourcePort),
     (error) => log.fatal({ err: error }, 'a question made the proxy fail; this is a bug'),
     {
       replays: {
-        turn: () => late.replays?.turn(),
+        turn: () => late.questions?.replays.turn(),
         replay: (message, start, end, source, reply, at, port) =>
-          late.replays?.replay(message, start, end, source, reply, at, port) ?? 0,
+          late.questions?.replays.replay(message, start, end, source, reply, at, port) ?? 0,
       },
       batches: makeBatches(),
     },
@@ -278,7 +210,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     throw whyNotListening(error)
   })
   const stopListening = async (): Promise<void> => {
-    serving.resolve(() => Promise.resolve(undefined))
+    serving.resolve({ answer: () => Promise.resolve(undefined) })
     await listening.close()
   }
 
@@ -301,7 +233,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       throw error
     })
   }
-  const { mayLead, ...rules } = makeRules(settings.dns, clock)
+  const { rules, mayLead } = makeRules(settings.dns, clock)
   const { capacity, cluster, node } = parts.observe ?? { capacity: capacityDefault, cluster: settings.policy.clusterName, node: settings.policy.localNode ?? 'localhost' } // prettier-ignore
   const observer = makeObserver({ snapshot: () => snapshot, capacity, place: { cluster, node }, now: Date.now })
   const connections = kernel?.connections === undefined ? undefined : makeConntrack(kernel.connections)
@@ -321,7 +253,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     connections: liveness.size,
     endpoints: () => snapshot.endpoints.length,
     policyRevision: () => snapshot.revision,
-    strangers: () => upstreams.strangers(),
+    strangers: () => late.questions?.strangers() ?? 0,
     dropped: listening.dropped,
     flowsLost: () => ({ ring: observer.status().lost, kernel: observer.kernelLost() }),
     settle: observer.settle,
@@ -412,113 +344,30 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
         )
   if (found !== undefined) revocations?.noteFound(found, snapshot)
 
-  // The proxy.
-  const upstreams = makeRoutes(
-    settings.dns.routes.map(({ suffixes, upstreams: servers }) => ({
-      suffixes: wires(suffixes),
-      upstreams: makeUpstreams({ ...settings.dns, servers }, clock),
-    })),
-    makeUpstreams({ ...settings.dns, servers: parts.upstreams }, clock),
-  )
-  const ask = makeAnswers(
-    async (question, flags) => {
-      const startedAt = clock()
-      const reply = await upstreams.ask(question, flags)
-      metrics.upstreamSeconds((clock() - startedAt) / 1000, reply.kind)
-      return reply
-    },
+  const questions = (late.questions = makeQuestions({
+    dns: settings.dns,
+    upstreams: parts.upstreams,
+    rules,
     clock,
-    settings.dns.cache,
-  )
-  const commit: ProxyParts['commit'] = async ({ elements }) => {
-    try {
-      const startedAt = clock()
-      await keeper.commit(elements)
-      metrics.step('commit', (clock() - startedAt) / 1000)
-      if (elements.length > 0) refusals.delete('lease')
-    } catch (error) {
-      sayRefusal('lease', 'the kernel did not acknowledge a lease', error)
-      throw error
-    }
-  }
-  const report = (outcome: Outcome): void => {
-    metrics.question(outcome)
-    sayBypass(outcome)
-    parts.onOutcome?.(outcome)
-    sayOutcome(log, outcome)
-  }
-  const proxyParts: ProxyParts = {
+    log,
     snapshot: () => snapshot,
-    unknownEndpoint: settings.dns.unknownEndpoint,
-    ...rules,
-    ask: async (question, flags) => {
-      const startedAt = clock()
-      const answered = await ask(question, flags)
-      metrics.step(answered.kind === 'answer' && answered.cached ? 'cache' : 'upstream', (clock() - startedAt) / 1000)
-      return answered
+    datapath,
+    keeper,
+    metrics,
+    observer,
+    learned: (fact) =>
+      journal?.note(
+        fact.addresses.flatMap((address) => memoir.entryOf(snapshot, { ...fact, address, learnedAt: clock() }) ?? []),
+      ),
+    committed(refusal) {
+      if (refusal === undefined) refusals.delete('lease')
+      else sayRefusal('lease', 'the kernel did not acknowledge a lease', refusal)
     },
-    learn(fact) {
-      const startedAt = clock()
-      const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
-      metrics.step('learn', (clock() - startedAt) / 1000)
-      if (learned.kind === 'full') metrics.full(learned.limit)
-      // What needs no commit is what stands, and is written down already.
-      if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
-        journal.note(
-          fact.addresses.flatMap((address) => memoir.entryOf(snapshot, { ...fact, address, learnedAt: clock() }) ?? []),
-        )
-      return learned
-    },
-    commit,
-    standsFor: keeper.standsFor,
-    report,
-  }
-  const bypasses = makeBypassWatch(
-    clock,
-    (endpoint, text) => log.warn({ endpoint: `${endpoint.namespace}/${endpoint.name}` }, text),
-    (way, times) => metrics.bypass(way, times),
-  )
-  const countsOnNames = (identity: IdentityId): boolean => snapshot.policyOf(identity).grantPorts.length > 0
-  const sayBypass = (outcome: Outcome): void => {
-    if (outcome.kind !== 'answered' && outcome.kind !== 'refused') return
-    const { endpoint, question, kind } = outcome
-    if (endpoint === undefined || !rules.names.isResolver(question.wire) || !countsOnNames(endpoint.identity)) return
-    bypasses.asked(endpoint, question.name, kind)
-  }
-  const resolverTries = async (): Promise<readonly ResolverAttempt[]> => (await datapath?.tried()) ?? []
-  async function lookForBypass(): Promise<void> {
-    bypasses.tried(await resolverTries(), (address) => {
-      const endpoint = snapshot.endpointOf(address)
-      return endpoint !== undefined && countsOnNames(endpoint.identity) ? endpoint : undefined
-    })
-  }
-  const looking = setInterval(() => {
-    // A table that was deleted by hand is repaired within a second; there is nothing to see until then.
-    lookForBypass().catch(() => undefined)
-  }, bypassMillis)
-  const replays = (late.replays = makeReplays({
-    clock,
-    revision: () => snapshot.revision,
-    epoch: () => datapath?.epoch() ?? 0,
-    leases,
-    budgets: rules.budgets,
-    entries: settings.dns.cache.entries,
-    report: (outcome, sourcePort) => {
-      report(outcome)
-      observer.again(outcome, sourcePort)
-    },
+    onOutcome: parts.onOutcome,
   }))
+  const { healthy, lookForBypass, expandedFrom, resolverTries, stopLooking, close: stopAsking } = questions
   observer.tap(metrics.flow)
-  answer = async (message, source, transport, sourcePort) => {
-    const startedAt = clock()
-    const outcome = await handle(proxyParts, message, source, transport)
-    replays.keep(message, outcome)
-    const millis = clock() - startedAt
-    metrics.step('total', millis / 1000)
-    observer.question(outcome, millis, sourcePort)
-    return outcome.kind === 'ignored' ? undefined : outcome.reply
-  }
-  serving.resolve(answer)
+  serving.resolve(questions)
   await listening.begin()
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
@@ -526,15 +375,9 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   let changing: Promise<void> = Promise.resolve()
   let closing = false
   /** The newest policy that was accepted: what a change brings into force, whenever it comes to it. */
-  let wanted = { snapshot, policies: inForce, origin }
-  /** What it was compiled from: the manifests, and this host's addresses as they are. */
-  let { world, warnings } = first
-  let { files, hostAddresses } = origin
+  let wanted: Accepted = { snapshot, policies: inForce, origin }
   let retry: NodeJS.Timeout | undefined
   const changeInTurn = (): void => void (changing = changing.then(change))
-  /** What has come and is not compiled yet. */
-  let arrived: { readonly files?: readonly ManifestFile[]; readonly hostAddresses?: readonly Address[] } = {}
-  let preparing: Promise<void> = Promise.resolve()
   // What an earlier agent's connections were in order by, and what ours are.
   const lastPolicy = parts.journal === undefined || revocations === undefined ? undefined : makeLastPolicyFile(lastPolicyOf(parts.journal), (text) => log.warn(text)) // prettier-ignore
   const verdictsBy = JSON.stringify({ ...settings.policy, drainSeconds: 0 })
@@ -556,55 +399,6 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       noted = standing
       cutInTurn()
     })
-  }
-  function arrive(news: typeof arrived): void {
-    arrived = { ...arrived, ...news }
-    preparing = preparing.then(prepare)
-  }
-  async function prepare(): Promise<void> {
-    const news = arrived
-    arrived = {}
-    if (closing || (news.files === undefined && news.hostAddresses === undefined)) return
-    const isRead = news.files !== undefined && (await load(news.files))
-    hostAddresses = news.hostAddresses ?? hostAddresses
-    if (news.hostAddresses !== undefined)
-      log.info({ addresses: hostAddresses.length }, "this host's addresses have changed")
-    if (!isRead && news.hostAddresses === undefined) return
-    const next = await inTurns(compile(world, hostAddresses))
-    want({ snapshot: next, policies: { revision: next.revision, policies: world.policies, warnings }, origin: { files, hostAddresses } }) // prettier-ignore
-  }
-  /** Whether the files can be used. */
-  async function load(read: readonly ManifestFile[]): Promise<boolean> {
-    try {
-      const loaded = await readWorld(read)
-      metrics.load(loaded.ok)
-      refused = loaded.ok ? [] : loaded.issues
-      if (loaded.ok) {
-        files = read
-        ;({ world, warnings } = loaded)
-      } else
-        log.error(
-          { count: loaded.issues.length, issues: loaded.issues.slice(0, issuesSaidMax).map(issueToText) },
-          'the new manifests are refused; the policy in force stays',
-        )
-      return loaded.ok
-    } catch (error) {
-      if (closing) return false
-      refuseFiles(error as Error)
-      // Nothing is wrong with them: unless newer ones come, they are read again.
-      reread = setTimeout(() => arrive({ files: read, ...arrived }), retryMillis)
-      return false
-    }
-  }
-  let reread: NodeJS.Timeout | undefined
-  function refuseFiles(error: Error): void {
-    const file = manifests.kind === 'path' ? manifests.path : ''
-    refused = [{ file, line: 1, column: 1, path: '', message: error.message, severity: 'error' }]
-    log.error({ err: error }, 'the manifests cannot be read; the policy in force stays')
-  }
-  function want(next: typeof wanted): void {
-    wanted = next
-    changeInTurn()
   }
   /** The heir goes on from what the kernel holds, and only from that. */
   let inherited: Origin | undefined
@@ -680,14 +474,20 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       log.error({ err: error }, 'leases could not follow the new policy yet; it is tried again')
     }
   }
-  const watching: FolderWatch | undefined =
-    manifests.kind === 'path'
-      ? watchManifests(manifests.path, origin.files, (changed) => arrive({ files: changed }), refuseFiles)
-      : undefined
-  if (prepared !== undefined) watching?.look()
+  const intake = makeIntake({
+    manifests,
+    warm,
+    followHost: parts.followHost,
+    log,
+    loaded: metrics.load,
+    want(accepted) {
+      wanted = accepted
+      changeInTurn()
+    },
+  })
+  if (prepared !== undefined) intake.look()
   if (prepared !== undefined && String(parts.hostAddresses) !== String(origin.hostAddresses))
-    arrive({ hostAddresses: parts.hostAddresses })
-  const unfollowHost = parts.followHost?.((addresses) => arrive({ hostAddresses: addresses }))
+    intake.arrive({ hostAddresses: parts.hostAddresses })
 
   // Who answers first looks through the kernel's table afterwards, and before any policy changes.
   let isCatchingUp = stands
@@ -749,11 +549,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     const ofKernel = [...refusals.values(), keeper.trouble()].filter((trouble) => trouble !== undefined)
     return [
       ...ofKernel.map((trouble) => `kernel: ${trouble}`),
-      ...(parts.upstreams.length === 0
-        ? ['no upstream is configured']
-        : upstreams.healthy()
-          ? []
-          : ['no upstream answers']),
+      ...(parts.upstreams.length === 0 ? ['no upstream is configured'] : healthy() ? [] : ['no upstream answers']),
     ]
   }
   async function cleanLeases(matches: (lease: Lease) => boolean): Promise<number> {
@@ -780,18 +576,16 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     closing = true
     ending.abort()
     clearInterval(repairing)
-    clearInterval(looking)
+    stopLooking()
     clearInterval(tidying)
     clearTimeout(retry)
-    clearTimeout(reread)
-    watching?.close()
-    unfollowHost?.()
+    intake.close()
     keeper.stop()
     watch?.stop()
     await changing
     // Those who were asked are still listened to: a question that was read is answered.
     await stopListening()
-    upstreams.close()
+    stopAsking()
     await cutting
     await Promise.all([journal?.close(), lastPolicy?.close()])
     connections?.close()
@@ -815,18 +609,15 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     observer,
     snapshot: () => snapshot,
     leases,
-    policySet: () => ({ ...inForce, refused }),
+    policySet: () => ({ ...inForce, refused: intake.refused() }),
     cleanLeases,
     denied,
     lookForBypass,
     kernelHolds: async (identity, address, l4) => datapath?.holds(identity, address, l4),
-    expandedFrom: (name) => {
-      const wire = wireFromText(name)
-      return wire === undefined ? [] : rules.names.expandedFrom(wire)
-    },
+    expandedFrom,
     resolverTries,
     troubles,
-    reload: () => watching?.look(),
+    reload: intake.look,
     close,
   }
 }
@@ -840,22 +631,6 @@ function whyNotListening(error: unknown): unknown {
     ? error
     : socketError('DNS', placeText(address, port), 'dns.listen', error)
 }
-
-const wires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
-
-/** What holds for names and answers beside policy. */
-function makeRules(dns: AgentSettings['dns'], clock: Clock): Pick<ProxyParts, 'names' | 'budgets' | 'screen'> & { readonly mayLead: MayLead } {
-  const [cluster, search, own] = [wires([dns.clusterDomain]), wires(dns.searchSuffixes), wires(dns.privateSuffixes)]
-  const screening = { ...dns, privateSuffixes: [...cluster, ...own] }
-  return {
-    mayLead: makeMayLead(screening),
-    names: makeNameRules({ clusterDomain: cluster[0] ?? noName, searchSuffixes: search, refuseDoh: dns.refuseDoh }),
-    budgets: makeBudgets(dns.budgets, clock, [...cluster, ...search]),
-    screen: makeScreen(screening),
-  }
-} // prettier-ignore
-/** Under which no name lies: a domain that cannot be read, which the configuration does not let through. */
-const noName = '' as WireName
 
 /** Where the kernel sends the workloads' DNS; nothing when it listens on sockets of a gate, which take what comes in by any address. */
 function dnatTarget(listeners: readonly Listener[]): { address4?: string; address6?: string } {
@@ -877,14 +652,3 @@ function sayWarnings(log: Logger, [policies, snapshot]: InForce, before?: InForc
   for (const note of snapshot.notes) if (!said.has(note)) log.warn(note)
 }
 type InForce = readonly [PoliciesInForce, Snapshot]
-
-function sayOutcome(log: Logger, outcome: Outcome): void {
-  if (!log.isLevelEnabled('debug')) return
-  if (outcome.kind === 'ignored' || outcome.kind === 'rejected')
-    log.debug({ outcome: outcome.kind, why: outcome.why.text }, 'dns')
-  else
-    log.debug(
-      { outcome: outcome.kind, name: outcome.question.name, endpoint: outcome.endpoint?.name, why: outcome.why },
-      'dns',
-    )
-}

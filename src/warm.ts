@@ -1,7 +1,7 @@
 // What an agent has ready before it touches anything: manifests read and compiled, under the numbers that stand in the kernel. It takes most of
 // a start; a standby does it ahead, and again when policy changes.
 import { createHash } from 'node:crypto'
-import type { AgentSettings } from './agent.ts'
+import type { AgentSettings } from './settings.ts'
 import { readIdentities, readLearnedIdentities } from './datapath/datapath.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'

@@ -1,5 +1,6 @@
 // An agent for tests: default settings, one manifest text, the kernel of the lab it runs in.
-import { startAgent, type Agent, type AgentParts, type AgentSettings } from '../../src/agent.ts'
+import { startAgent, type Agent, type AgentParts } from '../../src/agent.ts'
+import type { AgentSettings } from '../../src/settings.ts'
 import { defaultSettings } from '../../src/config.ts'
 import { makeNft } from '../../src/datapath/nft.ts'
 import { openNetlink } from '../../src/datapath/netlink.ts'
