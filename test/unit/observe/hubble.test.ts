@@ -100,7 +100,9 @@ describe('Observer', () => {
     const target = await serve(filled())
     const shown = async (...paths: string[]): Promise<Message> => ((await flows(target, { number: 1, field_mask: { paths } }))[0] ?? {})['flow'] as Message // prettier-ignore
     expect(await shown('verdict', 'source.identity')).toEqual({ verdict: 'DROPPED', source: { identity: 256 } }) // prettier-ignore
-    expect(await shown('verdict', 'Summary')).toMatchObject({ Summary: tried, traffic_direction: 'EGRESS', destination_names: ['api.example.com'] }) // prettier-ignore
+    const peoples = ['time', 'verdict', 'IP', 'l4', 'source.identity', 'source.pod_name', 'destination.identity', 'node_name', 'event_type', 'is_reply', 'Summary'] // prettier-ignore
+    expect(await shown(...peoples)).toMatchObject({ Summary: tried, traffic_direction: 'EGRESS', destination_names: ['api.example.com'] }) // prettier-ignore
+    expect(await shown('verdict', 'Summary')).toEqual({ verdict: 'DROPPED', Summary: tried })
   })
   test('a follower sees what comes; one that was overtaken is told', async () => {
     const observer = observing(7)
