@@ -13,7 +13,10 @@ const texts = list(text)
 /** @param may fields that may be absent. */
 const object = (fields: Fields, may: Fields = {}): Schema => ({ type: 'object', properties: { ...fields, ...may }, required: Object.keys(fields), additionalProperties: false }) // prettier-ignore
 
-const why = object({ text }, { policy: text, policyKind: text, rule: text, source: text, conflict: flag, audited: flag })
+const why = object(
+  { text },
+  { policy: text, policyKind: text, rule: text, source: text, conflict: flag, audited: flag },
+)
 const verdict = oneOf('allowed', 'denied', 'audited', 'redirect')
 const direction = object({ verdict, why: list(why) })
 const link = object(

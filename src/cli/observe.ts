@@ -154,7 +154,10 @@ function toldOf({ flow, time, node_name: node }: FlowLine, style: Style): Told |
     from,
     to,
     arrow: flow['is_reply'] === undefined ? '<>' : flow['is_reply'] === true ? '<-' : '->',
-    type: dns === undefined ? `${isDrop ? 'drop' : 'policy-verdict'} ${String(flow['traffic_direction'])}` : `dns-${dns.toLowerCase()}`,
+    type:
+      dns === undefined
+        ? `${isDrop ? 'drop' : 'policy-verdict'} ${String(flow['traffic_direction'])}`
+        : `dns-${dns.toLowerCase()}`,
     verdict: String(flow['verdict']),
     summary: clean(String(flow['Summary'])),
     why: why === undefined ? undefined : clean(why),

@@ -32,6 +32,7 @@ export function beginning(ring: Ring, range: Range, shows: (entry: Entry) => boo
 export function isAskedFor(entry: Entry, { since, until, follow }: Range, shows: (entry: Entry) => boolean): boolean {
   if (entry.kind === 'lost') return true
   // Those behind a late one may be earlier: a question's flow has the time at which it came, and is written when it was answered.
-  if ((since !== undefined && entry.time < since) || (until !== undefined && entry.time > until && !follow)) return false
+  if ((since !== undefined && entry.time < since) || (until !== undefined && entry.time > until && !follow))
+    return false
   return shows(entry)
 }

@@ -1,7 +1,17 @@
 // Flows as Hubble's messages: plain objects with the fields' own names, which are the JSON of `hubble observe -o json` as they stand. Pure.
 import { addressToText, familyOf } from '../../net/address.ts'
 import type { Why } from '../../policy/snapshot.ts'
-import { directionOf, dropReasonName, dropReasonOf, eventOf, EventType, isReply, proxyService, type DeniedAs, type Place } from '../filters.ts'
+import {
+  directionOf,
+  dropReasonName,
+  dropReasonOf,
+  eventOf,
+  EventType,
+  isReply,
+  proxyService,
+  type DeniedAs,
+  type Place,
+} from '../filters.ts'
 import { isHubbleFlow, type End, type HubbleFlow } from '../flow.ts'
 import type { Entry } from '../ring.ts'
 import { summaryOf, tcpFlagNames } from '../summary.ts'

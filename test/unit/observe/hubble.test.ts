@@ -1,8 +1,7 @@
-// Hubble's API as a gRPC client sees it, over TCP, a unix socket and TLS; and the real `hubble` command where there is one.
-import { execFile, execFileSync } from 'node:child_process'
+// Hubble's API as a gRPC client sees it, over TCP, a unix socket and TLS. The real command is run in test/e2e/hubble.test.ts.
+import { execFileSync } from 'node:child_process'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { credentials, type ChannelCredentials, type Client, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import {
@@ -134,7 +133,7 @@ describe('Observer', () => {
     await expect(call(health, 'Check', { service: 'nonsense' })).rejects.toThrow('NOT_FOUND')
     const peers = stream(clientOf('peer.Peer', target), 'Notify', {})
     for await (const peer of peers) {
-      expect(peer).toMatchObject({ name: 'default/node-1', type: 'PEER_ADDED' })
+      expect(peer).toMatchObject({ name: 'default/node-1', address: '127.0.0.1:0', type: 'PEER_ADDED', tls: null })
       break
     }
   })
@@ -177,17 +176,3 @@ test('over TLS, only for clients with a certificate', async () => {
   await expect(status(credentials.createSsl(certificate))).rejects.toThrow('UNAVAILABLE')
   await expect(status(credentials.createInsecure())).rejects.toThrow('UNAVAILABLE')
 })
-
-// No registry has it: who has one names it.
-const hubble = process.env['HUBBLE_BIN']
-if (hubble !== undefined) describe('the hubble command', () => {
-  const run = async (target: string, ...args: string[]): Promise<string> => (await promisify(execFile)(hubble, [...args, '--server', target])).stdout
-  test('status, observe in all forms, list', async () => {
-    const target = await serve(filled())
-    expect(await run(target, 'status')).toContain('Healthcheck (via')
-    for (const form of ['compact', 'dict', 'table']) expect(await run(target, 'observe', '--last', '9', '-o', form)).toContain(asked)
-    expect(await run(target, 'observe', '--last', '9', '-o', 'json')).toContain('"Summary"')
-    expect(await run(target, 'observe', '--last', '9', '--protocol', 'dns', '-o', 'compact')).not.toContain(tried)
-    expect(await run(target, 'list', 'nodes')).toContain('node-1')
-  })
-}) // prettier-ignore
