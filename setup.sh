@@ -76,6 +76,7 @@ fi
 if [ "${1:-}" = test ] && [ -z "${HUBBLE_BIN:-}" ] && ! cmp -s test/support/hubble/go.mod node_modules/.hubble/go.mod; then
   echo "setup: building the hubble command (some minutes) ..."
   mkdir -p node_modules/.hubble
+  rm -f node_modules/.hubble/hubble
   if sh test/support/hubble/build.sh node_modules/.hubble/hubble >node_modules/.hubble/log 2>&1; then
     cp test/support/hubble/go.mod node_modules/.hubble/go.mod
   else
