@@ -133,7 +133,7 @@ describe('Observer', () => {
     await expect(call(health, 'Check', { service: 'nonsense' })).rejects.toThrow('NOT_FOUND')
     const peers = stream(clientOf('peer.Peer', target), 'Notify', {})
     for await (const peer of peers) {
-      expect(peer).toMatchObject({ name: 'default/node-1', address: '127.0.0.1:0', type: 'PEER_ADDED', tls: null })
+      expect(peer).toMatchObject({ name: 'default/node-1', address: '127.0.0.1:0', type: 'PEER_ADDED' })
       break
     }
   })
@@ -143,6 +143,21 @@ test('over a unix socket, which its group may use', async () => {
   const address = `unix:${join(await temporaryFolder(), 'hubble.sock')}`
   expect(await summaries(await serve(filled(), { address }), { number: 1 })).toEqual([tried])
   expect(statSync(address.slice('unix:'.length)).mode & 0o777).toBe(0o660)
+})
+
+test('where Relay finds this node: at its socket, or over TCP with the name of its certificate', async () => {
+  const address = `unix:${join(await temporaryFolder(), 'hubble.sock')}`
+  const told = async (places: readonly HubblePlace[]): Promise<unknown> => {
+    served = await serveHubble(filled(), places, { version: 'namegate test' })
+    for await (const { address, tls } of stream(clientOf('peer.Peer', places[0]?.address ?? ''), 'Notify', {})) {
+      await served.close()
+      return { address, tls }
+    }
+    return undefined
+  }
+  expect(await told([{ address }])).toEqual({ address: `unix://${address.slice('unix:'.length)}` })
+  const [certificate, key] = await makeCertificate()
+  expect(await told([{ address }, { address: '127.0.0.1:0', tls: { certificate, key } }])).toEqual({ address: '127.0.0.1:0', tls: { server_name: 'node-1.default.hubble-grpc.cilium.io' } }) // prettier-ignore
 })
 
 test('while the agent starts, clients are told to come again', async () => {
@@ -166,13 +181,18 @@ test('a socket that cannot be had: told with its option, and nothing is held', a
 })
 
 test('over TLS, only for clients with a certificate', async () => {
-  const folder = await temporaryFolder()
-  execFileSync('bash', ['-c', `set -e; cd '${folder}'
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1`], { stdio: 'ignore' }) // prettier-ignore
-  const [certificate, key] = ['cert.pem', 'key.pem'].map((name) => readFileSync(join(folder, name))) as [Buffer, Buffer]
+  const [certificate, key] = await makeCertificate()
   const target = await serve(filled(), { address: '127.0.0.1:0', tls: { certificate, key, clientCa: certificate } })
   const status = (how: ChannelCredentials): Promise<Message> => call(clientOf('observer.Observer', target, how), 'ServerStatus') // prettier-ignore
   expect(await status(credentials.createSsl(certificate, key, certificate))).toMatchObject({ num_flows: '3' })
   await expect(status(credentials.createSsl(certificate))).rejects.toThrow('UNAVAILABLE')
   await expect(status(credentials.createInsecure())).rejects.toThrow('UNAVAILABLE')
 })
+
+/** Of localhost, signed by itself. */
+async function makeCertificate(): Promise<[certificate: Buffer, key: Buffer]> {
+  const folder = await temporaryFolder()
+  execFileSync('bash', ['-c', `set -e; cd '${folder}'
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1`], { stdio: 'ignore' }) // prettier-ignore
+  return ['cert.pem', 'key.pem'].map((name) => readFileSync(join(folder, name))) as [Buffer, Buffer]
+}
