@@ -40,7 +40,12 @@ export function readFlowQuery(query: Readonly<Record<string, string>>, place: Pl
   const fallback = since !== undefined || until !== undefined ? undefined : follow === 'true' ? 0 : lastDefault
   const given = first ?? last
   const range: Range = { number: given === undefined ? fallback : Number(given), first: first !== undefined, follow: follow === 'true', since: moments[0], until: moments[1] } // prettier-ignore
-  return { ok: true, range, shows: (entry) => entry.kind !== 'lost' && filters.shows(entry), deniedAs: filters.deniedAs }
+  return {
+    ok: true,
+    range,
+    shows: (entry) => entry.kind !== 'lost' && filters.shows(entry),
+    deniedAs: filters.deniedAs,
+  }
 }
 
 function readFilters(text: string | undefined): FlowFilter[] | undefined {
