@@ -1,5 +1,5 @@
 // GET /v1/flows: flows as JSON lines in the form of `hubble observe -o json`, the last so many or as they come.
-import { compileFilters, type FlowFilter, type Place } from '../observe/filters.ts'
+import { compileFilters, type DeniedAs, type FlowFilter, type Place } from '../observe/filters.ts'
 import { flowLine } from '../observe/hubble/message.ts'
 import type { Observer } from '../observe/observer.ts'
 import type { Range } from '../observe/range.ts'
@@ -7,7 +7,12 @@ import { readRange } from '../observe/read.ts'
 import type { Entry } from '../observe/ring.ts'
 
 export type FlowQuery =
-  | { readonly ok: true; readonly range: Range; readonly shows: (entry: Entry) => boolean }
+  | {
+      readonly ok: true
+      readonly range: Range
+      readonly shows: (entry: Entry) => boolean
+      readonly deniedAs: DeniedAs
+    }
   | { readonly ok: false; readonly error: string }
 
 const lastDefault = 20
@@ -35,7 +40,12 @@ export function readFlowQuery(query: Readonly<Record<string, string>>, place: Pl
   const fallback = since !== undefined || until !== undefined ? undefined : follow === 'true' ? 0 : lastDefault
   const given = first ?? last
   const range: Range = { number: given === undefined ? fallback : Number(given), first: first !== undefined, follow: follow === 'true', since: moments[0], until: moments[1] } // prettier-ignore
-  return { ok: true, range, shows: (entry) => entry.kind !== 'lost' && filters.shows(entry) }
+  return {
+    ok: true,
+    range,
+    shows: (entry) => entry.kind !== 'lost' && filters.shows(entry),
+    deniedAs: filters.deniedAs,
+  }
 }
 
 function readFilters(text: string | undefined): FlowFilter[] | undefined {
@@ -51,11 +61,11 @@ function readFilters(text: string | undefined): FlowFilter[] | undefined {
 /** The flows as lines; ends with the range, or when `signal` is aborted. */
 export async function* flowLines(
   { ring, place }: Pick<Observer, 'ring' | 'place'>,
-  { range, shows }: FlowQuery & { ok: true },
+  { range, shows, deniedAs }: FlowQuery & { ok: true },
   signal: AbortSignal,
 ): AsyncGenerator<string> {
   // Headers leave with the first line, and a follower's first flow may be long in coming.
   if (range.follow) yield '\n'
-  for await (const line of readRange(ring, range, shows, (entry) => flowLine(entry, place), signal))
+  for await (const line of readRange(ring, range, shows, (entry) => flowLine(entry, place, deniedAs), signal))
     yield `${JSON.stringify(line)}\n`
 }

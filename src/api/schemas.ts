@@ -13,7 +13,10 @@ const texts = list(text)
 /** @param may fields that may be absent. */
 const object = (fields: Fields, may: Fields = {}): Schema => ({ type: 'object', properties: { ...fields, ...may }, required: Object.keys(fields), additionalProperties: false }) // prettier-ignore
 
-const why = object({ text }, { policy: text, rule: text, source: text, conflict: flag, audited: flag })
+const why = object(
+  { text },
+  { policy: text, policyKind: text, rule: text, source: text, conflict: flag, audited: flag },
+)
 const verdict = oneOf('allowed', 'denied', 'audited', 'redirect')
 const direction = object({ verdict, why: list(why) })
 const link = object(
@@ -32,7 +35,9 @@ const flags = object({}, { FIN: flag, SYN: flag, RST: flag, PSH: flag, ACK: flag
 const icmp = object({ type: integer, code: integer })
 const l4 = object({}, { TCP: object({ source_port: integer, destination_port: integer }, { flags }), UDP: ports, SCTP: ports, ICMPv4: icmp, ICMPv6: icmp }) // prettier-ignore
 const dns = object({ query: text, observation_source: text, qtypes: texts }, { ips: texts, ttl: integer, rcode: integer, rrtypes: texts }) // prettier-ignore
-const deciders = list(object({ name: text }, { namespace: text }))
+const deciders = list(object({ name: text }, { namespace: text, kind: text }))
+/** What the proxy is shown as. */
+const service = object({ name: text })
 const flow = object(
   {
     time,
@@ -54,6 +59,9 @@ const flow = object(
     source_names: texts,
     destination_names: texts,
     reply: flag,
+    source_service: service,
+    destination_service: service,
+    policy_match_type: integer,
     is_reply: flag,
     policy_log: texts,
     egress_allowed_by: deciders,

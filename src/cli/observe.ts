@@ -1,5 +1,6 @@
 // `namegate observe`: flows of a running agent as they were and as they come, with the filters and forms of the `hubble` command.
 import { InvalidArgumentError, Option, type Command } from 'commander'
+import { EventType } from '../observe/filters.ts'
 import { capacityMax } from '../observe/ring.ts'
 import { streamApi } from './client.ts'
 import { print } from './print.ts'
@@ -146,13 +147,17 @@ function toldOf({ flow, time, node_name: node }: FlowLine, style: Style): Told |
   const from = party(flow['source'] as EndLine, ip.source, names('source_names'), ports.source_port)
   const to = party(flow['destination'] as EndLine, ip.destination, names('destination_names'), ports.destination_port)
   const dns = (flow['l7'] as { type?: string } | undefined)?.type
+  const isDrop = (flow['event_type'] as { type?: number } | undefined)?.type === EventType.Drop
   const [why] = (flow['policy_log'] ?? []) as readonly string[]
   return {
     time: `${timeText(time, style.time)}${style.nodeName ? ` [${clean(node ?? '')}]` : ''}`,
     from,
     to,
     arrow: flow['is_reply'] === undefined ? '<>' : flow['is_reply'] === true ? '<-' : '->',
-    type: dns === undefined ? `policy-verdict ${String(flow['traffic_direction'])}` : `dns-${dns.toLowerCase()}`,
+    type:
+      dns === undefined
+        ? `${isDrop ? 'drop' : 'policy-verdict'} ${String(flow['traffic_direction'])}`
+        : `dns-${dns.toLowerCase()}`,
     verdict: String(flow['verdict']),
     summary: clean(String(flow['Summary'])),
     why: why === undefined ? undefined : clean(why),

@@ -69,7 +69,7 @@ export async function openExports(all: readonly ExportSettings[]): Promise<Expor
         looked++
         if (entry.kind === 'lost') count.lost += entry.source === 'ring' ? entry.count : 0
         else if (!filters.shows(entry)) continue
-        const line = flowLine(entry, place, fields)
+        const line = flowLine(entry, place, filters.deniedAs, fields)
         if (line !== undefined) lines.push({ text: `${JSON.stringify(line)}\n`, flows: entry.kind === 'lost' ? 0 : 1 })
       }
       if (looked === 0) {

@@ -3,11 +3,11 @@
 import { labelSources } from '../identity/selector.ts'
 import { checkRegex, compileRegex, type TextTest } from '../l7/regex.ts'
 import { addressToText, familyOf } from '../net/address.ts'
-import { prefixFromText, rangeCovers } from '../net/prefix.ts'
+import { prefixFromText, rangeCovers, type AddressRange } from '../net/prefix.ts'
 import type { End, Flow, HubbleFlow } from './flow.ts'
 import { isHubbleFlow } from './flow.ts'
-import { readLabelSelector } from './labelSelector.ts'
-import { tcpFlagNames } from './summary.ts'
+import { readLabelSelector, type LabelTest } from './labelSelector.ts'
+import { tcpFlagNames, withDot } from './summary.ts'
 
 /** Numbers of Hubble's event types (monitor API). */
 export const EventType = { Drop: 1, PolicyVerdict: 5, L7: 129 } as const
@@ -18,9 +18,16 @@ export const DropReason = { PolicyDenied: 133, PolicyDeny: 181 } as const
 export type FlowFilter = Readonly<Record<string, unknown>>
 export type FlowTest = (flow: HubbleFlow) => boolean
 
-/** What is shown of all flows of this node, or what is wrong with the lists. */
+/**
+ * Hubble has two events for a denied packet, the verdict of a policy and the drop; here it is one flow. Who asks for drops, and not for verdicts,
+ * is shown it as a drop, else it is a verdict.
+ */
+export type DeniedAs = 'verdict' | 'drop'
+
+/** What is shown of all flows of this node, and as what; or what is wrong with the lists. */
 export type FilterResult =
-  { readonly ok: true; readonly shows: (flow: Flow) => boolean } | { readonly ok: false; readonly error: string }
+  | { readonly ok: true; readonly shows: (flow: Flow) => boolean; readonly deniedAs: DeniedAs }
+  | { readonly ok: false; readonly error: string }
 
 /** `cluster/node`: what flows of this agent say of where they are from. */
 export interface Place {
@@ -42,8 +49,10 @@ export function compileFilters(allow: readonly FlowFilter[], deny: readonly Flow
   try {
     const allowed = allow.map((filter) => compileFilter(filter, place))
     const denied = deny.map((filter) => compileFilter(filter, place))
+    const types = allow.flatMap(eventTypesOf).map(({ type }) => type)
     return {
       ok: true,
+      deniedAs: types.includes(EventType.Drop) && !types.includes(EventType.PolicyVerdict) ? 'drop' : 'verdict',
       shows: (flow) =>
         isHubbleFlow(flow) &&
         (allowed.length === 0 || allowed.some((test) => test(flow))) &&
@@ -86,32 +95,49 @@ const numberOf = (value: unknown): number => {
   if (!Number.isInteger(number) || number < 0) throw new FilterError(`${JSON.stringify(value)} is not a number`)
   return number
 }
-/** Never: what no flow of ours has cannot be asked for with success. */
-const never: Maker = () => () => false
+const nonEmpty = (value: unknown): string => {
+  const text = textOf(value)
+  if (text === '') throw new FilterError('a name must not be empty')
+  return text
+}
+/** Never: what no flow of ours has cannot be asked for with success. What is asked is read all the same: nonsense is told. */
+const never = (read: (value: unknown) => unknown = () => undefined): Maker => (values) => {
+  for (const value of values) read(value)
+  return () => false
+} // prettier-ignore
 const any = <T>(values: readonly T[], test: (value: T, flow: HubbleFlow) => boolean): FlowTest => (flow) => values.some((value) => test(value, flow)) // prettier-ignore
 
 type Side = 'source' | 'destination'
 
 const ofIp = (side: Side): Maker => (values) => {
-  const ranges = values.map((value) => {
-    const range = prefixFromText(textOf(value))
-    if (range === undefined) throw new FilterError(`"${textOf(value)}" is not an address or a prefix`)
-    return range
-  })
-  return any(ranges, (range, flow) => {
+  return any(values.map(readRange), (range, flow) => {
     const { address } = flow[side]
     return address !== undefined && rangeCovers(range, address)
   })
 } // prettier-ignore
 
+function readRange(value: unknown): AddressRange {
+  const range = prefixFromText(textOf(value))
+  if (range === undefined) throw new FilterError(`"${textOf(value)}" is not an address or a prefix`)
+  return range
+}
+
 /** `ns/`, `/name`, `ns/name`, `name` (of the namespace default): the name is a prefix. */
 const ofPod = (side: Side): Maker => (values) =>
-  any(values.map((value) => readPodName(textOf(value))), ({ namespace, prefix }, flow) => {
+  any(values.map(readPodName), ({ namespace, prefix }, flow) => {
     const end = flow[side]
     return end.pod !== '' && (namespace === '' || end.namespace === namespace) && end.pod.startsWith(prefix)
   }) // prettier-ignore
 
-function readPodName(text: string): { readonly namespace: string; readonly prefix: string } {
+/** The service that the proxy is shown as, of no namespace: the only one that flows of ours tell of. */
+export const proxyService = 'dns-proxy'
+const ofService = (side: Side): Maker => (values) => {
+  const matches = values.map(readPodName).some(({ namespace, prefix }) => namespace === '' && proxyService.startsWith(prefix))
+  return (flow) => matches && ((flow.kind === 'query' && side === 'destination') || (flow.kind === 'answer' && side === 'source'))
+} // prettier-ignore
+
+function readPodName(value: unknown): { readonly namespace: string; readonly prefix: string } {
+  const text = nonEmpty(value)
   const slash = text.indexOf('/')
   return slash < 0 ? { namespace: 'default', prefix: text } : { namespace: text.slice(0, slash), prefix: text.slice(slash + 1) } // prettier-ignore
 }
@@ -120,9 +146,11 @@ const bareName = (text: string): string => (text.endsWith('.') ? text.slice(0, -
 
 /** `*` stands for any run of letters, digits, dots and hyphens, also none. */
 function fqdnTest(text: string): TextTest {
-  const parts = bareName(text).split('*')
-  return regexTest(parts.map(quoted).join('[-.0-9a-z]*'))
+  const name = bareName(text.trim())
+  if (name === '' || name.endsWith('.') || ![...name].every(isOfPattern)) throw new FilterError(`"${text}" is not a pattern of names`) // prettier-ignore
+  return regexTest(name.split('*').map(quoted).join('[-.0-9a-z]*'))
 }
+const isOfPattern = (c: string): boolean => (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || '.*-_'.includes(c)
 const quoted = (text: string): string => [...text].map((c) => ('\\.+*?()|[]{}^$'.includes(c) ? `\\${c}` : c)).join('')
 
 /** The whole text must match. */
@@ -147,13 +175,14 @@ const ofIdentity = (side: Side): Maker => (values) => {
 } // prettier-ignore
 
 const ofLabel = (side: Side): Maker => (values) => {
-  const selectors = values.map((value) => {
-    const selector = readLabelSelector(textOf(value), labelSources)
-    if (typeof selector === 'string') throw new FilterError(selector)
-    return selector
-  })
-  return any(selectors, (selector, flow) => selector(flow[side].labels))
+  return any(values.map(readSelector), (selector, flow) => selector(flow[side].labels))
 } // prettier-ignore
+
+function readSelector(value: unknown): LabelTest {
+  const selector = readLabelSelector(textOf(value), labelSources)
+  if (typeof selector === 'string') throw new FilterError(selector)
+  return selector
+}
 
 const portOf = (side: Side, flow: HubbleFlow): number | undefined => {
   if (flow.kind === 'connection') return side === 'source' ? flow.sourcePort : flow.destinationPort
@@ -177,13 +206,14 @@ const enumerated = (names: readonly string[], value: unknown): string => {
 }
 
 export const directionOf = (flow: HubbleFlow): 'INGRESS' | 'EGRESS' => flow.kind === 'connection' && flow.direction === 'ingress' ? 'INGRESS' : 'EGRESS' // prettier-ignore
-export const isReply = (flow: HubbleFlow): boolean | undefined => flow.kind === 'answer' ? true : flow.kind === 'query' || flow.verdict === 'FORWARDED' ? false : undefined // prettier-ignore
+/** Undefined for what did not pass: nobody knows. */
+export const isReply = (flow: HubbleFlow): boolean | undefined => flow.kind === 'answer' ? true : flow.kind === 'query' || flow.verdict !== 'DROPPED' ? false : undefined // prettier-ignore
 
-/** What a flow is called in the monitor's numbers: DNS is L7, all else the verdict of a policy. */
-export function eventOf(flow: HubbleFlow): { readonly type: number; readonly subType: number } {
+/** What a flow is called in the monitor's numbers: DNS is L7, all else the verdict of a policy, or a drop. */
+export function eventOf(flow: HubbleFlow, deniedAs: DeniedAs = 'verdict'): { readonly type: number; readonly subType: number } {
   if (flow.kind !== 'connection') return { type: EventType.L7, subType: 0 }
-  return { type: EventType.PolicyVerdict, subType: 0 }
-}
+  return deniedAs === 'drop' && flow.verdict === 'DROPPED' ? { type: EventType.Drop, subType: dropReasonOf(flow) } : { type: EventType.PolicyVerdict, subType: 0 }
+} // prettier-ignore
 /** 0 where nothing was dropped. */
 export function dropReasonOf(flow: HubbleFlow): number {
   if (flow.verdict !== 'DROPPED') return 0
@@ -205,7 +235,7 @@ function protocolsOf(flow: HubbleFlow): readonly string[] {
   const name = protocolNames[flow.protocol]
   return [...three, ...(name === undefined ? [] : [name]), ...(flow.protocol === 1 || flow.protocol === 58 ? ['icmp'] : [])] // prettier-ignore
 }
-const protocolWords = ['ipv4', 'ipv6', 'tcp', 'udp', 'sctp', 'icmp', 'icmpv4', 'icmpv6', 'vrrp', 'igmp', 'dns', 'http', 'kafka'] // prettier-ignore
+const protocolWords = ['ipv4', 'ipv6', 'tcp', 'udp', 'sctp', 'icmp', 'icmpv4', 'icmpv6', 'vrrp', 'igmp', 'dns', 'http'] // prettier-ignore
 
 interface EventTypeFilter {
   readonly type?: number
@@ -213,31 +243,41 @@ interface EventTypeFilter {
   readonly sub_type?: number
 }
 
-/** Filters on HTTP make no sense beside an event type that has none. */
-const http: Maker = (_values, _place, filter) => {
-  const types = (filter['event_type'] ?? []) as readonly EventTypeFilter[]
+const eventTypesOf = (filter: FlowFilter): readonly EventTypeFilter[] => (filter['event_type'] ?? []) as readonly EventTypeFilter[] // prettier-ignore
+
+/** No flow of ours is HTTP's. Filters on HTTP make no sense beside an event type that has none. */
+const http = (read: (text: string) => unknown = () => undefined): Maker => (values, _place, filter) => {
+  const types = eventTypesOf(filter)
   if (types.length > 0 && !types.some(({ type }) => type === EventType.L7))
     throw new FilterError('filtering by HTTP fields requires the event type filter to include L7')
+  for (const value of values) if (typeof value !== 'object') read(textOf(value))
   return () => false
+} // prettier-ignore
+
+/** `404`, or the first digits and a plus: `4+`, `40+`. */
+function readStatus(text: string): void {
+  const [first = '', ...rest] = text.endsWith('+') ? text.slice(0, -1) : text
+  const isLong = text.endsWith('+') ? rest.length <= 1 : rest.length === 2
+  if (!(first >= '1' && first <= '5') || !isLong || rest.some((c) => c < '0' || c > '9')) throw new FilterError(`"${text}" is not an HTTP status or a prefix such as 4+`) // prettier-ignore
 }
 
 /** `cluster/node`, either with `*`; one part alone is the node, of any cluster. */
 const nodeName: Maker = (values, { cluster, node }) => {
   const matches = values.some((value) => {
-    const text = textOf(value)
-    const slash = text.indexOf('/')
-    const [c, n] = slash < 0 ? ['', text] : [text.slice(0, slash), text.slice(slash + 1)]
-    const test = (pattern: string, name: string): boolean => pattern === '' || globTest(pattern)(name.toLowerCase())
-    return test(c, cluster) && test(n, node)
+    const text = nonEmpty(value)
+    const [c, n, ...rest] = text.includes('/') ? text.split('/') : ['', text]
+    if (rest.length > 0) throw new FilterError(`"${text}" has more than one slash`)
+    const tests = [[c, cluster], [n, node]].map(([pattern = '', name = '']) => pattern === '' || fqdnTest(pattern)(name.toLowerCase())) // prettier-ignore
+    return tests.every(Boolean)
   })
   return () => matches
 }
-const globTest = (pattern: string): TextTest => regexTest(pattern.toLowerCase().split('*').map(quoted).join('[-.0-9a-z]*')) // prettier-ignore
 
-const cluster: Maker = (values, place) => {
-  const matches = values.map(textOf).includes(place.cluster)
-  return () => matches
-}
+/** Only pods say which cluster they are of. */
+const ofCluster = (side: Side): Maker => (values, place) => {
+  const isOurs = values.map(nonEmpty).includes(place.cluster)
+  return (flow) => isOurs && flow[side].pod !== ''
+} // prettier-ignore
 
 const tcpFlags: Maker = (values) => {
   const wanted = values.map((value) =>
@@ -255,6 +295,8 @@ const fields: Readonly<Record<string, Maker>> = {
   destination_ip: ofIp('destination'),
   source_pod: ofPod('source'),
   destination_pod: ofPod('destination'),
+  source_service: ofService('source'),
+  destination_service: ofService('destination'),
   source_fqdn: ofFqdn('source'),
   destination_fqdn: ofFqdn('destination'),
   source_label: ofLabel('source'),
@@ -269,11 +311,8 @@ const fields: Readonly<Record<string, Maker>> = {
   },
   event_type: (values) =>
     any(values as readonly EventTypeFilter[], ({ type, match_sub_type: exact, sub_type: sub }, flow) => {
-      const event = eventOf(flow)
-      // Denied packets are the verdict of a policy and a drop at once.
-      const isDrop = type === EventType.Drop && flow.kind === 'connection' && flow.verdict === 'DROPPED'
-      if (isDrop) return exact !== true || sub === dropReasonOf(flow)
-      return event.type === (type ?? 0) && (exact !== true || event.subType === (sub ?? 0))
+      const event = eventOf(flow, type === EventType.Drop ? 'drop' : 'verdict')
+      return ((type ?? 0) === 0 || event.type === type) && (exact !== true || event.subType === (sub ?? 0))
     }),
   protocol: (values) => {
     const wanted = values.map((value) => textOf(value).toLowerCase())
@@ -283,13 +322,12 @@ const fields: Readonly<Record<string, Maker>> = {
   reply: (values) => {
     const wanted = new Set(values.map((value) => value === true || value === 'true'))
     return (flow) => {
-      const reply = isReply(flow)
       // Drops have no side: Hubble counts them as no reply.
-      return wanted.has(reply ?? false)
+      return wanted.has(isReply(flow) ?? false)
     }
   },
   dns_query: (values) =>
-    any(values.map((value) => searchTest(textOf(value))), (test, flow) => flow.kind !== 'connection' && test(flow.qname === '.' ? '' : flow.qname)),
+    any(values.map((value) => searchTest(textOf(value))), (test, flow) => flow.kind !== 'connection' && test(withDot(flow.qname))),
   ip_version: (values) => {
     const wanted = new Set(values.map((value) => enumerated(versions, value)))
     return (flow) => {
@@ -302,29 +340,28 @@ const fields: Readonly<Record<string, Maker>> = {
     return (flow) => wanted.has(directionOf(flow))
   },
   drop_reason_desc: (values) => {
-    const wanted = new Set(values.map((value) => (typeof value === 'number' ? dropReasonName(value) : textOf(value).toUpperCase())))
-    return (flow) => wanted.has(dropReasonName(dropReasonOf(flow)))
+    // By number or by name: of the reasons that Hubble has, flows of ours have two.
+    const wanted = new Set(values.map((value) => (typeof value === 'number' ? value : textOf(value).toUpperCase())))
+    return (flow) => flow.verdict === 'DROPPED' && (wanted.has(dropReasonOf(flow)) || wanted.has(dropReasonName(dropReasonOf(flow))))
   },
   tcp_flags: tcpFlags,
   node_name: nodeName,
-  source_cluster_name: cluster,
-  destination_cluster_name: cluster,
-  http_status_code: http,
-  http_method: http,
-  http_path: http,
-  http_url: http,
-  http_header: http,
+  source_cluster_name: ofCluster('source'),
+  destination_cluster_name: ofCluster('destination'),
+  http_status_code: http(readStatus),
+  http_method: http(),
+  http_path: http(searchTest),
+  http_url: http(searchTest),
+  http_header: http(),
   // What flows of ours do not carry.
-  source_service: never,
-  destination_service: never,
-  source_workload: never,
-  destination_workload: never,
-  trace_id: never,
-  uuid: never,
-  source_ip_xlated: never,
-  interface: never,
-  node_labels: never,
-  ip_trace_id: never,
+  source_workload: never(),
+  destination_workload: never(),
+  trace_id: never(),
+  uuid: never(),
+  source_ip_xlated: never(readRange),
+  interface: never(),
+  node_labels: never(readSelector),
+  ip_trace_id: never(numberOf),
   encrypted: (values) => {
     const wanted = new Set(values.map((value) => value === true || value === 'true'))
     return () => wanted.has(false)

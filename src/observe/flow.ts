@@ -23,6 +23,10 @@ export interface End {
   readonly names: readonly string[]
 }
 
+/** What a rule speaks of, with Hubble's numbers: none decided, or peers, ports, a whole protocol, or all there is. */
+export const PolicyMatch = { None: 0, L3: 1, L3L4: 2, L4: 3, All: 4, L3Protocol: 5, Protocol: 6 } as const
+export type PolicyMatch = (typeof PolicyMatch)[keyof typeof PolicyMatch]
+
 /** As Hubble calls them; `audit`: would be denied, and passes. */
 export type FlowVerdict = 'FORWARDED' | 'DROPPED' | 'ERROR' | 'AUDIT' | 'REDIRECTED'
 
@@ -80,6 +84,8 @@ export interface ConnectionFlow extends Between {
   readonly tcpFlags: number | undefined
   /** An explicit deny rule decided; else what no rule allows. */
   readonly byDenyRule: boolean
+  /** What the rule that decided speaks of. */
+  readonly match: PolicyMatch
 }
 
 /** The kernel was asked to hold what an answer taught. */
@@ -132,5 +138,5 @@ export function endOfEndpoint(endpoint: Endpoint, address: Address | undefined):
   return { identity, address, labels: labelTexts(labels), namespace, pod: name, endpoint: id, names: none }
 }
 
-/** The proxy, which answers for whatever resolver the workload addressed. */
+/** The proxy, which answers for whatever resolver the workload addressed; the kernel does not tell which that was. */
 export const proxyEnd: End = { identity: hostId, address: undefined, labels: ['reserved:host'], namespace: '', pod: '', endpoint: 0, names: none } // prettier-ignore

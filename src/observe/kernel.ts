@@ -6,9 +6,11 @@ import { logPrefix } from '../datapath/structure.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { Direction } from '../policy/rules.ts'
+import { portsCover, type L4, type Ports } from '../net/ports.ts'
+import type { Statement } from '../policy/rulings.ts'
 import type { Snapshot, Why } from '../policy/snapshot.ts'
-import { labelsOfName, makeDecider, type Decision, type Flow } from '../policy/verdict.ts'
-import { endOf, type ConnectionFlow } from './flow.ts'
+import { labelsOfName, makeDecider, type Decision, type Flow, type VerdictKind } from '../policy/verdict.ts'
+import { endOf, PolicyMatch, type ConnectionFlow } from './flow.ts'
 
 const pollMillis = 20
 /** Messages read in one turn; what is more waits in the socket, and past that is lost and counted. */
@@ -48,8 +50,10 @@ export function makeJoiner(
     const isSubject = from !== undefined ? from.local : now.policyOf(now.identityOf(source)).directions.egress.selected
     const direction = denied ?? (isSubject ? 'egress' : 'ingress')
     const said = decision[direction]
-    const isAudited = isDenied && now.policyOf(now.identityOf(direction === 'egress' ? source : destination)).directions[direction].audit // prettier-ignore
+    const subject = direction === 'egress' ? source : destination
+    const isAudited = isDenied && now.policyOf(now.identityOf(subject)).directions[direction].audit
     if (isAudited) audited.add(packet)
+    const statement = statementOf(now, direction, subject, names, { protocol, port: destinationPort, icmpType: icmp?.type }, said.why[0]) // prettier-ignore
     return {
       kind: 'connection',
       time,
@@ -63,27 +67,56 @@ export function makeJoiner(
       destinationPort,
       icmp,
       tcpFlags,
-      byDenyRule: isDenied && isDeny(now, direction, direction === 'egress' ? source : destination, names, said.why[0]), // prettier-ignore
+      byDenyRule: isDenied && statement?.kind === 'deny',
+      match: matchOf(statement, isDenied, said.verdict),
     }
   }
 }
 
-/** Whether it is a deny rule that says so: verdicts carry the very why of the statement that decided. */
-function isDeny(
+/** The statement that decided, where one did: verdicts carry its very why, which the statements of one rule share. */
+function statementOf(
   snapshot: Snapshot,
   direction: Direction,
   subject: Address,
   names: readonly string[],
+  packet: L4,
   why: Why,
-): boolean {
-  if (why.policy === undefined) return false
+): Statement | undefined {
+  if (why.policy === undefined) return undefined
   const policy = snapshot.policyOf(snapshot.identityOf(subject))
   const statements = [...policy.directions[direction].entries, ...names.flatMap((name) => policy.grantsFor(labelsOfName(name)))] // prettier-ignore
-  return statements.some((statement) => statement.kind === 'deny' && statement.why === why)
+  return statements.find((statement) => statement.why === why && portsCover(statement.ports, packet))
+}
+
+/** Policy may be another by now than when the kernel decided: then no rule is known that did. */
+function matchOf(statement: Statement | undefined, isDenied: boolean, verdict: VerdictKind): PolicyMatch {
+  if (isDenied) return statement?.kind === 'deny' ? ruleMatch(statement) : PolicyMatch.None
+  if (verdict !== 'allowed') return PolicyMatch.None
+  // Allowed without a rule: no policy selects, or the default lets it pass.
+  return statement === undefined ? PolicyMatch.All : ruleMatch(statement)
+}
+
+function ruleMatch(statement: Statement): PolicyMatch {
+  // Who is granted a name is granted its addresses.
+  const hasPeers = !('peers' in statement) || statement.peers !== 'everyone'
+  switch (scopeOf(statement.ports)) {
+    case 'all':
+      return hasPeers ? PolicyMatch.L3 : PolicyMatch.All
+    case 'protocol':
+      return hasPeers ? PolicyMatch.L3Protocol : PolicyMatch.Protocol
+    case 'ports':
+      return hasPeers ? PolicyMatch.L3L4 : PolicyMatch.L4
+  }
+}
+
+/** A type of ICMP is what a port is elsewhere. */
+function scopeOf(ports: Ports): 'all' | 'protocol' | 'ports' {
+  if (ports.kind === 'icmp') return 'ports'
+  return ports.kind === 'ports' && ports.first === 0 && ports.last === 65535 ? 'protocol' : ports.kind
 }
 
 /** The kernel decided when the packet came; policy or leases may be others by now. */
-function sayWhy(why: Why, isDenied: boolean, verdict: string): Why {
+function sayWhy(why: Why, isDenied: boolean, verdict: VerdictKind): Why {
   if (isDenied && verdict === 'allowed') return { ...why, text: `not allowed when it was tried; now ${why.text}` }
   if (isDenied && verdict === 'redirect') return { ...why, text: `not enforced yet: ${why.text}` }
   if (!isDenied && verdict === 'denied') return { ...why, text: `allowed when it was tried; now ${why.text}` }

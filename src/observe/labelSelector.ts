@@ -1,11 +1,11 @@
-// Label selectors as `kubectl -l` takes them, against labels with sources: `app=web,tier!=db`, `env in (prod, test)`, `!canary`. Pure.
+// Label selectors as `kubectl -l` takes them, against labels with sources: `app=web,tier!=db`, `env in (prod, test)`, `!canary`, `cores>4`. Pure.
 
 /** Whether labels (`k8s:app=web`) meet the selector. */
 export type LabelTest = (labels: readonly string[]) => boolean
 
 interface Requirement {
   readonly key: string
-  readonly operator: 'in' | 'notin' | 'exists' | 'absent'
+  readonly operator: 'in' | 'notin' | 'exists' | 'absent' | 'greater' | 'less'
   readonly values: readonly string[]
 }
 
@@ -30,6 +30,10 @@ export function readLabelSelector(text: string, sources: readonly string[]): Lab
           return found.some((value) => values.includes(value))
         case 'notin':
           return !found.some((value) => values.includes(value))
+        case 'greater':
+          return found.some((value) => isWhole(value) && Number(value) > Number(values[0]))
+        case 'less':
+          return found.some((value) => isWhole(value) && Number(value) < Number(values[0]))
       }
     })
 }
@@ -62,6 +66,12 @@ function readRequirement(text: string): Requirement | undefined {
     const [key, value] = [text.slice(0, at).trim(), text.slice(at + sign.length).trim()]
     return isKey(key) && isWord(value) ? { key, operator, values: [value] } : undefined
   } // prettier-ignore
+  for (const [sign, operator] of [['>', 'greater'], ['<', 'less']] as const) {
+    const at = text.indexOf(sign)
+    if (at < 0) continue
+    const [key, value] = [text.slice(0, at).trim(), text.slice(at + 1).trim()]
+    return isKey(key) && isWhole(value) ? { key, operator, values: [value] } : undefined
+  } // prettier-ignore
   const open = text.indexOf('(')
   if (open < 0) return isKey(text) ? { key: text, operator: 'exists', values: [] } : undefined
   const [key = '', operator = '', ...rest] = text.slice(0, open).trim().split(' ').filter(Boolean)
@@ -71,7 +81,8 @@ function readRequirement(text: string): Requirement | undefined {
 }
 
 const isKey = (text: string): boolean => text !== '' && isWord(text)
-const isWord = (text: string): boolean => [...text].every((c) => c > ' ' && c <= '~' && !'()!=,"'.includes(c))
+const isWord = (text: string): boolean => [...text].every((c) => c > ' ' && c <= '~' && !'()!=<>,"'.includes(c))
+const isWhole = (text: string): boolean => text !== '' && [...text].every((c) => c >= '0' && c <= '9')
 
 interface KeyTest {
   readonly source: string | undefined

@@ -28,10 +28,11 @@ export function beginning(ring: Ring, range: Range, shows: (entry: Entry) => boo
   return ring.oldest()
 }
 
-/** What becomes of an entry. Losses pass filters and time, and are not counted; a follower goes on whatever the time. */
-export function judge(entry: Entry, { since, until, follow }: Range, shows: (entry: Entry) => boolean): 'show' | 'skip' | 'end' {
-  if (entry.kind === 'lost') return 'show'
-  if (since !== undefined && entry.time < since) return 'skip'
-  if (until !== undefined && entry.time > until && !follow) return 'end'
-  return shows(entry) ? 'show' : 'skip'
-} // prettier-ignore
+/** Whether an entry is asked for. Losses pass filters and time; a follower goes on whatever the time. */
+export function isAskedFor(entry: Entry, { since, until, follow }: Range, shows: (entry: Entry) => boolean): boolean {
+  if (entry.kind === 'lost') return true
+  // Those behind a late one may be earlier: a question's flow has the time at which it came, and is written when it was answered.
+  if ((since !== undefined && entry.time < since) || (until !== undefined && entry.time > until && !follow))
+    return false
+  return shows(entry)
+}

@@ -1,6 +1,6 @@
 // Reading the ring for a request: what its range and filters show, one after the other, as somebody wants it presented.
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { beginning, judge, type Range } from './range.ts'
+import { beginning, isAskedFor, type Range } from './range.ts'
 import type { Entry, Ring } from './ring.ts'
 
 /** Entries looked at in one turn of the event loop: questions must not wait for somebody who filters. */
@@ -28,9 +28,7 @@ export async function* readRange<T>(
       continue
     }
     if (looked % entriesPerTurn === 0) await nextTurn()
-    const what = judge(entry, range, shows)
-    if (what === 'end') return
-    if (what === 'skip') continue
+    if (!isAskedFor(entry, range, shows)) continue
     const said = present(entry)
     if (said === undefined) continue
     if (entry.kind !== 'lost') left--

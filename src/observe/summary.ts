@@ -21,7 +21,8 @@ const rcodeTexts: Readonly<Record<number, string>> = {
 }
 export const rcodeText = (rcode: number): string => rcodeTexts[rcode] ?? `RCode${rcode}`
 
-const withDot = (name: string): string => `${name === '.' ? '' : name}.`
+/** A name as messages have it: with the final dot, `.` for the root. */
+export const withDot = (name: string): string => `${name === '.' ? '' : name}.`
 
 export function summaryOf(flow: HubbleFlow): string {
   switch (flow.kind) {

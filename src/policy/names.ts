@@ -24,7 +24,7 @@ export interface PolicyRule {
 
 /** The why of a rule, or of one of its peers or DNS rules when `at` is given. */
 export function whyOf(policy: Policy, rule: Rule, text: string, path: string = rule.path): Why {
-  return { text, policy: policy.name, rule: path, source: `${policy.file}:${rule.line}` }
+  return { text, policy: policy.name, policyKind: policy.kind, rule: path, source: `${policy.file}:${rule.line}` }
 }
 
 /** Negative when `a` is evaluated first. */

@@ -5,13 +5,14 @@ import type { Endpoint, Identity, IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { Ports } from '../net/ports.ts'
 import type { AddressRange } from '../net/prefix.ts'
-import type { Direction, L7, Rule, Tier } from './rules.ts'
+import type { Direction, L7, PolicyKind, Rule, Tier } from './rules.ts'
 
 /** Why a verdict is what it is. `text` is for people; the others say where the deciding rule stands (absent when no rule matched). */
 export interface Why {
   readonly text: string
   /** `namespace/name`, or `name` of a cluster-wide policy. */
   readonly policy?: string
+  readonly policyKind?: PolicyKind
   /** Path of the rule in its document: `spec.egress[0].toFQDNs[1]`. */
   readonly rule?: string
   /** `file:line` where the manifest came from a file. */

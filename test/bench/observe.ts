@@ -110,7 +110,7 @@ async function drain(lines: AsyncGenerator<string>): Promise<number> {
 }
 
 function flow(snapshot: Snapshot, i: number): ConnectionFlow {
-  return { kind: 'connection', time: Date.now(), why: { text: 'bench' }, source: endOf(snapshot, at('10.1.0.2')), destination: endOf(snapshot, at('198.18.0.20'), ['api.example.com']), verdict: i % 10 === 0 ? 'DROPPED' : 'FORWARDED', direction: 'egress', protocol: 6, sourcePort: 1024 + (i % 60_000), destinationPort: 443, icmp: undefined, tcpFlags: 2, byDenyRule: false } // prettier-ignore
+  return { kind: 'connection', time: Date.now(), why: { text: 'bench' }, source: endOf(snapshot, at('10.1.0.2')), destination: endOf(snapshot, at('198.18.0.20'), ['api.example.com']), verdict: i % 10 === 0 ? 'DROPPED' : 'FORWARDED', direction: 'egress', protocol: 6, sourcePort: 1024 + (i % 60_000), destinationPort: 443, icmp: undefined, tcpFlags: 2, byDenyRule: false, match: 0 } // prettier-ignore
 }
 
 const asked = { name: 'api.example.com', labels: ['api', 'example', 'com'], qtype: 1, qclass: 1, octets: new Uint8Array() } as never // prettier-ignore

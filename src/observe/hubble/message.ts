@@ -1,7 +1,17 @@
 // Flows as Hubble's messages: plain objects with the fields' own names, which are the JSON of `hubble observe -o json` as they stand. Pure.
 import { addressToText, familyOf } from '../../net/address.ts'
 import type { Why } from '../../policy/snapshot.ts'
-import { directionOf, dropReasonName, dropReasonOf, eventOf, isReply, type Place } from '../filters.ts'
+import {
+  directionOf,
+  dropReasonName,
+  dropReasonOf,
+  eventOf,
+  EventType,
+  isReply,
+  proxyService,
+  type DeniedAs,
+  type Place,
+} from '../filters.ts'
 import { isHubbleFlow, type End, type HubbleFlow } from '../flow.ts'
 import type { Entry } from '../ring.ts'
 import { summaryOf, tcpFlagNames } from '../summary.ts'
@@ -20,9 +30,9 @@ export const timestampOf = (millis: number): Timestamp => {
 }
 
 /** The flow; its time is a `Timestamp` for the wire, and text for JSON. */
-export function flowMessage(flow: HubbleFlow, place: Place, time: unknown): Message {
+export function flowMessage(flow: HubbleFlow, place: Place, time: unknown, deniedAs: DeniedAs): Message {
   const { source, destination, verdict } = flow
-  const { type, subType } = eventOf(flow)
+  const { type, subType } = eventOf(flow, deniedAs)
   const reason = dropReasonOf(flow)
   const address = source.address ?? destination.address
   const reply = isReply(flow)
@@ -39,9 +49,11 @@ export function flowMessage(flow: HubbleFlow, place: Place, time: unknown): Mess
     ...(source.names.length === 0 ? {} : { source_names: source.names }),
     ...(destination.names.length === 0 ? {} : { destination_names: destination.names }),
     ...l7Of(flow),
+    ...proxyOf(flow),
     ...(reply === true ? { reply } : {}),
     event_type: { type, ...(subType === 0 ? {} : { sub_type: subType }) },
     traffic_direction: directionOf(flow),
+    ...(flow.kind === 'connection' && type === EventType.PolicyVerdict ? { policy_match_type: flow.match } : {}),
     ...(reply === undefined ? {} : { is_reply: { value: reply } }),
     ...decidedBy(flow),
     Summary: summaryOf(flow),
@@ -52,19 +64,24 @@ export function flowMessage(flow: HubbleFlow, place: Place, time: unknown): Mess
  * An entry as a line of `hubble observe -o json`; undefined for what Hubble has no flow for.
  * @param fields a mask, as of `masked`; [] is everything.
  */
-export function flowLine(entry: Entry, place: Place, fields: readonly string[] = []): Message | undefined {
+export function flowLine(
+  entry: Entry,
+  place: Place,
+  deniedAs: DeniedAs,
+  fields: readonly string[] = [],
+): Message | undefined {
   const time = new Date(entry.time).toISOString()
   const node = { node_name: `${place.cluster}/${place.node}`, time }
   if (entry.kind === 'lost') {
     const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
     return { lost_events: { source, num_events_lost: String(entry.count) }, ...node }
   }
-  return isHubbleFlow(entry) ? { flow: masked(flowJson(entry, place, time), fields), ...node } : undefined
+  return isHubbleFlow(entry) ? { flow: masked(flowJson(entry, place, time, deniedAs), fields), ...node } : undefined
 }
 
 /** In JSON, what protobuf wraps to tell absent from false is the bare value. */
-function flowJson(flow: HubbleFlow, place: Place, time: string): Message {
-  const { is_reply: reply, ...rest } = flowMessage(flow, place, time)
+function flowJson(flow: HubbleFlow, place: Place, time: string, deniedAs: DeniedAs): Message {
+  const { is_reply: reply, ...rest } = flowMessage(flow, place, time, deniedAs)
   return reply === undefined ? rest : { ...rest, is_reply: (reply as { value: boolean }).value }
 }
 
@@ -89,6 +106,12 @@ function l4Of(flow: HubbleFlow): Message {
   return protocol === 132 ? { l4: { SCTP: ports } } : {}
 }
 
+/** The end without an address has a name instead: what shows a flow would show a port of nothing. */
+function proxyOf(flow: HubbleFlow): Message {
+  if (flow.kind === 'connection') return {}
+  return { [flow.kind === 'query' ? 'destination_service' : 'source_service']: { name: proxyService } }
+}
+
 function l7Of(flow: HubbleFlow): Message {
   if (flow.kind === 'connection') return {}
   const query = flow.qname === '.' ? '.' : `${flow.qname}.`
@@ -100,16 +123,20 @@ function l7Of(flow: HubbleFlow): Message {
   return { l7: { type: 'RESPONSE', latency_ns: String(Math.round(millis * 1e6)), dns: { ...dns, ips: addresses.map(addressToText), ttl: ttlSeconds, rcode, rrtypes } } } // prettier-ignore
 }
 
-/** Which policy decided, with its rule and line; what no rule decided says so in the log, which Hubble leaves empty. */
+/**
+ * Which policy allows or denies, and in the log why, with rule and line. That no rule matched stands in the log only, also where it names a rule
+ * that is near: no policy denies then.
+ */
 function decidedBy(flow: HubbleFlow): Message {
-  const { why } = flow
+  const { why, verdict } = flow
   if (why === undefined) return {}
   const log = { policy_log: [whyLine(why)] }
-  if (why.policy === undefined) return log
+  const isDenied = verdict === 'DROPPED' || verdict === 'AUDIT'
+  if (why.policy === undefined || (isDenied && flow.kind === 'connection' && !flow.byDenyRule)) return log
   const side = directionOf(flow) === 'INGRESS' ? 'ingress' : 'egress'
   const slash = why.policy.indexOf('/')
-  const policy = { name: why.policy.slice(slash + 1), ...(slash < 0 ? {} : { namespace: why.policy.slice(0, slash) }) }
-  return { ...log, [`${side}_${flow.verdict === 'DROPPED' || flow.verdict === 'AUDIT' ? 'denied' : 'allowed'}_by`]: [policy] } // prettier-ignore
+  const policy = { name: why.policy.slice(slash + 1), ...(slash < 0 ? {} : { namespace: why.policy.slice(0, slash) }), ...(why.policyKind === undefined ? {} : { kind: why.policyKind }) } // prettier-ignore
+  return { ...log, [`${side}_${isDenied ? 'denied' : 'allowed'}_by`]: [policy] }
 }
 
 const whyLine = ({ text, policy, rule, source }: Why): string =>
@@ -118,13 +145,19 @@ const whyLine = ({ text, policy, rule, source }: Why): string =>
 /** Fields of a mask: those that it names, or all of them when it names none. */
 export function masked(message: Message, paths: readonly string[]): Message {
   if (paths.length === 0) return message
-  // The command line's default mask leaves out what it prints: names, direction, policies. Whoever wants `Summary` is a person.
-  const wanted = paths.includes('Summary') ? [...paths, ...alwaysShown] : paths
+  const wanted = isForPeople(paths) ? [...paths, ...printed] : paths
   const shown: Record<string, unknown> = {}
   for (const path of wanted) copyPath(message, shown, path.split('.'))
   return shown
 }
-const alwaysShown = ['traffic_direction', 'policy_match_type', 'egress_allowed_by', 'ingress_allowed_by', 'egress_denied_by', 'ingress_denied_by', 'policy_log', 'source_names', 'destination_names', 'drop_reason_desc'] // prettier-ignore
+
+/**
+ * The mask that the `hubble` command asks with for a person leaves out what it then prints: names, and before 1.18 direction and policies. It is
+ * told by its fields; a mask that somebody wrote is kept to.
+ */
+const isForPeople = (paths: readonly string[]): boolean => peoplesFields.every((field) => paths.includes(field))
+const peoplesFields = ['time', 'verdict', 'IP', 'l4', 'source.identity', 'source.pod_name', 'destination.identity', 'node_name', 'event_type', 'is_reply', 'Summary'] // prettier-ignore
+const printed = ['source_names', 'destination_names', 'traffic_direction', 'policy_match_type', 'egress_allowed_by', 'ingress_allowed_by', 'egress_denied_by', 'ingress_denied_by'] // prettier-ignore
 
 function copyPath(from: Message, to: Record<string, unknown>, [field = '', ...rest]: readonly string[]): void {
   if (!Object.hasOwn(from, field)) return

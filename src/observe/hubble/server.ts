@@ -22,7 +22,7 @@ import type { Tls } from '../../api/access.ts'
 import { clearSocket } from '../../api/serve.ts'
 import { addressToText } from '../../net/address.ts'
 import { socketError } from '../../socketError.ts'
-import { compileFilters, type FlowFilter } from '../filters.ts'
+import { compileFilters, type FlowFilter, type Place } from '../filters.ts'
 import { isHubbleFlow, type LeaseFlow } from '../flow.ts'
 import type { Observer } from '../observer.ts'
 import type { Range } from '../range.ts'
@@ -112,6 +112,7 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
   let shown: Observer | undefined
   const starting = failure(Status.UNAVAILABLE, 'the agent is starting')
   const nodeOf = ({ place }: Observer): string => `${place.cluster}/${place.node}`
+  const announced = announcedOf(places)
 
   const unary = (answer: (observer: Observer) => Message) => (_call: ServerUnaryCall<unknown, Message>, done: sendUnaryData<Message>): void => (shown === undefined ? done(starting) : done(null, answer(shown)))
   const stream = (serve: (observer: Observer, call: Call, signal: AbortSignal) => Promise<void>) => (call: Call): void => {
@@ -143,7 +144,7 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
   }
   function nodes(observer: Observer): Message {
     const { flows, flowsMax, seen, uptimeMillis } = observer.status()
-    return { nodes: [{ name: nodeOf(observer), version, address: places[0]?.address ?? '', state: 'NODE_CONNECTED', tls: { enabled: places[0]?.tls !== undefined }, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_flows: flows, max_flows: flowsMax, seen_flows: seen }] }
+    return { nodes: [{ name: nodeOf(observer), version, address: announced.address, state: 'NODE_CONNECTED', tls: announced.tls ? { enabled: true, server_name: serverName(observer.place) } : { enabled: false }, uptime_ns: String(Math.round(uptimeMillis * 1e6)), num_flows: flows, max_flows: flowsMax, seen_flows: seen }] }
   }
 
   async function flows(observer: Observer, call: Call, signal: AbortSignal): Promise<void> {
@@ -152,6 +153,7 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
     const nodeName = nodeOf(observer)
     const filters = compileFilters(request.whitelist ?? [], request.blacklist ?? [], place)
     if (!filters.ok) throw failure(Status.INVALID_ARGUMENT, filters.error)
+    const { deniedAs } = filters
     const paths = request.field_mask?.paths ?? []
     const shows = (entry: Entry): boolean => entry.kind !== 'lost' && filters.shows(entry)
     await walk(observer, call, signal, request, shows, (entry) => {
@@ -160,24 +162,21 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
         const source = entry.source === 'ring' ? 'HUBBLE_RING_BUFFER' : 'PERF_EVENT_RING_BUFFER'
         return { lost_events: { source, num_events_lost: entry.count }, node_name: nodeName, time }
       }
-      return isHubbleFlow(entry) ? { flow: masked(flowMessage(entry, place, time), paths), node_name: nodeName, time } : undefined
+      return isHubbleFlow(entry) ? { flow: masked(flowMessage(entry, place, time, deniedAs), paths), node_name: nodeName, time } : undefined
     })
   }
-  /** Leases as Cilium's agent tells of addresses that came to have an identity. */
+  /** What happens to leases: Hubble has no event for it, and shows the text of those that it does not know. */
   async function events(observer: Observer, call: Call, signal: AbortSignal): Promise<void> {
     const nodeName = nodeOf(observer)
-    // A lease that turns zombie maps its address as before: nothing that Hubble has an event for.
-    const shows = (entry: Entry): boolean => entry.kind === 'lease' && entry.change !== 'zombie'
-    await walk(observer, call, signal, call.request, shows, (entry) => entry.kind === 'lease' ? entry.addresses.map((address) => ({ agent_event: eventMessage(entry, `${addressToText(address)}/${address.length * 8}`), node_name: nodeName, time: timestampOf(entry.time) })) : undefined)
+    await walk(observer, call, signal, call.request, (entry) => entry.kind === 'lease', (entry) => entry.kind === 'lease' ? { agent_event: eventMessage(entry), node_name: nodeName, time: timestampOf(entry.time) } : undefined)
   }
 
   const header = (call: { sendMetadata: (metadata: Metadata) => void }): void => call.sendMetadata(new Metadata())
-  async function walk({ ring }: Observer, call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | readonly Message[] | undefined): Promise<void> {
+  async function walk({ ring }: Observer, call: Call, signal: AbortSignal, request: FlowsRequest, shows: (entry: Entry) => boolean, present: (entry: Entry) => Message | undefined): Promise<void> {
     header(call)
-    for await (const said of readRange(ring, rangeOf(request), shows, present, signal))
-      for (const message of Array.isArray(said) ? (said as readonly Message[]) : [said as Message])
-        // Who does not read is waited for here, with its place in the ring and no more.
-        if (!call.write(message) && !signal.aborted) await once(call, 'drain', { signal }).catch(() => undefined)
+    for await (const message of readRange(ring, rangeOf(request), shows, present, signal))
+      // Who does not read is waited for here, with its place in the ring and no more.
+      if (!call.write(message) && !signal.aborted) await once(call, 'drain', { signal }).catch(() => undefined)
   }
 
   const observe = { GetFlows: stream(flows), GetAgentEvents: stream(events), GetNodes: unary(nodes), GetNamespaces: unary(({ namespaces, place: { cluster } }) => ({ namespaces: namespaces().map((namespace) => ({ cluster, namespace })) })), ServerStatus: unary(status) }
@@ -185,7 +184,7 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
   server.addService(serviceOf(root, 'peer.Peer'), {
     Notify: stream(async (observer, call, signal) => {
       header(call)
-      call.write({ name: nodeOf(observer), address: places[0]?.address ?? '', type: 'PEER_ADDED' })
+      call.write({ name: nodeOf(observer), address: announced.address, type: 'PEER_ADDED', ...(announced.tls ? { tls: { server_name: serverName(observer.place) } } : {}) })
       if (!signal.aborted) await once(signal, 'abort')
     }),
   })
@@ -224,6 +223,20 @@ export async function claimHubble(places: readonly HubblePlace[], { version }: A
   return { ports, close, serve: (observer) => void (shown = observer) }
 } // prettier-ignore
 
+/** Where others may call this node: over TCP if it can be had so, else at its socket, as Relay reads that. */
+function announcedOf(places: readonly HubblePlace[]): { readonly address: string; readonly tls: boolean } {
+  const isSocket = ({ address }: HubblePlace): boolean => address.startsWith('unix:')
+  const place = places.find((each) => !isSocket(each)) ?? places[0]
+  if (place === undefined) return { address: '', tls: false }
+  const { address, tls } = place
+  return { address: isSocket(place) ? `unix://${address.slice('unix:'.length)}` : address, tls: tls !== undefined }
+}
+
+/** The name that Relay looks for in a node's certificate: `*.CLUSTER.hubble-grpc.cilium.io` is what Cilium issues. */
+function serverName({ cluster, node }: Place): string {
+  return `${[node, cluster].map((name) => name.replaceAll('.', '-')).join('.')}.hubble-grpc.cilium.io`
+}
+
 /** The names by which clients ask whether we are well: the `hubble` command asks for the first. */
 const servedNames: readonly string[] = ['hubble.server.Observer', 'observer.Observer', 'peer.Peer', '']
 
@@ -259,9 +272,7 @@ function rangeOf(request: FlowsRequest): Range {
   return { number: isAll ? undefined : number, first, follow, since, until }
 }
 
-function eventMessage(flow: LeaseFlow, cidr: string): Message {
-  return {
-    type: flow.change === 'learned' || flow.change === 'renewed' ? 'IPCACHE_UPSERTED' : 'IPCACHE_DELETED',
-    ipcache_update: { cidr, identity: flow.identity },
-  }
+function eventMessage({ change, identity, endpoint, name, addresses, ttlSeconds }: LeaseFlow): Message {
+  const notification = JSON.stringify({ name, addresses: addresses.map(addressToText), identity, endpoint, ttlSeconds })
+  return { type: 'AGENT_EVENT_UNKNOWN', unknown: { type: `lease ${change}`, notification } }
 }

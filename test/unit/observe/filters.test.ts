@@ -63,6 +63,33 @@ const table: readonly (readonly [FlowFilter, readonly string[]])[] = [
   [{ ip_version: ['IPv6'] }, []],
   [{ traffic_direction: ['EGRESS'] }, all],
   [{ drop_reason_desc: ['POLICY_DENIED'] }, ['connection']],
+  [{ drop_reason_desc: [133] }, ['connection']],
+  [{ drop_reason_desc: [132] }, []],
+  [{ drop_reason_desc: ['DROP_REASON_UNKNOWN'] }, []],
+  [{ source_cluster_name: ['default'] }, ['query', 'connection']],
+  [{ destination_cluster_name: ['default'] }, ['answer']],
+  [{ source_cluster_name: ['other'] }, []],
+  [{ destination_service: ['/dns'] }, ['query']],
+  [{ source_service: ['/dns-proxy'] }, ['answer']],
+  [{ source_service: ['dns-proxy'] }, []],
+  [{ event_type: [{}] }, all],
+  [{ event_type: [{ type: 1, match_sub_type: true, sub_type: 133 }] }, ['connection']],
+  [{ event_type: [{ type: 4 }] }, []],
+  [{ dns_query: ['com\\.$'] }, ['query', 'answer']],
+  [{ dns_query: ['com$'] }, []],
+  [{ source_label: ['app>1'] }, []],
+  [{ source_label: ['app>web'] }, ['"app>web" is not a label selector']],
+  [{ source_pod: [''] }, ['a name must not be empty']],
+  [{ source_cluster_name: [''] }, ['a name must not be empty']],
+  [{ destination_fqdn: ['a!b'] }, ['"a!b" is not a pattern of names']],
+  [{ destination_fqdn: ['.'] }, ['"." is not a pattern of names']],
+  [{ node_name: ['a/b/c'] }, ['"a/b/c" has more than one slash']],
+  [{ source_ip_xlated: ['foo'] }, ['"foo" is not an address or a prefix']],
+  [{ http_status_code: ['9+'] }, ['"9+" is not an HTTP status or a prefix such as 4+']],
+  [{ http_status_code: ['4+', '40+'] }, []],
+  [{ http_path: ['('] }, ['error parsing regexp: missing closing ): `(`']],
+  [{ protocol: ['kafka'] }, ['unrecognized protocol: kafka']],
+  [{ uuid: ['x'] }, []],
   [{ encrypted: [false] }, all],
   [{ http_status_code: ['404'] }, []],
   [{ http_status_code: ['404'], event_type: [{ type: 5 }] }, ['filtering by HTTP fields requires the event type filter to include L7']],
@@ -72,6 +99,15 @@ const table: readonly (readonly [FlowFilter, readonly string[]])[] = [
 ] // prettier-ignore
 
 describe('filters', () => {
+  test('numbers in labels are compared as numbers', () => {
+    const source = { ...connection().source, labels: ['k8s:cores=16'] }
+    const result = compileFilters([{ source_label: ['cores>4,cores<20'] }], [], place)
+    expect(result.ok && [result.shows(connection({ source })), result.shows(connection())]).toEqual([true, false])
+  })
+  test('denied packets are drops to who asks for drops and not for verdicts', () => {
+    const deniedAs = (...types: number[]): unknown => { const result = compileFilters(types.map((type) => ({ event_type: [{ type }] })), [], place); return result.ok && result.deniedAs } // prettier-ignore
+    expect([deniedAs(), deniedAs(1), deniedAs(1, 129), deniedAs(1, 5)]).toEqual(['verdict', 'drop', 'drop', 'verdict']) // prettier-ignore
+  })
   for (const [filter, expected] of table) test(JSON.stringify(filter), () => expect(shown([filter])).toEqual(expected))
   test('lists are OR-ed, and the deny list takes away', () => {
     expect(shown([{ verdict: ['DROPPED'] }, { reply: [true] }])).toEqual(['answer', 'connection'])

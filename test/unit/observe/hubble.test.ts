@@ -1,8 +1,7 @@
-// Hubble's API as a gRPC client sees it, over TCP, a unix socket and TLS; and the real `hubble` command where there is one.
-import { execFile, execFileSync } from 'node:child_process'
+// Hubble's API as a gRPC client sees it, over TCP, a unix socket and TLS. The real command is run in test/e2e/hubble.test.ts.
+import { execFileSync } from 'node:child_process'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { credentials, type ChannelCredentials, type Client, type ServiceClientConstructor } from '@grpc/grpc-js'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import {
@@ -100,7 +99,9 @@ describe('Observer', () => {
     const target = await serve(filled())
     const shown = async (...paths: string[]): Promise<Message> => ((await flows(target, { number: 1, field_mask: { paths } }))[0] ?? {})['flow'] as Message // prettier-ignore
     expect(await shown('verdict', 'source.identity')).toEqual({ verdict: 'DROPPED', source: { identity: 256 } }) // prettier-ignore
-    expect(await shown('verdict', 'Summary')).toMatchObject({ Summary: tried, traffic_direction: 'EGRESS', destination_names: ['api.example.com'] }) // prettier-ignore
+    const peoples = ['time', 'verdict', 'IP', 'l4', 'source.identity', 'source.pod_name', 'destination.identity', 'node_name', 'event_type', 'is_reply', 'Summary'] // prettier-ignore
+    expect(await shown(...peoples)).toMatchObject({ Summary: tried, traffic_direction: 'EGRESS', destination_names: ['api.example.com'] }) // prettier-ignore
+    expect(await shown('verdict', 'Summary')).toEqual({ verdict: 'DROPPED', Summary: tried })
   })
   test('a follower sees what comes; one that was overtaken is told', async () => {
     const observer = observing(7)
@@ -132,7 +133,7 @@ describe('Observer', () => {
     await expect(call(health, 'Check', { service: 'nonsense' })).rejects.toThrow('NOT_FOUND')
     const peers = stream(clientOf('peer.Peer', target), 'Notify', {})
     for await (const peer of peers) {
-      expect(peer).toMatchObject({ name: 'default/node-1', type: 'PEER_ADDED' })
+      expect(peer).toMatchObject({ name: 'default/node-1', address: '127.0.0.1:0', type: 'PEER_ADDED' })
       break
     }
   })
@@ -142,6 +143,21 @@ test('over a unix socket, which its group may use', async () => {
   const address = `unix:${join(await temporaryFolder(), 'hubble.sock')}`
   expect(await summaries(await serve(filled(), { address }), { number: 1 })).toEqual([tried])
   expect(statSync(address.slice('unix:'.length)).mode & 0o777).toBe(0o660)
+})
+
+test('where Relay finds this node: at its socket, or over TCP with the name of its certificate', async () => {
+  const address = `unix:${join(await temporaryFolder(), 'hubble.sock')}`
+  const told = async (places: readonly HubblePlace[]): Promise<unknown> => {
+    served = await serveHubble(filled(), places, { version: 'namegate test' })
+    for await (const { address, tls } of stream(clientOf('peer.Peer', places[0]?.address ?? ''), 'Notify', {})) {
+      await served.close()
+      return { address, tls }
+    }
+    return undefined
+  }
+  expect(await told([{ address }])).toEqual({ address: `unix://${address.slice('unix:'.length)}` })
+  const [certificate, key] = await makeCertificate()
+  expect(await told([{ address }, { address: '127.0.0.1:0', tls: { certificate, key } }])).toEqual({ address: '127.0.0.1:0', tls: { server_name: 'node-1.default.hubble-grpc.cilium.io' } }) // prettier-ignore
 })
 
 test('while the agent starts, clients are told to come again', async () => {
@@ -165,10 +181,7 @@ test('a socket that cannot be had: told with its option, and nothing is held', a
 })
 
 test('over TLS, only for clients with a certificate', async () => {
-  const folder = await temporaryFolder()
-  execFileSync('bash', ['-c', `set -e; cd '${folder}'
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1`], { stdio: 'ignore' }) // prettier-ignore
-  const [certificate, key] = ['cert.pem', 'key.pem'].map((name) => readFileSync(join(folder, name))) as [Buffer, Buffer]
+  const [certificate, key] = await makeCertificate()
   const target = await serve(filled(), { address: '127.0.0.1:0', tls: { certificate, key, clientCa: certificate } })
   const status = (how: ChannelCredentials): Promise<Message> => call(clientOf('observer.Observer', target, how), 'ServerStatus') // prettier-ignore
   expect(await status(credentials.createSsl(certificate, key, certificate))).toMatchObject({ num_flows: '3' })
@@ -176,16 +189,10 @@ test('over TLS, only for clients with a certificate', async () => {
   await expect(status(credentials.createInsecure())).rejects.toThrow('UNAVAILABLE')
 })
 
-// No registry has it: who has one names it.
-const hubble = process.env['HUBBLE_BIN']
-if (hubble !== undefined) describe('the hubble command', () => {
-  const run = async (target: string, ...args: string[]): Promise<string> => (await promisify(execFile)(hubble, [...args, '--server', target])).stdout
-  test('status, observe in all forms, list', async () => {
-    const target = await serve(filled())
-    expect(await run(target, 'status')).toContain('Healthcheck (via')
-    for (const form of ['compact', 'dict', 'table']) expect(await run(target, 'observe', '--last', '9', '-o', form)).toContain(asked)
-    expect(await run(target, 'observe', '--last', '9', '-o', 'json')).toContain('"Summary"')
-    expect(await run(target, 'observe', '--last', '9', '--protocol', 'dns', '-o', 'compact')).not.toContain(tried)
-    expect(await run(target, 'list', 'nodes')).toContain('node-1')
-  })
-}) // prettier-ignore
+/** Of localhost, signed by itself. */
+async function makeCertificate(): Promise<[certificate: Buffer, key: Buffer]> {
+  const folder = await temporaryFolder()
+  execFileSync('bash', ['-c', `set -e; cd '${folder}'
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1`], { stdio: 'ignore' }) // prettier-ignore
+  return ['cert.pem', 'key.pem'].map((name) => readFileSync(join(folder, name))) as [Buffer, Buffer]
+}

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { logPrefix } from '../../../src/datapath/structure.ts'
 import type { Logged } from '../../../src/datapath/nflog.ts'
 import type { Selector } from '../../../src/identity/selector.ts'
+import { PolicyMatch } from '../../../src/observe/flow.ts'
 import { makeJoiner } from '../../../src/observe/kernel.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'
 import type { Snapshot } from '../../../src/policy/snapshot.ts'
@@ -47,4 +48,24 @@ test('what only the receiver was asked about is of its ingress', () => {
   expect(join(told('allowed', '198.18.0.1', '10.1.0.2'), 0)).toMatchObject({ direction: 'ingress', why: { text: 'no policy denies ingress by default' } }) // prettier-ignore
   expect(join(told('allowed', '10.1.0.2', '198.18.0.1'), 0)).toMatchObject({ direction: 'egress' })
   expect(join({ ...told('allowed', '10.1.0.2', '198.18.0.1'), prefix: 'somebody else' }, 0)).toBeUndefined()
+})
+
+const matches = [
+  ['{toEntities: [world]}', PolicyMatch.L3],
+  ['{toPorts: [{ports: [{port: "443", protocol: TCP}]}]}', PolicyMatch.L4],
+  ['{toCIDR: [198.18.0.0/15], toPorts: [{ports: [{port: "443", protocol: TCP}]}]}', PolicyMatch.L3L4],
+  ['{toPorts: [{ports: [{port: "0", protocol: TCP}]}]}', PolicyMatch.Protocol],
+  ['{toCIDR: [198.18.0.0/15], toPorts: [{ports: [{port: "0", protocol: TCP}]}]}', PolicyMatch.L3Protocol],
+] as const
+for (const [rule, match] of matches)
+  test(`what the rule speaks of: ${rule}`, () => {
+    const snapshot = snapshotOf(pod('web', ['10.1.0.2']) + policy('web', rule), false)
+    const join = makeJoiner(() => snapshot, () => []) // prettier-ignore
+    expect(join(told('allowed', '10.1.0.2', '198.18.0.1'), 0)).toMatchObject({ verdict: 'FORWARDED', match })
+  })
+test('what no policy selects is allowed all; a denial without a rule speaks of nothing', () => {
+  const snapshot = snapshotOf(manifests, false)
+  const join = makeJoiner(() => snapshot, () => []) // prettier-ignore
+  expect(join(told('allowed', '198.18.0.1', '10.1.0.2'), 0)).toMatchObject({ match: PolicyMatch.All })
+  expect(join(told('egress', '10.1.0.2', '198.18.0.1'), 0)).toMatchObject({ match: PolicyMatch.None })
 })

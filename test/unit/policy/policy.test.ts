@@ -92,7 +92,7 @@ describe('names that may be asked', () => {
   test('the why names policy, rule and line', () => {
     const web = (snapshot: Snapshot) => snapshot.policyOf(identityOf(snapshot, 'web'))
     const snapshot = compile(policy('  egress:\n  - toFQDNs:\n    - matchName: a.com'))
-    expect(web(snapshot).mayAsk(labels('a.com')).why).toEqual({ text: 'toFQDNs matchName "a.com"', policy: 'shop/p', rule: 'spec.egress[0].toFQDNs[0]', source: 'p.yaml:27' }) // prettier-ignore
+    expect(web(snapshot).mayAsk(labels('a.com')).why).toEqual({ text: 'toFQDNs matchName "a.com"', policy: 'shop/p', policyKind: 'CiliumNetworkPolicy', rule: 'spec.egress[0].toFQDNs[0]', source: 'p.yaml:27' }) // prettier-ignore
     expect(web(snapshot).mayAsk(labels('b.com')).why.text).toBe('no DNS or toFQDNs rule matches; selected by shop/p')
   })
 
