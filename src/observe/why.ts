@@ -272,8 +272,7 @@ function lookupOf({ snapshot, leasesAt, flows }: WhyFacts, identity: IdentityId,
   if (missing !== 'no-rule' && missing !== 'port') return undefined
   const policy = snapshot.policyOf(identity)
   const isOpened = (name: string): boolean => policy.grantsFor(labelsOfName(name)).some(({ kind, ports }) => kind === 'allow' && portsCover(ports, asked)) && explain(snapshot, { ...asked, names: [name] }).egress.verdict === 'allowed'
-  // Rules that allow names may close each other: then no name opens anything.
-  if (!policy.grantPorts.some((ports) => portsCover(ports, asked)) || !policy.grantNames.map(sampleOf).some(isOpened)) return undefined
+  if (!policy.grantPorts.some((ports) => portsCover(ports, asked))) return undefined
   const where = addressToText(address)
   for (const flow of flows()) {
     if (flow.kind !== 'lease' || flow.identity !== identity || !flow.addresses.includes(address)) continue
@@ -282,14 +281,17 @@ function lookupOf({ snapshot, leasesAt, flows }: WhyFacts, identity: IdentityId,
   }
   const other = leasesAt(address).find((lease) => lease.identity !== identity && isOpened(lease.name))
   if (other !== undefined) return { missing: 'other-identity', text: `${where} is leased as ${other.name} to identity ${other.identity}; identity ${identity} has not asked for it` }
-  if (missing === 'port') return undefined
+  // Rules about names may close each other: then none opens anything.
+  if (missing === 'port' || !policy.grantNames.flatMap(samplesOf).some(isOpened)) return undefined
   return { missing: 'other-resolver', text: `no lookup that namegate answered led identity ${identity} to ${where}: another resolver was used, or the address is written down somewhere` }
 } // prettier-ignore
 
-/** A name that a matchName or matchPattern covers. */
-function sampleOf(text: string): string {
+/** Names that a matchName or matchPattern covers; where it covers any depth, a deeper one too: what is below a name may be denied, or only what is right below it. */
+function samplesOf(text: string): string[] {
   const bare = (text.endsWith('.') ? text.slice(0, -1) : text).toLowerCase()
-  return bare.split('.').map((label) => label.split('*').join('a-name-of-it')).join('.') // prettier-ignore
+  const [first = '', ...rest] = bare.split('.')
+  const sample = [first, ...rest].map((label) => label.split('*').join('a-name-of-it')).join('.')
+  return bare === '*' || first === '**' ? [sample, `a-name-below.${sample}`] : [sample]
 }
 
 function goneText(change: LeaseChange, name: string): Lookup {
