@@ -517,7 +517,10 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     observer.question(outcome, millis, sourcePort)
     return outcome.kind === 'ignored' ? undefined : outcome.reply
   })
-  await listening.begin()
+  // Who answers first looks through the kernel's table afterwards, and before any policy changes: until then commits wait for what is written behind them.
+  let isCatchingUp = stands
+  let isBehind = stands
+  await listening.begin(() => isBehind)
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
@@ -687,8 +690,6 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     arrive({ hostAddresses: parts.hostAddresses })
   const unfollowHost = parts.followHost?.((addresses) => arrive({ hostAddresses: addresses }))
 
-  // Who answers first looks through the kernel's table afterwards, and before any policy changes.
-  let isCatchingUp = stands
   async function catchUp(): Promise<void> {
     while (isCatchingUp && !closing)
       try {
@@ -728,7 +729,11 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       sayRefusal('table', 'the kernel table could not be repaired', error)
     }
   }
-  if (stands) changing = changing.then(catchUp).then(repair)
+  if (stands)
+    changing = changing
+      .then(catchUp)
+      .then(repair)
+      .then(() => void (isBehind = false))
   const { journal: journalFile } = parts
   changing = changing
     .then(tellHeir)
