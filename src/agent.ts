@@ -6,6 +6,7 @@ import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
 import { makeNetlink } from './datapath/netlink.ts'
+import type { Dialect } from './datapath/nfnetlink.ts'
 import { makeSockets } from './datapath/sockets.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
@@ -138,13 +139,15 @@ export interface Heir {
   /** What was told last does not hold any more; resolves when that is known even if we die then. */
   readonly changing: () => Promise<void>
   /** The kernel holds what this compiles to, and nothing that it does not grant. */
-  readonly inForce: (origin: Origin) => void
+  readonly inForce: (origin: Origin, dialect: Dialect | undefined) => void
 }
 
 /** What was prepared by whoever takes over, and whether the kernel is known to hold what it compiles to. */
 export interface Prepared {
   readonly warm: Warm
   readonly stands: boolean
+  /** What this kernel understands, as the agent before told. */
+  readonly dialect?: Dialect | undefined
 }
 
 /** Ways into the kernel, all of one network namespace. */
@@ -295,6 +298,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
       snapshot,
       stands,
+      prepared?.dialect,
     ).catch(async (error: unknown) => {
       await stopListening()
       throw error
@@ -612,7 +616,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   function tellHeir(): void {
     if (wanted.snapshot !== snapshot || inherited === wanted.origin || !keeper.isSettled() || isCatchingUp) return
     inherited = wanted.origin
-    parts.heir?.inForce(inherited)
+    parts.heir?.inForce(inherited, datapath?.dialect)
   }
   async function warnHeir(): Promise<void> {
     inherited = undefined

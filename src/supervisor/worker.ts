@@ -4,6 +4,7 @@ import type { Heir, Prepared } from '../agent.ts'
 import type { Succession, SuccessionState } from '../api/routes.ts'
 import { firstSignal } from '../cli/agent.ts'
 import { parseConfig } from '../config.ts'
+import type { Dialect } from '../datapath/nfnetlink.ts'
 import type { Listener } from '../proxy/listen.ts'
 import { ManifestError, warmUp, type Warm } from '../warm.ts'
 import { giveTo } from './handover.ts'
@@ -86,7 +87,7 @@ function heirOf(place: Place): Heir {
   const fingerprint = fingerprintOf(place)
   return {
     changing: () => say({ kind: 'changing' }),
-    inForce: (origin) => void say({ kind: 'inForce', held: { origin, fingerprint } }),
+    inForce: (origin, dialect) => void say({ kind: 'inForce', held: { origin, fingerprint, dialect } }),
   }
 }
 
@@ -100,6 +101,7 @@ function standBy(place: Place): Promise<Taken> {
   const own = fingerprintOf(place)
   let warm: Warm | undefined
   let ready: number | undefined
+  let dialect: Dialect | undefined
   let wanted: (ToWorker & { kind: 'prepare' }) | undefined
   let isPreparing = false
   let told: (ToWorker & { kind: 'go' }) | undefined
@@ -121,12 +123,13 @@ function standBy(place: Place): Promise<Taken> {
         wanted = undefined
         warm = await warmUp(warmPartsOf(place), warm, held?.origin)
         ready = held?.fingerprint === own ? serial : undefined
+        dialect = held?.dialect
         await say({ kind: 'warm' })
       }
       isPreparing = false
       if (told === undefined || warm === undefined) return
       process.off('disconnect', gone)
-      resolve({ prepared: { warm, stands: told.serial !== undefined && told.serial === ready }, restarts: told.restarts }) // prettier-ignore
+      resolve({ prepared: { warm, stands: told.serial !== undefined && told.serial === ready, dialect }, restarts: told.restarts }) // prettier-ignore
     }
   })
 }
@@ -134,6 +137,7 @@ const gone = (): never => process.exit(0)
 
 try {
   process.exitCode = await main()
+  await say({ kind: 'released' })
 } catch (error) {
   process.stderr.write(`namegate: ${error instanceof ManifestError || !(error instanceof Error) ? String(error) : error.message}\n`)
   process.exitCode = 1

@@ -240,6 +240,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     const worker = workerOf(agent)
     let told: { out: string; err: string; status: number } | undefined
     const { sent, answered } = await under(async () => void (told = await restart()))
+    await until(() => !childrenOf(agent.pid ?? 0).includes(worker))
     expect(told).toMatchObject({ status: 0, err: '', out: expect.stringContaining(`process ${workerOf(agent)} has taken over from ${worker}, and is ready; that took`) as string }) // prettier-ignore
     expect(answered).toBe(sent)
     await writeFile(join(folder, 'config.yaml'), 'manifests: here\nnonsense: 1')
