@@ -104,9 +104,13 @@ async function measure(lab: Lab, place: Place, title: string): Promise<void> {
   const rows: string[][] = []
   for (const [how, work] of Object.entries(ways)) {
     const results: Result[] = []
+    if (work === killBoth && !place.agent.hasStandby) continue
     for (let i = 0; i < rounds; i++) {
       await pause(stableMillis)
       results.push(await under(lab, () => work(place)))
+      if (work !== killBoth) continue
+      place.agent = await place.again()
+      await until(() => place.agent.workers().length === 2, patienceSeconds)
     }
     const sum = (of: (result: Result) => number): number => results.reduce((all, result) => all + of(result), 0)
     const lost = results.map(({ asked: { sent, answered } }) => sent - answered)
@@ -121,10 +125,17 @@ async function measure(lab: Lab, place: Place, title: string): Promise<void> {
 const ways: Readonly<Record<string, (place: Place) => Promise<void>>> = {
   'agent killed': ({ agent }) => killWorker(agent),
   'agent replaced': ({ agent }) => replaceWorker(agent),
+  'supervisor and agent killed': killBoth,
   'supervisor killed, started again': killSupervisor,
   'all killed, started again': killAll,
 }
 
+/** The standby goes on; the next supervisor takes over from that when it has been measured. */
+async function killBoth({ agent }: Place): Promise<void> {
+  kill(agent.child.pid ?? 0)
+  kill(agent.workers()[0] ?? 0)
+  await pause(stableMillis)
+}
 async function killSupervisor(place: Place): Promise<void> {
   const { child } = place.agent
   const [worker = 0] = place.agent.workers()
