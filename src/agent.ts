@@ -5,6 +5,7 @@ import { monotonic, type Clock } from './clock.ts'
 import { makeConntrack, type ConntrackSockets } from './datapath/conntrack.ts'
 import { readEndpointAddresses, startDatapath, type Datapath, type DeniedFlow, type ResolverAttempt } from './datapath/datapath.ts' // prettier-ignore
 import { makeNetlink } from './datapath/netlink.ts'
+import type { Dialect } from './datapath/nfnetlink.ts'
 import { makeSockets } from './datapath/sockets.ts'
 import type { Nft } from './datapath/nft.ts'
 import type { IdentityId } from './identity/endpoints.ts'
@@ -82,13 +83,15 @@ export interface Heir {
   /** What was told last does not hold any more; resolves when that is known even if we die then. */
   readonly changing: () => Promise<void>
   /** The kernel holds what this compiles to, and nothing that it does not grant. */
-  readonly inForce: (origin: Origin) => void
+  readonly inForce: (origin: Origin, dialect: Dialect | undefined) => void
 }
 
 /** What was prepared by whoever takes over, and whether the kernel is known to hold what it compiles to. */
 export interface Prepared {
   readonly warm: Warm
   readonly stands: boolean
+  /** What this kernel understands, as the agent before told. */
+  readonly dialect?: Dialect | undefined
 }
 
 /** Ways into the kernel, all of one network namespace. */
@@ -228,6 +231,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       { nft: kernel.nft, netlink: makeNetlink(kernel.netlinkFd), clock, structure, digest },
       snapshot,
       stands,
+      prepared?.dialect,
     ).catch(async (error: unknown) => {
       await stopListening()
       throw error
@@ -368,7 +372,10 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   const { healthy, lookForBypass, expandedFrom, resolverTries, stopLooking, close: stopAsking } = questions
   observer.tap(metrics.flow)
   serving.resolve(questions)
-  await listening.begin()
+  // Who answers first looks through the kernel's table afterwards, and before any policy changes: until then commits wait for what is written behind them.
+  let isCatchingUp = stands
+  let isBehind = stands
+  await listening.begin(() => isBehind)
 
   // Policy changes: the kernel first, so that nobody is told an address by a policy that the kernel does not hold yet; then the proxy;
   // then the leases, whose elements the new policy may not want any more.
@@ -405,7 +412,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   function tellHeir(): void {
     if (wanted.snapshot !== snapshot || inherited === wanted.origin || !keeper.isSettled() || isCatchingUp) return
     inherited = wanted.origin
-    parts.heir?.inForce(inherited)
+    parts.heir?.inForce(inherited, datapath?.dialect)
   }
   async function warnHeir(): Promise<void> {
     inherited = undefined
@@ -489,8 +496,6 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   if (prepared !== undefined && String(parts.hostAddresses) !== String(origin.hostAddresses))
     intake.arrive({ hostAddresses: parts.hostAddresses })
 
-  // Who answers first looks through the kernel's table afterwards, and before any policy changes.
-  let isCatchingUp = stands
   async function catchUp(): Promise<void> {
     while (isCatchingUp && !closing)
       try {
@@ -530,7 +535,11 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       sayRefusal('table', 'the kernel table could not be repaired', error)
     }
   }
-  if (stands) changing = changing.then(catchUp).then(repair)
+  if (stands)
+    changing = changing
+      .then(catchUp)
+      .then(repair)
+      .then(() => void (isBehind = false))
   const { journal: journalFile } = parts
   changing = changing
     .then(tellHeir)

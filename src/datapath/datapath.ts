@@ -46,6 +46,8 @@ export interface ResolverAttempt {
 }
 
 export interface Datapath {
+  /** What this kernel understands: for who takes over. */
+  readonly dialect: Dialect
   /** Makes the kernel hold this snapshot's policy; resolves when it does. Each packet sees the old or the new, never some of both. */
   readonly apply: (snapshot: Snapshot) => Promise<void>
   readonly commit: LearnedSets['commit']
@@ -82,11 +84,13 @@ export interface DatapathParts {
  * moment is open. Rejects with `NftError` or `KernelError`.
  * @param stands whether the table is known to be ours, and to hold this very policy: then it is neither looked at nor written before the first `repair`
  * or `apply`. For who takes over from an agent that died a moment ago, and calls `repair` soon.
+ * @param known what this kernel understands, where somebody has found out since it was booted: that takes three runs of nft.
  */
 export async function startDatapath(
   { nft, netlink, clock, structure, digest }: DatapathParts,
   snapshot: Snapshot,
   stands = false,
+  known?: Dialect,
 ): Promise<Datapath> {
   const { table } = structure
   const wanted = { a: renderStructure(structure, 'a'), b: renderStructure(structure, 'b') }
@@ -146,7 +150,8 @@ export async function startDatapath(
     judging = to
   }
 
-  const learned = makeLearnedSets(netlink, table, clock, await probeDialect(nft, netlink, table, clock))
+  const dialect = known ?? (await probeDialect(nft, netlink, table, clock))
+  const learned = makeLearnedSets(netlink, table, clock, dialect)
   // What stands may be of another version or other settings: its structure goes, what was learned stays.
   let wasThere = true
   // To list a table of thousands of policies takes nft a second or two: the first `repair` does that.
@@ -242,6 +247,7 @@ export async function startDatapath(
     }) // prettier-ignore
 
   return {
+    dialect,
     apply,
     commit: learned.commit,
     remove: learned.remove,

@@ -23,8 +23,8 @@ const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
 const [SOL_SOCKET, SO_REUSEADDR, SO_RCVBUF, SO_RCVBUFFORCE, IPPROTO_IPV6, IPV6_V6ONLY] = [1, 2, 8, 33, 41, 26]
 const F_DUPFD_CLOEXEC = 1030
 const MSG_DONTWAIT = 0x40
-/** What waits in a socket while nobody reads, as the kernel counts: 10 000 questions, two seconds of 5 000 a second. */
-const waitingOctets = 4 << 20
+/** What waits in a socket while nobody reads, as the kernel counts: 20 000 questions, four seconds of 5 000 a second. A resolver waits five. */
+const waitingOctets = 8 << 20
 
 /** Where a datagram is from or goes: the octets of a struct sockaddr_in or sockaddr_in6. */
 export type Place = Uint8Array

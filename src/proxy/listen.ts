@@ -45,9 +45,10 @@ export interface Listening {
   readonly port: number
   /**
    * Sockets that were bound elsewhere are read from here on, and not before: what comes waits in them, where there is more room than with us. Those of
-   * our own are read from the start.
+   * our own are read from the start. Resolves when connections are accepted and questions are being read.
+   * @param isBehind while it is true, questions are read no faster than they are answered, as those are that waited.
    */
-  readonly begin: () => Promise<void>
+  readonly begin: (isBehind?: () => boolean) => Promise<void>
   /** Datagrams dropped because too many questions were in hand. */
   readonly dropped: () => number
   /** Stops reading, lets what is in hand be answered (at most `drainMillis`), closes. Once; further calls wait for the same. */
@@ -126,7 +127,7 @@ export async function listen(
   }
   const bound: Pair[] = []
   const connections = new Map<Socket, Address>()
-  const serve: Serve = async ({ udp, datagrams, tcp }, hasWaiting) => {
+  const serve: Serve = async ({ udp, datagrams, tcp }, isBehind) => {
     tcp.on('connection', (connection: Socket) => {
       const source = desk.addressOf(connection.remoteAddress ?? '')
       const held = [...connections.values()].filter((other) => other === source).length
@@ -138,15 +139,21 @@ export async function listen(
       connection.once('close', () => connections.delete(connection))
       serveTcp(desk, connection, source)
     })
-    await serveUdp(desk, udp, datagrams, hasWaiting)
+    await serveUdp(desk, udp, datagrams, isBehind)
   }
   const [first] = listeners
   if (first === undefined) throw new Error('no listener is given')
-  const isOwn = (listener: Listener): boolean => listener.kind === 'address'
+  const isOwn = (listener: Listener): listener is Listener & { kind: 'address' } => listener.kind === 'address'
   const port = isOwn(first) ? await bindAll(listeners.filter(isOwn), batches, bound, serve) : first.port
-  async function begin(): Promise<void> {
-    for (const listener of listeners)
-      if (!isOwn(listener) && !desk.closing) bound.push(await bindPair(listener, port, batches, serve))
+  /** Of sockets that are still read as fast as they are answered. */
+  const catchingUp: Promise<void>[] = []
+  async function begin(isBehind: () => boolean = () => false): Promise<void> {
+    for (const listener of listeners) {
+      if (listener.kind === 'address' || desk.closing) continue
+      const { pair, udpRead } = await takeUp(listener, batches, serve, isBehind, () => desk.closing)
+      bound.push(pair)
+      catchingUp.push(udpRead.catch(onFault))
+    }
   }
 
   let closed: Promise<void> | undefined
@@ -158,6 +165,7 @@ export async function listen(
       if (datagrams !== undefined) udp.close()
       else udp.removeAllListeners('message')
     for (const connection of connections.keys()) connection.pause()
+    await Promise.all(catchingUp)
     await drained(desk)
     desk.closed = true
     for (const { udp, datagrams } of bound)
@@ -219,12 +227,13 @@ const waitingTriesMax = 50
 /**
  * Reads questions one by one as they come, and with `datagrams` in batches what has come behind each; replies that are ready together leave
  * together.
+ * @param isBehind whether there may be more than is answered as it comes; undefined: nothing can have come before. Resolves when that is over.
  */
 async function serveUdp(
   desk: Desk,
   socket: UdpSocket,
   datagrams: Datagrams | undefined,
-  hasWaiting: boolean,
+  isBehind: (() => boolean) | undefined,
 ): Promise<void> {
   const { replays } = desk
   const scratch = new Uint8Array(replyOctetsMax)
@@ -239,7 +248,9 @@ async function serveUdp(
     else takeFirst(message, source, from.address, from.port)
     if (datagrams !== undefined) takeMore(datagrams)
   })
-  if (hasWaiting && datagrams !== undefined) await takeWaiting(datagrams)
+  let isOfLibuv = isBehind === undefined
+  if (isBehind !== undefined && datagrams !== undefined) await takeWaiting(datagrams, isBehind)
+  isOfLibuv = true
 
   function takeFirst(message: Uint8Array, source: Address, address: string, port: number): void {
     // A scope (`fe80::1%eth0`) says more than the address: that is left to libuv.
@@ -269,11 +280,12 @@ async function serveUdp(
   }
 
   /** No faster than it is answered: with nothing in the cache, thousands of questions at once are more than may be in hand. */
-  async function takeWaiting(datagrams: Datagrams): Promise<void> {
-    for (let count = batchMax; count === batchMax && !desk.closing;) {
+  async function takeWaiting(datagrams: Datagrams, isBehind: () => boolean): Promise<void> {
+    for (let count = batchMax; (count === batchMax || isBehind()) && !desk.closing;) {
       count = takeBatch(datagrams)
       for (let i = 0; i < waitingTriesMax && desk.inHand.udp > waitingInHandMax; i++) await pause(1)
-      await nextTurn()
+      if (count === batchMax) await nextTurn()
+      else await pause(1)
     }
   }
 
@@ -341,9 +353,9 @@ async function serveUdp(
     waiting = []
     for (const done of left) done()
   }
-  /** Waits for room in the socket, as libuv does. */
+  /** Waits for room in the socket, as libuv does: once that has it. Before, a send of its own would bind it to another port. */
   function sendLeft(reply: Uint8Array, place: Place): void {
-    sendAlone(reply, portOf(place), addressToText(addressOf(place)), () => undefined)
+    if (isOfLibuv) sendAlone(reply, portOf(place), addressToText(addressOf(place)), () => undefined)
   }
   function sendAlone(reply: Uint8Array, port: number, address: string, done: () => void): void {
     if (desk.closed || (desk.closing && datagrams !== undefined)) done()
@@ -418,8 +430,8 @@ function warn(error: unknown): void {
   process.emitWarning(error instanceof Error ? error : String(error))
 }
 
-/** @param hasWaiting whether there may be questions that came before anybody read. */
-type Serve = (pair: Omit<Pair, 'port'>, hasWaiting: boolean) => Promise<void>
+/** @param isBehind as `begin` has it; undefined: nobody can have asked before. */
+type Serve = (pair: Omit<Pair, 'port'>, isBehind: (() => boolean) | undefined) => Promise<void>
 
 /** The two sockets of one listener. */
 interface Pair {
@@ -440,7 +452,7 @@ const portTries = 10
 
 /** Binds every listener and puts the sockets into `bound`; port 0 becomes one port that is free for all of them. */
 async function bindAll(
-  listeners: readonly Listener[],
+  listeners: readonly (Listener & { kind: 'address' })[],
   batches: Batches | undefined,
   bound: Pair[],
   serve: Serve,
@@ -458,9 +470,53 @@ async function bindAll(
   }
 }
 
-async function bindPair(listener: Listener, port: number, batches: Batches | undefined, serve: Serve): Promise<Pair> {
-  // prettier-ignore
-  const isSix = listener.kind === 'sockets' ? listener.family === 6 : listener.address.includes(':')
+async function bindPair(listener: Listener & { kind: 'address' }, port: number, batches: Batches | undefined, serve: Serve): Promise<Pair> {
+  const isSix = listener.address.includes(':')
+  const { udp, tcp } = makePair(isSix, batches)
+  let datagrams: Datagrams | undefined
+  try {
+    const udpFd = openUdp(listener, port, batches)
+    datagrams = udpFd === undefined ? undefined : batches?.on(udpFd)
+    // Before binding: from then on there may be questions.
+    await serve({ udp, datagrams, tcp }, undefined)
+    const bound = await bindUdp(udp, listener, udpFd, port)
+    if (udpFd !== undefined) batches?.claim(udpFd)
+    await bindTcp(tcp, listener, bound, isSix)
+    return { udp, datagrams, tcp, port: bound }
+  } catch (error) {
+    closePair({ udp, datagrams, tcp })
+    throw error
+  }
+} // prettier-ignore
+
+/** The pair once its connections are accepted; `udpRead` resolves when what waited is read, and libuv has the socket. */
+interface TakenUp {
+  readonly pair: Pair
+  readonly udpRead: Promise<void>
+}
+
+/** Sockets that were bound elsewhere, with what waits in them. */
+async function takeUp(listener: Listener & { kind: 'sockets' }, batches: Batches | undefined, serve: Serve, isBehind: () => boolean, isClosing: () => boolean): Promise<TakenUp> {
+  const { family, udpFd, port } = listener
+  const { udp, tcp } = makePair(family === 6, batches)
+  const datagrams = batches?.on(udpFd)
+  async function readUdp(): Promise<void> {
+    await read
+    if (isClosing()) return
+    await bindUdp(udp, listener, udpFd, port)
+    batches?.claim(udpFd)
+  }
+  const read = serve({ udp, datagrams, tcp }, isBehind)
+  try {
+    await bindTcp(tcp, listener, port, family === 6)
+    return { pair: { udp, datagrams, tcp, port }, udpRead: readUdp() }
+  } catch (error) {
+    closePair({ udp, datagrams, tcp })
+    throw error
+  }
+} // prettier-ignore
+
+function makePair(isSix: boolean, batches: Batches | undefined): Pick<Pair, 'udp' | 'tcp'> {
   const udp = createSocket({
     type: isSix ? 'udp6' : 'udp4',
     ipv6Only: isSix,
@@ -470,20 +526,7 @@ async function bindPair(listener: Listener, port: number, batches: Batches | und
   })
   const tcp = createServer({ noDelay: true, allowHalfOpen: true })
   tcp.maxConnections = tcpConnectionsMax
-  let datagrams: Datagrams | undefined
-  try {
-    const udpFd = listener.kind === 'sockets' ? listener.udpFd : openUdp(listener, port, batches)
-    datagrams = udpFd === undefined ? undefined : batches?.on(udpFd)
-    // Before binding: from then on there may be questions.
-    await serve({ udp, datagrams, tcp }, listener.kind === 'sockets')
-    const bound = await bindUdp(udp, listener, udpFd, port)
-    if (udpFd !== undefined) batches?.claim(udpFd)
-    await bindTcp(tcp, listener, bound, isSix)
-    return { udp, datagrams, tcp, port: bound }
-  } catch (error) {
-    closePair({ udp, datagrams, tcp })
-    throw error
-  }
+  return { udp, tcp }
 }
 
 /** A socket of our own, so that we know its number; undefined where `node:dgram` must make one. */

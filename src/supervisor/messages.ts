@@ -1,6 +1,7 @@
 // What the supervisor and its workers say to each other. Both ends are of one installation, but after an upgrade not of one version: a worker
 // must understand the supervisor that was started before it.
 import type { Ended } from '../agent.ts'
+import type { Dialect } from '../datapath/nfnetlink.ts'
 import type { Origin } from '../warm.ts'
 
 /** A policy that the kernel holds. */
@@ -8,6 +9,8 @@ export interface Held {
   readonly origin: Origin
   /** Of the version and settings that it was compiled by: by others it may come out as something else. */
   readonly fingerprint: string
+  /** What this kernel understands; an older worker does not say. */
+  readonly dialect?: Dialect | undefined
 }
 
 export type Restarts = Readonly<Record<Ended, number>>
@@ -27,6 +30,8 @@ export type FromWorker =
   /** It could take over now. */
   | { readonly kind: 'warm' }
   | { readonly kind: 'answering' }
+  /** It was told to end, answers nobody any more and has let go of the kernel: what is left of it is to exit. */
+  | { readonly kind: 'released' }
   /** Another is to take over, of the code and configuration on disk. */
   | { readonly kind: 'replace' }
   | { readonly kind: 'changing' }

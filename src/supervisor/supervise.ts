@@ -157,6 +157,10 @@ function oversee(
         worker.answeredAt = performance.now()
         if (worker === active && standby === undefined && hasStandby && !isEnding) standby = start('standby')
         return
+      case 'released':
+        // Its successor need not wait for the exit of a process, which takes a busy machine a while.
+        if (worker === active && worker.isReplaced && !isEnding) activeEnded(worker, 0)
+        return
       case 'replace':
         if (worker === active) void replace()
         return

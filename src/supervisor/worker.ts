@@ -1,9 +1,12 @@
 // A worker: one process that answers, or that has everything ready to. It is told what to do by the supervisor; should that die, it goes on.
 import { readFile } from 'node:fs/promises'
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Heir, Prepared } from '../agent.ts'
 import type { Succession, SuccessionState } from '../api/routes.ts'
 import { firstSignal } from '../cli/agent.ts'
 import { parseConfig } from '../config.ts'
+import { findHolder } from '../datapath/claim.ts'
+import type { Dialect } from '../datapath/nfnetlink.ts'
 import type { Listener } from '../proxy/listen.ts'
 import { ManifestError, warmUp, type Warm } from '../warm.ts'
 import { giveTo } from './handover.ts'
@@ -86,7 +89,7 @@ function heirOf(place: Place): Heir {
   const fingerprint = fingerprintOf(place)
   return {
     changing: () => say({ kind: 'changing' }),
-    inForce: (origin) => void say({ kind: 'inForce', held: { origin, fingerprint } }),
+    inForce: (origin, dialect) => void say({ kind: 'inForce', held: { origin, fingerprint, dialect } }),
   }
 }
 
@@ -100,12 +103,12 @@ function standBy(place: Place): Promise<Taken> {
   const own = fingerprintOf(place)
   let warm: Warm | undefined
   let ready: number | undefined
+  let dialect: Dialect | undefined
   let wanted: (ToWorker & { kind: 'prepare' }) | undefined
   let isPreparing = false
   let told: (ToWorker & { kind: 'go' }) | undefined
   return new Promise((resolve, reject) => {
-    // Nobody will ever ask for it.
-    process.once('disconnect', gone)
+    process.once('disconnect', outlive)
     listenFor((message) => {
       if (message.kind === 'prepare') wanted = message
       else if (message.kind === 'go') told = message
@@ -113,6 +116,23 @@ function standBy(place: Place): Promise<Taken> {
       void prepare().catch(reject)
     })
 
+    /**
+     * The supervisor is gone. Where the one that answers is too, nobody else would take over, and its sockets would be gone with us; else that goes on, and
+     * nobody will ever ask for us. What came into force since nobody could tell us any more: the kernel is looked through first.
+     */
+    function outlive(): void {
+      const { enforce, settings } = place.config
+      const outlives =
+        enforce === 'kernel' && warm !== undefined ? isFree(settings.datapath.table) : Promise.resolve(false)
+      outlives
+        .then(async (isAlone) => {
+          if (!isAlone) process.exit(0)
+          place.log.error('the supervisor and the agent are gone; the standby takes over')
+          told ??= { kind: 'go', serial: undefined, restarts: { died: 1, replaced: 0 } }
+          await prepare()
+        })
+        .catch(reject)
+    }
     async function prepare(): Promise<void> {
       if (isPreparing) return
       isPreparing = true
@@ -121,19 +141,33 @@ function standBy(place: Place): Promise<Taken> {
         wanted = undefined
         warm = await warmUp(warmPartsOf(place), warm, held?.origin)
         ready = held?.fingerprint === own ? serial : undefined
+        dialect = held?.dialect
         await say({ kind: 'warm' })
       }
       isPreparing = false
       if (told === undefined || warm === undefined) return
-      process.off('disconnect', gone)
-      resolve({ prepared: { warm, stands: told.serial !== undefined && told.serial === ready }, restarts: told.restarts }) // prettier-ignore
+      process.off('disconnect', outlive)
+      resolve({ prepared: { warm, stands: told.serial !== undefined && told.serial === ready, dialect }, restarts: told.restarts }) // prettier-ignore
     }
   })
 }
-const gone = (): never => process.exit(0)
+/** Who kills both does so one after the other. */
+const bothMillis = 300
+
+/** Whether nobody has the table, now or in a moment. */
+async function isFree(table: string): Promise<boolean> {
+  const holder = await findHolder(table)
+  if (holder === undefined) return true
+  await Promise.race([holder.gone, pause(bothMillis)])
+  holder.leave()
+  const still = await findHolder(table)
+  still?.leave()
+  return still === undefined
+}
 
 try {
   process.exitCode = await main()
+  await say({ kind: 'released' })
 } catch (error) {
   process.stderr.write(`namegate: ${error instanceof ManifestError || !(error instanceof Error) ? String(error) : error.message}\n`)
   process.exitCode = 1

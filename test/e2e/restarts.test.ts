@@ -181,6 +181,29 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     expect(after.answered).toBe(after.sent)
   }) // prettier-ignore
 
+  test('supervisor and agent are killed at once: the standby takes over, and the next supervisor from that', { timeout: 60_000 }, async () => {
+    const agent = await start()
+    const [worker = 0, standby = 0] = childrenOf(agent.pid ?? 0)
+    const { sent, answered } = await under(async () => {
+      kill(agent.pid ?? 0)
+      kill(worker)
+      await once(agent, 'exit')
+      await answers()
+    })
+    expect(sent - answered).toBeLessThan(perSecond / 5)
+    expect(said).toContain('the standby takes over')
+    const next = await start()
+    await until(() => sh(`ps -o pid= -p ${standby} || true`) === '')
+    expect(childrenOf(next.pid ?? 0)).not.toContain(standby)
+    // The supervisor alone: the agent goes on, and its standby is not needed.
+    const [left = 0, needless = 0] = childrenOf(next.pid ?? 0)
+    kill(next.pid ?? 0)
+    await until(() => sh(`ps -o pid= -p ${needless} || true`) === '')
+    await answers()
+    kill(left, 'SIGTERM')
+    await until(() => sh(`ps -o pid= -p ${left} || true`) === '')
+  }) // prettier-ignore
+
   test('a supervisor that cannot start leaves the agent of the one before it as it is', async () => {
     const agent = await start()
     const worker = workerOf(agent)
@@ -240,6 +263,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     const worker = workerOf(agent)
     let told: { out: string; err: string; status: number } | undefined
     const { sent, answered } = await under(async () => void (told = await restart()))
+    await until(() => !childrenOf(agent.pid ?? 0).includes(worker))
     expect(told).toMatchObject({ status: 0, err: '', out: expect.stringContaining(`process ${workerOf(agent)} has taken over from ${worker}, and is ready; that took`) as string }) // prettier-ignore
     expect(answered).toBe(sent)
     await writeFile(join(folder, 'config.yaml'), 'manifests: here\nnonsense: 1')

@@ -150,11 +150,11 @@ export async function answerOn(host: Host, ports: readonly number[]): Promise<vo
   await once(child.stdout, 'data')
 }
 
-/** Waits until `check` holds, looking every 20 ms; throws after 10 s. For processes that say nothing when they are ready. */
-export async function until(check: () => Promise<boolean> | boolean): Promise<void> {
-  for (let i = 0; i < 500; i++) {
+/** Waits until `check` holds, looking every 20 ms; throws after `seconds`. For processes that say nothing when they are ready. */
+export async function until(check: () => Promise<boolean> | boolean, seconds = 10): Promise<void> {
+  for (const end = performance.now() + seconds * 1000; performance.now() < end;) {
     if (await check()) return
     await delay(20)
   }
-  throw new Error('waited 10 s in vain')
+  throw new Error(`waited ${seconds} s in vain`)
 }

@@ -55,6 +55,7 @@ function overlap(a: string, b: string): boolean {
 }
 const earlier: LeaseElement[] = []
 const datapath: Datapath = {
+  dialect: { renewal: 'update', removal: 'destroy' },
   apply: () => Promise.resolve(),
   commit: (elements) => transact('commit', elements),
   remove: (elements) => transact('remove', elements),
