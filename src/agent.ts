@@ -302,13 +302,14 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       const endpoint = snapshot.endpointOf(address)
       return endpoint?.local === true ? endpoint.identity : undefined
     },
-    (identity, address) => leases.namesOf(identity, address).length > 0,
+    (identity, address) => leases.isLeased(identity, address),
   )
   let watch: LivenessWatch | undefined
   const memoir = makeMemoir(clock, () => Date.now(), digest)
   const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
   const metrics = makeMetrics({
     leases: () => leases.size(),
+    leaseOctets: () => leases.octets(),
     connections: liveness.size,
     endpoints: () => snapshot.endpoints.length,
     policyRevision: () => snapshot.revision,
@@ -333,7 +334,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       metrics.commit(seconds, count)
       observer.commit(seconds * 1000, count)
     },
-    (how, news) => observer.lease(how, news),
+    (how, news, why) => observer.lease(how, news, why),
     {
       hear: () => watch?.hear(),
       isInUse: liveness.isInUse,
@@ -344,6 +345,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
         if (labels !== undefined) journal?.lost({ labels, name: lease.name, address: addressToText(address) })
       },
     },
+    metrics.evicted,
   )
   const { leases } = keeper
   const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)
@@ -451,7 +453,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       const startedAt = clock()
       const learned = keeper.learn(fact, snapshot.policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
-      if (learned.kind === 'full') metrics.full(learned.limit)
+      if (learned.kind === 'full') metrics.full(learned)
       // What needs no commit is what stands, and is written down already.
       if (learned.kind === 'learned' && learned.elements.length > 0 && journal !== undefined)
         journal.note(
