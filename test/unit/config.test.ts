@@ -42,7 +42,14 @@ test('all defaults', () => {
       audit: false,
       hostPolicies: false,
     },
-    leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 1e6, octetsMax: 2e8 },
+    leases: {
+      graceSeconds: 30,
+      ttlMinSeconds: 0,
+      ttlMaxSeconds: 604_800,
+      addressesPerNameMax: 4096,
+      leasesMax: 1e6,
+      octetsMax: 2e8,
+    },
     datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
   })
 })
