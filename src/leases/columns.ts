@@ -32,14 +32,14 @@ const makers = {
   uint8: Uint8Array,
 } as const
 
-/** Rows at the start, and the least that are added; more are added by the eighth: so much of the memory may lie idle. */
+/** Rows at the start, and the least that are added; more are added by a thirty-second: so much of the memory may lie idle. */
 const rowsMin = 64
 /** Arrays grow in place within address space that is set aside for so many times their first length: copied at each growth, a new lease took 3 us more. */
 const reservedTimes = 16
 
 /** How long arrays become that are too short. */
 export function grown(length: number): number {
-  return length + Math.max(rowsMin, length >> 3)
+  return length + Math.max(rowsMin, length >> 5)
 }
 
 /** The column with that many rows: itself, or its copy where its space is used up. Those that are new are zero. */

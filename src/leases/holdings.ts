@@ -11,7 +11,7 @@ export interface Amounts {
   leases: number
   names: number
   elements: number
-  /** What rows and texts take. What lies idle until it is used again, an eighth at most, is not counted. */
+  /** What rows and texts take. What lies idle until it is used again is not counted. */
   octets: number
 }
 

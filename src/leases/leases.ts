@@ -207,7 +207,7 @@ export interface LeaseTable {
   readonly size: () => number
   /** Names that lead somewhere for somebody: of each identity its own. */
   readonly names: () => number
-  /** What leases take: rows of numbers and the texts of names and addresses. What lies idle beside that is an eighth at most, and as many texts. */
+  /** What leases take: rows of numbers and the texts of names and addresses. What lies idle beside that is a thirty-second at most, and of texts a third. */
   readonly octets: () => number
 }
 
