@@ -246,7 +246,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       const endpoint = snapshot.endpointOf(address)
       return endpoint?.local === true ? endpoint.identity : undefined
     },
-    (identity, address) => leases.namesOf(identity, address).length > 0,
+    (identity, address) => leases.isLeased(identity, address),
   )
   const sockets = kernel?.socketsFd === undefined ? undefined : makeSockets(kernel.socketsFd, (text) => log.warn(text))
   let watch: LivenessWatch | undefined
@@ -254,6 +254,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   const journal = parts.journal === undefined ? undefined : makeJournal(parts.journal, (text) => log.warn(text))
   const metrics = makeMetrics({
     leases: () => leases.size(),
+    leaseOctets: () => leases.octets(),
     connections: liveness.size,
     endpoints: () => snapshot.endpoints.length,
     policyRevision: () => snapshot.revision,
@@ -278,7 +279,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       metrics.commit(seconds, count)
       observer.commit(seconds * 1000, count)
     },
-    (how, news) => observer.lease(how, news),
+    (how, news, why) => observer.lease(how, news, why),
     {
       hear: () => watch?.hear(),
       isInUse: liveness.isInUse,
@@ -289,6 +290,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
         if (labels !== undefined) journal?.lost({ labels, name: lease.name, address: addressToText(address) })
       },
     },
+    metrics.evicted,
   )
   const { leases } = keeper
   const kernelFlows = kernel?.log === undefined ? undefined : listenTo(kernel.log)

@@ -273,6 +273,8 @@ const schema = z.strictObject({
       /** A file that leases are written down in for the next agent; by default `/run/namegate/TABLE.leases`, null: none. */
       journal: z.string().min(1).nullable().optional(),
       leasesMax: count(1_000_000, 1),
+      /** What leases may take in memory; by default 200 for each of `leasesMax`. */
+      octetsMax: z.number().int().min(1024).optional(),
     })
     .refine(({ ttlMinSeconds, ttlMaxSeconds }) => ttlMinSeconds <= ttlMaxSeconds, {
       path: ['ttlMinSeconds'],
@@ -518,6 +520,9 @@ export function defaultSettings(): AgentSettings {
   return toConfig(schema.parse({ manifests: '.' })).settings
 }
 
+/** What a lease takes with a long name and an address of its own: a usual one takes 120 to 190. */
+const leaseOctetsUsual = 200
+
 function toConfig({
   manifests,
   dns,
@@ -531,7 +536,7 @@ function toConfig({
   log,
 }: z.output<typeof schema>): Config {
   const { enforce, ...rest } = datapath
-  const { journal, ...limits } = leases
+  const { journal, octetsMax = leases.leasesMax * leaseOctetsUsual, ...limits } = leases
   return {
     manifests,
     listeners: dns.listen.map((listener) => ({ kind: 'address', ...listener })),
@@ -562,7 +567,7 @@ function toConfig({
     journal: journal === undefined ? `/run/namegate/${datapath.table}.leases` : (journal ?? undefined),
     settings: {
       dns,
-      leases: limits,
+      leases: { ...limits, octetsMax },
       policy: { ...policy, localNode: host.node },
       datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) },
     },

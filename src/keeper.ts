@@ -18,6 +18,7 @@ import {
   type LeaseTable,
   type Learned,
 } from './leases/leases.ts'
+import type { LeaseLimit } from './leases/room.ts'
 import type { Address } from './net/address.ts'
 import { portsToText, type Ports } from './net/ports.ts'
 import { openedPorts } from './policy/names.ts'
@@ -124,6 +125,7 @@ function inParts<T>(all: readonly T[]): readonly T[][] {
  * @param mayLead whether a name may still lead to an address: a lease that no answer would make now goes.
  * @param changed is told of what happens to leases: learned before the kernel has it, and revoked if it does not take it.
  * @param uses absent: no connection keeps a lease, and none is ended for one.
+ * @param evicted is told of leases that went so that others had room, and of the bound that was met.
  * @param committed is told of each commit: how long it took, how many elements; `elements` is undefined when the kernel refused.
  */
 export function makeKeeper(
@@ -132,8 +134,9 @@ export function makeKeeper(
   datapath: Datapath | undefined,
   mayLead: MayLead,
   committed: (seconds: number, elements: number | undefined) => void,
-  changed: (how: LeaseChange, news: LeaseNews) => void = () => undefined,
+  changed: (how: LeaseChange, news: LeaseNews, why?: { readonly text: string }) => void = () => undefined,
   uses?: Uses,
+  evicted: (limit: LeaseLimit, leases: number) => void = () => undefined,
 ): Keeper {
   const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
   const alarm = makeAlarm(clock, () => {
@@ -184,7 +187,8 @@ export function makeKeeper(
     return learnAll({ ...fact, ports })
   }
   function learnAll(fact: LeaseFact): Learned {
-    const learned = leases.learn(fact)
+    let learned = leases.learn(fact)
+    if (learned.kind === 'full' && makeRoomFor(fact)) learned = leases.learn(fact)
     alarm.arm(leases.nextDeadline())
     if (learned.kind === 'full') return learned
     const { ttlSeconds, fresh, renewed } = learned.changes
@@ -192,6 +196,32 @@ export function makeKeeper(
     if (fresh.length > 0) changed('learned', { identity, endpoint, name, addresses: fresh, ttlSeconds })
     if (renewed.length > 0) changed('renewed', { identity, endpoint, name, addresses: renewed, ttlSeconds })
     return learned
+  }
+
+  /**
+   * At a bound: what nobody relies on any more goes first. Its elements are owed to the kernel: taken out in the order of asking, so that whoever
+   * learns one of the addresses again, in this answer or a later one, has it written behind that.
+   */
+  function makeRoomFor(fact: LeaseFact): boolean {
+    // Whoever has connected since the last look is not to lose the address.
+    uses?.hear()
+    const { evicted: all, remove: orphans } = leases.evict(fact)
+    for (const { limit, leases: gone } of all) {
+      for (const lease of gone) changed('evicted', newsOf(lease), { text: `its TTL was over: ${limit.text}` })
+      evicted(limit, gone.length)
+    }
+    owe(orphans)
+    if (orphans.length > 0) void takeOutSoon()
+    return all.length > 0
+  }
+  /** After the answer that needed the room has been learned: what that asks for again is not owed any more. What the kernel refuses stays owed. */
+  let isTakingOut = false
+  async function takeOutSoon(): Promise<void> {
+    if (isTakingOut) return
+    isTakingOut = true
+    await Promise.resolve()
+    await takeOut()
+    isTakingOut = false
   }
 
   function standsFor({ identity, name, addresses }: Fact): number {
@@ -269,7 +299,11 @@ export function makeKeeper(
       const due = part.filter(isOwed).map(({ element }) => element)
       const error = await remove(due)
       if (error !== undefined)
-        errors.push(...(await Promise.all(due.map((element) => remove([element])))).filter((e) => e !== undefined))
+        errors.push(
+          ...(await Promise.all(part.filter(isOwed).map(({ element }) => remove([element])))).filter(
+            (e) => e !== undefined,
+          ),
+        )
     }
     return errors
   }
@@ -367,7 +401,7 @@ export function makeKeeper(
       const ports = portsOf(lease, snapshot, lease.identity)
       if (until === undefined || ports.length === 0) continue
       // What was learned since is newer.
-      if (leases.namesOf(lease.identity, lease.address).includes(lease.name)) continue
+      if (leases.isLeasedAs(lease.identity, lease.name, lease.address)) continue
       // A wall clock that was set meanwhile prolongs nothing.
       const learnedAt = Math.min(said, clock())
       const stoodSeconds = Math.floor((until - learnedAt) / 1000) - limits.graceSeconds

@@ -4,7 +4,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { BypassWay } from './bypass.ts'
 import { makeHistogram } from './histogram.ts'
 import type { Exported } from './observe/export.ts'
-import type { LeaseLimit } from './leases/leases.ts'
+import type { LeaseLimit } from './leases/room.ts'
 import type { Flow } from './observe/flow.ts'
 import { makeHubbleMetrics } from './observe/hubble/metrics.ts'
 import type { Outcome } from './proxy/handle.ts'
@@ -23,16 +23,23 @@ export interface Metrics {
   readonly step: (step: Step, seconds: number) => void
   readonly flow: (flow: Flow, times: number) => void
   /** An answer was refused: there is no room for what it says. */
-  readonly full: (limit: LeaseLimit) => void
+  readonly full: (limit: LeaseBound) => void
+  /** Leases went so that others had room. */
+  readonly evicted: (limit: LeaseBound, leases: number) => void
   readonly load: (ok: boolean) => void
   readonly repair: () => void
   readonly bypass: (way: BypassWay, times: number) => void
   readonly text: () => Promise<string>
 }
 
+/** Whose bound was met, and what there was too much of. */
+export type LeaseBound = Pick<LeaseLimit, 'limit' | 'budget'>
+
 /** What is read when somebody asks, rather than counted on the way. */
 export interface Gauges {
   readonly leases: () => number
+  /** What leases take in memory. */
+  readonly leaseOctets: () => number
   /** Connections of workloads to leased addresses. */
   readonly connections?: () => number
   readonly endpoints: () => number
@@ -145,6 +152,7 @@ export function makeMetrics(gauges: Gauges): Metrics {
   gauge('namegate_policies', 'Policies in force.', gauges.policies)
   gauge('namegate_leased_names', 'Names that lead somewhere for somebody.', gauges.leasedNames)
   gauge('namegate_leases', 'Leases held.', gauges.leases)
+  gauge('namegate_lease_octets', 'Octets that leases take in memory.', gauges.leaseOctets)
   if (gauges.connections !== undefined)
     gauge('namegate_lease_connections', 'Connections of workloads to leased addresses.', gauges.connections)
   gauge('namegate_endpoints', 'Endpoints known.', gauges.endpoints)
@@ -165,8 +173,13 @@ export function makeMetrics(gauges: Gauges): Metrics {
   })
   const full = counter(
     'namegate_leases_full_total',
-    'Answers refused because a bound of leases was met: of a name, of an identity, of all.',
-    ['limit'],
+    'Answers refused because a bound of leases was met: of a name, of an address, of an identity, of all.',
+    ['limit', 'budget'],
+  )
+  const evicted = counter(
+    'namegate_leases_evicted_total',
+    'Leases whose TTL was over and that no connection used, taken away in their grace so that others had room, by the bound that was met.',
+    ['limit', 'budget'],
   )
   const stale = counter(
     'namegate_dns_stale_total',
@@ -198,7 +211,8 @@ export function makeMetrics(gauges: Gauges): Metrics {
       flows.count(flow, times)
       hubble?.flow(flow, times)
     },
-    full: (limit) => full.inc({ limit }),
+    full: ({ limit, budget }) => full.inc({ limit, budget }),
+    evicted: ({ limit, budget }, leases) => evicted.inc({ limit, budget }, leases),
     load: (ok) => loads.inc({ result: ok ? 'ok' : 'refused' }),
     repair: () => repairs.inc(),
     bypass: (way, times) => bypasses.inc({ way }, times),

@@ -109,7 +109,7 @@ export function makeQuestions(parts: QuestionParts): Questions {
       const startedAt = clock()
       const learned = keeper.learn(fact, snapshot().policyOf(fact.identity))
       metrics.step('learn', (clock() - startedAt) / 1000)
-      if (learned.kind === 'full') metrics.full(learned.limit)
+      if (learned.kind === 'full') metrics.full(learned)
       // What needs no commit is what stands, and was heard of already.
       else if (learned.elements.length > 0) parts.learned(fact)
       return learned

@@ -41,7 +41,8 @@ export const routeTable: Readonly<Record<string, RouteFacts>> = {
       "Has a process of the code and configuration on disk take this one's place, without a question lost; `GET /v1/status` says what becomes of it.",
   },
   'GET /v1/fqdn/cache/watch': {
-    summary: 'Server-sent events from now on: learned, renewed, zombie (kept by a connection), expired, revoked.',
+    summary:
+      'Server-sent events from now on: learned, renewed, zombie (kept by a connection), expired, evicted (before its grace was over, for want of room), revoked.',
     query: { matchpattern: filters.matchpattern, cidr: filters.cidr, identity: filters.identity },
     type: 'text/event-stream',
   },

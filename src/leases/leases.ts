@@ -1,22 +1,30 @@
 // The allow cache: which identity may reach which address because which name said so, until when. Pure: time and the kernel's
-// epoch are passed in; what must be written to the kernel is returned as elements, and the caller says when that was acknowledged.
+// epoch are passed in; what must be written to the kernel is returned as elements, and the caller says when that was acknowledged. This is the life
+// of leases; how they are kept, as rows of numbers, is `holdings.ts`.
 import type { Clock, Millis, Seconds } from '../clock.ts'
 import type { LeaseElement, OpenPorts } from '../datapath/element.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
-import { makeDeadlines } from './deadlines.ts'
+import { makeAskers } from './askers.ts'
+import { makeSchedule } from './deadlines.ts'
+import { makeElements } from './elements.ts'
+import { makeHoldings, type Amounts, type Holder } from './holdings.ts'
+import { makeBounds, makeRipe, type LeaseLimit } from './room.ts'
+import { makeShapes, numberOf, portsOf } from './shapes.ts'
 
 export interface LeaseLimits {
   /** Added to the TTL in the kernel: applications use an address a little longer than they were told. */
   readonly graceSeconds: Seconds
   readonly ttlMinSeconds: Seconds
   readonly ttlMaxSeconds: Seconds
-  /** Addresses a name may have at a time for one identity. At the bound the answer is refused; nothing that stands is evicted. */
+  /** Addresses a name may have at a time for one identity. At this bound and the others room is made (`evict`), or the answer is refused. */
   readonly addressesPerNameMax: number
   /** How long a connection keeps an address open after TTL and grace; absent or 0: not at all. The connection itself goes on after that. */
   readonly zombieSecondsMax?: Seconds
-  /** Leases in all, of which one identity may hold a quarter, and as many elements (`shareOfIdentity`). At the bound the answer is refused. */
+  /** Leases in all, of which one identity may hold a quarter, and as many elements. */
   readonly leasesMax: number
+  /** What they may take in memory, of which one identity may have a quarter; absent: only their number is bounded. */
+  readonly octetsMax?: number
 }
 
 /** An answer that fits its question, seen by one identity. `addresses` are those that need a lease; `ports` what the name opens, as cells. */
@@ -29,7 +37,6 @@ export interface LeaseFact {
   readonly ports: readonly OpenPorts[]
 }
 
-type Full = Learned & { readonly kind: 'full' }
 export type Learned =
   | {
       readonly kind: 'learned'
@@ -40,16 +47,19 @@ export type Learned =
       /** What happened to leases; addresses whose lease is as it was are in neither. */
       readonly changes: LeaseChanges
     }
-  | { readonly kind: 'full'; readonly limit: LeaseLimit; readonly text: string }
-
-/** The bound that is met: of a name's addresses, of one identity's leases, of all. */
-export type LeaseLimit = 'name' | 'identity' | 'all'
+  | ({ readonly kind: 'full' } & LeaseLimit)
 
 /**
- * What happens to a lease. `renewed`: it has a new deadline; `zombie`: its TTL and grace are over, and a connection keeps it; `revoked`: policy,
- * a person or a kernel that did not take it ended it before its time.
+ * What happens to a lease. `renewed`: it has a new deadline; `zombie`: its TTL and grace are over, and a connection keeps it; `evicted`: its TTL was
+ * over, and others needed the room; `revoked`: policy, a person or a kernel that did not take it ended it before its time.
  */
-export type LeaseChange = 'learned' | 'renewed' | 'zombie' | 'expired' | 'revoked'
+export type LeaseChange = 'learned' | 'renewed' | 'zombie' | 'expired' | 'evicted' | 'revoked'
+
+/** What went so that a fact has room, and at which bound. */
+export interface Evicted {
+  readonly limit: LeaseLimit
+  readonly leases: readonly Lease[]
+}
 
 export interface LeaseChanges {
   /** TTL of the leases: never shorter than what the workload may be told. */
@@ -95,12 +105,6 @@ export function isZombie(lease: Lease, now: Millis): boolean {
 export const judgedMillis = 5000
 
 /**
- * Of `leasesMax`, what one identity may hold: nobody who asks for many names takes the room of all others. The kernel's sets have room for
- * `leasesMax` elements, and a lease of many ports is many, so elements are bounded alike.
- */
-const shareOfIdentity = 0.25
-
-/**
  * Workloads of one identity that are remembered as having asked for a lease. Who is forgotten and gets new labels has to ask again:
  * a thousand replicas that are relabelled do so anyway.
  */
@@ -124,47 +128,21 @@ export interface Assured {
   readonly ttlSecondsMin: Seconds
 }
 
-interface Held extends Lease {
-  /** The deadline that was told last, in `LeaseChanges`; undefined: none. */
-  told: Millis | undefined
-  /** The latest deadline that the kernel has acknowledged for all its ports; undefined while it never has. */
-  stood: Millis | undefined
-  endpoint: number
-  askers: readonly number[]
-  ttlSeconds: Seconds
-  learnedAt: Millis
-  deadline: Millis
-  ports: readonly OpenPorts[]
-  zombieSince: Millis | undefined
-  keptUntil: Millis
-}
-
-/** What the kernel knows of one element. */
-interface Standing {
-  /** Until when it has acknowledged it; 0: not at all. */
+/** Of a lease that a connection keeps, or kept. */
+interface Kept {
+  /** Since when it is a zombie; undefined: it was learned again since. */
+  since: Millis | undefined
   until: Millis
-  /** In which epoch of its ruleset. */
-  epoch: number
-  /** The longest that it was asked to hold it. */
-  asked: Millis
-  /** Commits whose answer is still to come. */
-  underWay: number
 }
 
-/** All that one identity may reach at one address: its leases by name, and its elements by ports. */
-interface Door {
-  readonly byName: Map<string, Held>
-  readonly standing: Map<string, Standing>
-}
-
-interface Holder {
-  readonly byName: Map<string, Map<Address, Held>>
-  readonly byAddress: Map<Address, Door>
-  /** Leases by all names together. */
-  count: number
-  /** Elements at all doors together. */
-  elements: number
-}
+/** What a lease's flags say. `turning`: judged to be a zombie, and not told of. `judged`: its connections were looked at. `kept`: it has a `Kept`. */
+const turning = 1
+const judged = 2
+const kept = 4
+/** The kernel has acknowledged all its ports for its whole deadline; for which one before is in `stoodBefore`. */
+const stood = 8
+/** It was kept on since `kept` was asked. */
+const prolonged = 16
 
 export interface LeaseTable {
   /** Records a fact and says what the kernel must acknowledge first. A lease is only ever prolonged, never cut, by a new fact. */
@@ -174,6 +152,11 @@ export interface LeaseTable {
    * `expire`. False where there is no room.
    */
   readonly restore: (fact: LeaseFact, learnedAt: Millis) => boolean
+  /**
+   * For a fact that `learn` refuses: takes away leases whose TTL is over, for so long that no answer leads to them any more, and that no connection
+   * uses, the oldest first, until it has room or none is left. Gives for each bound what went, and elements to remove.
+   */
+  readonly evict: (fact: LeaseFact) => { readonly evicted: readonly Evicted[]; readonly remove: LeaseElement[] }
   /** These elements are on their way to the kernel; one of `committed` and `refused` follows. */
   readonly sending: (elements: readonly LeaseElement[]) => void
   /** The kernel acknowledged these elements, sent at `sentAt` in `epoch`. Gives those that are no longer asked for, or not for so long. */
@@ -215,6 +198,8 @@ export interface LeaseTable {
   readonly losses: () => number
   /** The names under which an identity holds an address now. */
   readonly namesOf: (identity: IdentityId, address: Address) => string[]
+  readonly isLeased: (identity: IdentityId, address: Address) => boolean
+  readonly isLeasedAs: (identity: IdentityId, name: string, address: Address) => boolean
   /** The leases of an address, and of a name, whoever holds them. */
   readonly leasesAt: (address: Address) => Lease[]
   readonly leasesAs: (name: string) => Lease[]
@@ -222,6 +207,8 @@ export interface LeaseTable {
   readonly size: () => number
   /** Names that lead somewhere for somebody: of each identity its own. */
   readonly names: () => number
+  /** What leases take: rows of numbers and the texts of names and addresses. What lies idle beside that is a thirty-second at most, and of texts a third. */
+  readonly octets: () => number
 }
 
 /**
@@ -230,363 +217,462 @@ export interface LeaseTable {
  * @param isInUse says of an address whether a connection keeps it; absent: nothing does.
  */
 export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimits, isInUse?: IsInUse): LeaseTable {
-  const holders = new Map<IdentityId, Holder>()
-  const deadlines = makeDeadlines<Held>()
   const graceMillis = limits.graceSeconds * 1000
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
-  const perIdentityMax = Math.max(1, Math.floor(limits.leasesMax * shareOfIdentity))
   const zombieMillisMax = isInUse === undefined ? 0 : (limits.zombieSecondsMax ?? 0) * 1000
   const lookAhead = zombieMillisMax > 0 ? Math.min(judgedMillis, graceMillis / 2) : 0
-  /** Texts and lists that many leases have alike, each kept once: 150 octets a lease. Past the bound they are forgotten, and made again. */
-  const keys = new Map<string, string>()
-  const shapes = new Map<string, readonly OpenPorts[]>()
-  const askersAlone = new Map<number, readonly number[]>()
+  const holdings = makeHoldings((Math.random() * 2 ** 32) | 0)
+  const { at } = holdings
+  const elements = makeElements()
+  const shapes = makeShapes()
+  const askers = makeAskers(askersMax)
+  const bounds = makeBounds(limits)
+  const schedule = makeSchedule(dueOf, () => at.position)
+  const ripe = makeRipe(schedule.walk, (row, now) => dueOf(row) > now + graceMillis, isRipe, deadlineOf)
+  /** Of few leases: those that connections keep, and those whose new deadline the kernel has not acknowledged, with the one before. */
+  const keptOf = new Map<number, Kept>()
+  const stoodBefore = new Map<number, Millis>()
   /** Zombies that were kept on since `kept` was asked. */
-  let renewed: Held[] = []
-  /** Judged to be zombies, and not told of: their TTL and grace are over at `zombieSince`. */
-  const turning = new Set<Held>()
-  let turned: Held[] = []
-  let count = 0
+  let prolongedRows: number[] = []
+  let turned: Lease[] = []
   let losses = 0
 
-  const endOf = (held: Held): Millis => Math.max(held.deadline + graceMillis, held.keptUntil)
-  /** Its connections are looked at shortly before it ends; and what turns into a zombie is told of when it does. */
-  const judgeLater = (held: Held): void => deadlines.move(held, turning.has(held) ? (held.zombieSince ?? 0) : endOf(held) - lookAhead) // prettier-ignore
+  const flagsOf = (row: number): number => at.flags[row] ?? 0
+  const has = (row: number, flag: number): boolean => (flagsOf(row) & flag) !== 0
+  const set = (row: number, flag: number): void => void (at.flags[row] = flagsOf(row) | flag)
+  const clear = (row: number, flag: number): void => void (at.flags[row] = flagsOf(row) & ~flag)
+  function deadlineOf(row: number): Millis {
+    return at.deadline[row] ?? 0
+  }
+  const shapeOf = (row: number): number => at.shape[row] ?? 0
+  const askersOf = (row: number): number => at.askers[row] ?? 0
+  const doorAt = (identity: IdentityId, address: Address): number => holdings.door(holdings.holder(identity), address)
 
-  function holderOf(identity: IdentityId): Holder {
-    let holder = holders.get(identity)
-    if (holder === undefined)
-      holders.set(identity, (holder = { byName: new Map(), byAddress: new Map(), count: 0, elements: 0 }))
-    return holder
+  function endOf(row: number): Millis {
+    const end = deadlineOf(row) + graceMillis
+    return has(row, kept) ? Math.max(end, keptOf.get(row)?.until ?? 0) : end
+  }
+  /** Its connections are looked at shortly before it ends, and when it does; and what turns into a zombie is told of when it does. */
+  function dueOf(row: number): Millis {
+    const flags = flagsOf(row)
+    if ((flags & (turning | judged | kept)) === 0) return deadlineOf(row) + graceMillis - lookAhead
+    if ((flags & turning) !== 0) return keptOf.get(row)?.since ?? 0
+    return (flags & judged) === 0 ? endOf(row) - lookAhead : endOf(row)
+  }
+  function judgeLater(row: number): void {
+    clear(row, judged)
+    schedule.put(holdings.holderOf(row).index, row)
+  }
+
+  function viewOf(row: number): Lease {
+    const zombie = keptOf.get(row)
+    const ttlSeconds = at.ttlSeconds[row] ?? 0
+    return {
+      identity: holdings.holderOf(row).identity,
+      endpoint: askers.last(askersOf(row)),
+      askers: askers.list(askersOf(row)),
+      name: holdings.nameText(row),
+      address: holdings.addressOf(holdings.doorOf(row)),
+      ttlSeconds,
+      learnedAt: deadlineOf(row) - ttlSeconds * 1000,
+      deadline: deadlineOf(row),
+      ports: shapes.portsOf(shapeOf(row)),
+      zombieSince: zombie?.since,
+      keptUntil: zombie?.until ?? 0,
+    }
   }
 
   /** The latest moment that any lease behind the door asks for these ports. */
-  function openUntil(door: Door, portsKey: string): Millis {
+  function openUntil(door: number, ports: number): Millis {
     let until = 0
-    for (const held of door.byName.values())
-      if (endOf(held) > until && held.ports.some((ports) => keyOf(ports) === portsKey)) until = endOf(held)
+    for (let row = holdings.atDoor(door); row !== 0; row = holdings.nextAtDoor(row)) {
+      const end = endOf(row)
+      if (end > until && shapes.opens(shapeOf(row), ports)) until = end
+    }
     return until
+  }
+
+  /** The leases that a fact is about, by its addresses; 0: there is none yet. */
+  const found: number[] = []
+  /** At which bound the fact would be; undefined when there is room. Fills `found`. */
+  function limitFor({ identity, name: nameText, addresses }: LeaseFact, shape: number): LeaseLimit | undefined {
+    const holder = holdings.holder(identity)
+    const name = holdings.name(holder, nameText)
+    const added = { leases: 0, elements: 0, octets: 0 }
+    let namesOfAddress = 0
+    let length = name === 0 ? nameText.length : undefined
+    for (let i = 0; i < addresses.length; i++) {
+      const address = addresses[i] ?? noAddress
+      const door = holdings.door(holder, address)
+      const row = holdings.find(name, door)
+      found[i] = row
+      added.elements += opened(door, shape)
+      if (row !== 0) continue
+      added.leases++
+      added.octets += holdings.octetsFor(length, door === 0 ? address.length : undefined)
+      length = undefined
+      namesOfAddress = Math.max(namesOfAddress, holdings.countAtDoor(door))
+    }
+    if (added.leases === 0 && added.elements === 0) return undefined
+    added.octets += added.elements * elements.octets
+    const addressesOfName = holdings.countOfName(name)
+    return bounds.limitFor(added, { name: nameText, addressesOfName, namesOfAddress, own: holder ?? nothingHeld, all: holdings.all }) // prettier-ignore
+  }
+  /** How many elements a shape would add to what a door has. */
+  function opened(door: number, shape: number): number {
+    const numbers = shapes.numbersOf(shape)
+    if (door === 0) return numbers.length
+    const first = holdings.elementsAt(door)
+    let added = 0
+    let near = 0
+    for (const ports of numbers) {
+      const element = elements.find(first, ports, near)
+      if (element === 0) added++
+      else near = element
+    }
+    return added
   }
 
   function learn(fact: LeaseFact): Learned {
     const now = clock()
     const told = Math.min(fact.ttlSeconds, limits.ttlMaxSeconds)
     const ttlSeconds = Math.min(Math.max(told, limits.ttlMinSeconds), limits.ttlMaxSeconds)
-    const holder = holderOf(fact.identity)
-    const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
-    const ports = shapeOf(fact.ports)
-    const full = whyFull(holder, addresses, fact, ports)
-    if (full !== undefined) return full
-    if (addresses.size === 0) holder.byName.set(fact.name, addresses)
+    const shape = shapes.shapeOf(fact.ports)
+    const limit = limitFor(fact, shape)
+    if (limit !== undefined) return { kind: 'full', ...limit }
 
-    const elements: LeaseElement[] = []
+    const missed: LeaseElement[] = []
     let fresh: Address[] = nowhere
     let renewed: Address[] = nowhere
-    for (const address of fact.addresses) {
-      const held = hold(fact, address, addresses, holder, now, ttlSeconds, ports)
-      const door = holder.byAddress.get(address)
-      if (door === undefined) continue
+    for (let i = 0; i < fact.addresses.length; i++) {
+      const address = fact.addresses[i] ?? noAddress
+      const before = holdings.all.leases
+      const row = hold(fact, address, found[i] ?? 0, now, ttlSeconds, shape)
       // Most answers are told again, and change nothing: for them nothing is made.
-      if (held.told === undefined || held.deadline >= held.told + 1000) {
-        if (held.told === undefined) fresh = [...fresh, address]
-        else renewed = [...renewed, address]
-        held.told = held.deadline
+      if (holdings.all.leases > before) fresh = [...fresh, address]
+      else if ((at.untold[row] ?? 0) >= 1000) {
+        renewed = [...renewed, address]
+        at.untold[row] = 0
       }
-      const before = elements.length
-      missing(holder, door, held, now, told * 1000 + spareMillis, elements)
-      if (elements.length === before) held.stood = held.deadline
+      const missedBefore = missed.length
+      missing(row, fact.identity, address, now, told * 1000 + spareMillis, missed)
+      if (missed.length === missedBefore) stand(row)
     }
-    return { kind: 'learned', ttlSeconds: told, elements, changes: { ttlSeconds, fresh, renewed } }
-  }
-
-  /** At which bound the fact would be; undefined when there is room. */
-  function whyFull(
-    holder: Holder,
-    addresses: ReadonlyMap<Address, Held>,
-    fact: LeaseFact,
-    ports: readonly OpenPorts[],
-  ): Full | undefined {
-    const full = (limit: LeaseLimit, text: string): Full => ({ kind: 'full', limit, text })
-    const added = fact.addresses.reduce((n, address) => (addresses.has(address) ? n : n + 1), 0)
-    if (addresses.size + added > limits.addressesPerNameMax)
-      return full(
-        'name',
-        `${fact.name} already has ${addresses.size} addresses leased; the limit is ${limits.addressesPerNameMax}`,
-      )
-    if (holder.count + added > perIdentityMax || holder.elements + opened(holder, fact, ports) > perIdentityMax)
-      return full(
-        'identity',
-        `this identity holds ${holder.count} leases in ${holder.elements} elements; the limit for one is ${perIdentityMax} of each, a quarter of leasesMax`,
-      )
-    return count + added > limits.leasesMax
-      ? full('all', `${count} leases are held; the limit is ${limits.leasesMax}`)
-      : undefined
+    return { kind: 'learned', ttlSeconds: told, elements: missed, changes: { ttlSeconds, fresh, renewed } }
   }
 
   function restore(fact: LeaseFact, learnedAt: Millis): boolean {
-    const holder = holderOf(fact.identity)
-    const addresses = holder.byName.get(fact.name) ?? new Map<Address, Held>()
-    const ports = shapeOf(fact.ports)
-    if (whyFull(holder, addresses, fact, ports) !== undefined) return false
-    if (addresses.size === 0) holder.byName.set(fact.name, addresses)
-    for (const address of fact.addresses)
-      hold(fact, address, addresses, holder, learnedAt, fact.ttlSeconds, ports).told =
-        learnedAt + fact.ttlSeconds * 1000
+    const shape = shapes.shapeOf(fact.ports)
+    if (limitFor(fact, shape) !== undefined) return false
+    fact.addresses.forEach((address, i) => {
+      at.untold[hold(fact, address, found[i] ?? 0, learnedAt, fact.ttlSeconds, shape)] = 0
+    })
     return true
   }
 
-  /** How many elements the fact would add to what the identity has. */
-  function opened(holder: Holder, { addresses }: LeaseFact, ports: readonly OpenPorts[]): number {
-    let added = 0
-    for (const address of addresses) {
-      const standing = holder.byAddress.get(address)?.standing
-      for (const each of ports) if (standing?.has(keyOf(each)) !== true) added++
-    }
-    return added
-  }
-
+  /** The fact's lease at one of its addresses, new or renewed. `known` is where it was found, or 0. */
   function hold(
     fact: LeaseFact,
     address: Address,
-    addresses: Map<Address, Held>,
-    holder: Holder,
+    known: number,
     now: Millis,
     ttlSeconds: Seconds,
-    ports: readonly OpenPorts[],
-  ): Held {
+    shape: number,
+  ): number {
+    // An answer may have an address twice.
+    const row = known !== 0 || fact.addresses.length === 1 ? known : find(fact.identity, fact.name, address)
+    if (row === 0) return holdNew(fact, address, now, ttlSeconds, shape)
+    noteAsker(row, fact.endpoint)
+    reshape(row, shape)
     const deadline = now + ttlSeconds * 1000
-    const before = addresses.get(address)
-    if (before !== undefined) {
-      if (before.endpoint !== fact.endpoint) noteAsker(before, fact.endpoint)
-      before.ports = ports
-      if (deadline > before.deadline) {
-        before.deadline = deadline
-        before.ttlSeconds = ttlSeconds
-        before.learnedAt = now
-        before.zombieSince = undefined
-        turning.delete(before)
-        judgeLater(before)
-      }
-      return before
-    }
-    const { identity, endpoint, name } = fact
-    const held: Held = {
-      identity,
-      endpoint,
-      askers: once(askersAlone, endpoint, () => [endpoint]),
-      name,
-      address,
-      ttlSeconds,
-      learnedAt: now,
-      deadline,
-      ports,
-      zombieSince: undefined,
-      keptUntil: 0,
-      stood: undefined,
-      told: undefined,
-    }
-    addresses.set(address, held)
-    let door = holder.byAddress.get(address)
-    if (door === undefined) holder.byAddress.set(address, (door = { byName: new Map(), standing: new Map() }))
-    door.byName.set(name, held)
-    judgeLater(held)
-    holder.count++
-    count++
-    return held
+    const before = deadlineOf(row)
+    if (deadline <= before) return row
+    if (has(row, stood)) stoodBefore.set(row, before)
+    clear(row, stood | turning)
+    at.untold[row] = (at.untold[row] ?? 0) + deadline - before
+    at.deadline[row] = deadline
+    at.ttlSeconds[row] = wholeSeconds(ttlSeconds)
+    const zombie = keptOf.get(row)
+    if (zombie !== undefined) zombie.since = undefined
+    judgeLater(row)
+    return row
   }
 
-  function noteAsker(held: Held, endpoint: number): void {
-    held.endpoint = endpoint
-    if (held.askers.includes(endpoint)) return
-    held.askers = [...held.askers.slice(1 - askersMax), endpoint]
+  function holdNew(fact: LeaseFact, address: Address, now: Millis, ttlSeconds: Seconds, shape: number): number {
+    const row = holdings.add(fact.identity, fact.name, address)
+    at.askers[row] = askers.alone(fact.endpoint)
+    shapes.hold(shape)
+    at.shape[row] = shape
+    at.deadline[row] = now + ttlSeconds * 1000
+    at.ttlSeconds[row] = wholeSeconds(ttlSeconds)
+    judgeLater(row)
+    return row
   }
 
-  /** Adds to `elements` those of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
+  const find = (identity: IdentityId, name: string, address: Address): number => {
+    const holder = holdings.holder(identity)
+    return holdings.find(holdings.name(holder, name), holdings.door(holder, address))
+  }
+  function reshape(row: number, shape: number): void {
+    if (shape === shapeOf(row)) return
+    shapes.hold(shape)
+    shapes.release(shapeOf(row))
+    at.shape[row] = shape
+  }
+  function stand(row: number): void {
+    if (has(row, stood)) return
+    set(row, stood)
+    stoodBefore.delete(row)
+    // Until then the deadline may be taken back to one before, and the connection counts again.
+    const zombie = keptOf.get(row)
+    if (zombie === undefined || zombie.since !== undefined || zombie.until > deadlineOf(row) + graceMillis) return
+    keptOf.delete(row)
+    clear(row, kept)
+  }
+
+  function noteAsker(row: number, endpoint: number): void {
+    const before = askersOf(row)
+    if (askers.last(before) === endpoint) return
+    const holder = holdings.holderOf(row)
+    // Where there is no room for it, who asked last of one is remembered, and of many those who are.
+    const hasRoom = bounds.fits(3 * askers.cellOctets, holder, holdings.all)
+    if (hasRoom) setAskers(row, holder, () => askers.note(before, endpoint))
+    else if (askers.isAlone(before)) at.askers[row] = askers.alone(endpoint)
+  }
+  function setAskers(row: number, holder: Holder, change: () => number): void {
+    const cells = askers.size()
+    at.askers[row] = change()
+    holdings.count(holder, (askers.size() - cells) * askers.cellOctets)
+  }
+
+  /** Adds to `missed` the elements of the lease that the kernel has not acknowledged for at least `needMillis` from now. */
   function missing(
-    holder: Holder,
-    door: Door,
-    held: Held,
+    row: number,
+    identity: IdentityId,
+    address: Address,
     now: Millis,
     needMillis: Millis,
-    elements: LeaseElement[],
+    missed: LeaseElement[],
   ): void {
+    const door = holdings.doorOf(row)
+    const numbers = shapes.numbersOf(shapeOf(row))
     let current: number | undefined
-    for (const ports of held.ports) {
-      const standing = door.standing.get(keyOf(ports))
+    let near = 0
+    for (let i = 0; i < numbers.length; i++) {
+      const number = numbers[i] ?? 0
+      let element = elements.find(holdings.elementsAt(door), number, near)
       // The epoch costs a question to the kernel: it is asked only where the answer matters, and once.
-      if (standing !== undefined && standing.until >= now + needMillis && standing.epoch === (current ??= epoch()))
-        continue
+      const stands = element !== 0 && elements.until(element) >= now + needMillis && elements.epoch(element) === (current ??= epoch()) // prettier-ignore
       // Known from here on, so that a lease dropped while its commit is under way is also taken out of the kernel.
-      if (standing === undefined) expectElement(holder, door, keyOf(ports))
-      elements.push({
-        identity: held.identity,
-        address: held.address,
-        ports,
-        timeoutMillis: openUntil(door, keyOf(ports)) - now,
-      })
+      if (element === 0) element = expectElement(door, number, near)
+      near = element
+      if (stands) continue
+      const ports = shapes.portsOf(shapeOf(row))[i] ?? portsOf(number)
+      missed.push({ identity, address, ports, timeoutMillis: openUntil(door, number) - now })
     }
   }
 
-  function shapeOf(ports: readonly OpenPorts[]): readonly OpenPorts[] {
-    const distinct = distinctPorts(ports)
-    return once(shapes, distinct.map(keyOf).join(), () => distinct)
+  function expectElement(door: number, ports: number, near: number): number {
+    const { first, row } = elements.add(holdings.elementsAt(door), ports, near)
+    holdings.setElements(door, first, 1, elements.octets)
+    return row
+  }
+  function removeElement(door: number, element: number): void {
+    holdings.setElements(door, elements.remove(holdings.elementsAt(door), element), -1, elements.octets)
+  }
+  function elementOf({ identity, address, ports }: LeaseElement): number {
+    const door = doorAt(identity, address)
+    return door === 0 ? 0 : elements.find(holdings.elementsAt(door), numberOf(ports))
   }
 
-  function expectElement(holder: Holder, door: Door, portsKey: string): Standing {
-    const standing = { until: 0, epoch: -1, asked: 0, underWay: 0 }
-    door.standing.set(
-      once(keys, portsKey, () => portsKey),
-      standing,
-    )
-    holder.elements++
-    return standing
-  }
-
-  function sending(elements: readonly LeaseElement[]): void {
+  function sending(sent: readonly LeaseElement[]): void {
     const now = clock()
-    for (const element of elements) {
-      const holder = holders.get(element.identity)
-      const door = holder?.byAddress.get(element.address)
-      if (holder === undefined || door === undefined) continue
-      const standing = door.standing.get(keyOf(element.ports)) ?? expectElement(holder, door, keyOf(element.ports))
-      standing.asked = Math.max(standing.asked, now + element.timeoutMillis)
-      standing.underWay++
+    for (const element of sent) {
+      const door = doorAt(element.identity, element.address)
+      if (door === 0) continue
+      const number = numberOf(element.ports)
+      const row = elements.find(holdings.elementsAt(door), number) || expectElement(door, number, 0)
+      elements.send(row, now + element.timeoutMillis)
     }
   }
 
-  function doorOf({ identity, address }: LeaseElement): Door | undefined {
-    return holders.get(identity)?.byAddress.get(address)
-  }
-
-  function committed(elements: readonly LeaseElement[], sentAt: Millis, atEpoch: number): LeaseElement[] {
+  function committed(sent: readonly LeaseElement[], sentAt: Millis, atEpoch: number): LeaseElement[] {
     const outdated: LeaseElement[] = []
-    for (const element of elements) {
+    for (const element of sent) {
       const until = sentAt + element.timeoutMillis
-      const door = doorOf(element)
-      const standing = door?.standing.get(keyOf(element.ports))
+      const row = elementOf(element)
       // Its lease may have been dropped meanwhile: then the element was removed after this commit, and does not stand.
-      if (door === undefined || standing === undefined) {
+      if (row === 0) {
         outdated.push(element)
         continue
       }
       // Asked for later, and less: by the lateness of the one before.
-      if (until < standing.until) losses++
-      standing.until = until
-      standing.epoch = atEpoch
-      standing.asked = Math.max(standing.asked, until)
-      standing.underWay = Math.max(0, standing.underWay - 1)
-      if (until > openUntil(door, keyOf(element.ports)) + latenessMillis) outdated.push(element)
+      if (until < elements.until(row)) losses++
+      elements.acknowledge(row, until, atEpoch)
+      const door = doorAt(element.identity, element.address)
+      if (until > openUntil(door, numberOf(element.ports)) + latenessMillis) outdated.push(element)
     }
-    for (const element of elements) {
-      const door = doorOf(element)
-      for (const held of door?.byName.values() ?? []) if (standsWhole(held, door)) held.stood = held.deadline
+    let last = 0
+    for (const { identity, address } of sent) {
+      const door = doorAt(identity, address)
+      if (door !== last)
+        for (let row = holdings.atDoor(door); row !== 0; row = holdings.nextAtDoor(row))
+          if (!has(row, stood) && isWhole(row, door)) stand(row)
+      last = door
     }
     return outdated
   }
 
-  function standsWhole(held: Held, door: Door | undefined): boolean {
-    const until = held.deadline + spareMillis
-    return held.ports.every((ports) => (door?.standing.get(keyOf(ports))?.until ?? 0) >= until)
+  /** Whether the kernel has acknowledged all that a lease opens, for its deadline. */
+  function isWhole(row: number, door: number): boolean {
+    const until = deadlineOf(row) + spareMillis
+    let near = 0
+    for (const ports of shapes.numbersOf(shapeOf(row))) {
+      near = elements.find(holdings.elementsAt(door), ports, near)
+      if (near === 0 || elements.until(near) < until) return false
+    }
+    return true
   }
 
-  function refused(elements: readonly LeaseElement[]): void {
-    for (const element of elements) {
-      const standing = doorOf(element)?.standing.get(keyOf(element.ports))
-      if (standing !== undefined) standing.underWay = Math.max(0, standing.underWay - 1)
+  function refused(sent: readonly LeaseElement[]): void {
+    for (const element of sent) {
+      const row = elementOf(element)
+      if (row !== 0) elements.refuse(row)
     }
   }
 
-  function retract(elements: readonly LeaseElement[]): { dropped: Lease[]; remove: LeaseElement[] } {
+  function retract(sent: readonly LeaseElement[]): { dropped: Lease[]; remove: LeaseElement[] } {
     losses++
     const dropped: Lease[] = []
     const remove: LeaseElement[] = []
-    for (const element of elements) {
-      const door = doorOf(element)
-      if (door === undefined) continue
-      for (const held of [...door.byName.values()]) if (cutBack(held, door) === 'dropped') dropped.push(held)
-      remove.push(...orphans(element.identity, element.address, door))
+    for (const { identity, address } of sent) {
+      const door = doorAt(identity, address)
+      if (door === 0) continue
+      for (const row of rowsAt(door)) {
+        const lease = cutBack(row, door)
+        if (lease !== undefined) dropped.push(lease)
+      }
+      remove.push(...takeOut(door))
     }
     return { dropped, remove }
   }
 
-  /** Takes from a lease what the kernel has not acknowledged, unless another question's commit may still bring it. */
-  function cutBack(held: Held, door: Door): 'dropped' | 'stays' {
-    if (held.ports.some((ports) => (door.standing.get(keyOf(ports))?.underWay ?? 0) > 0)) return 'stays'
-    if (held.stood === undefined) {
-      forget(held)
-      return 'dropped'
+  /** Takes from a lease what the kernel has not acknowledged, unless another question's commit may still bring it; gives it if nothing is left. */
+  function cutBack(row: number, door: number): Lease | undefined {
+    const first = holdings.elementsAt(door)
+    const isUnderWay = (ports: number): boolean => elements.underWay(elements.find(first, ports)) > 0
+    if (shapes.numbersOf(shapeOf(row)).some(isUnderWay)) return undefined
+    const before = stoodBefore.get(row)
+    if (!has(row, stood) && before === undefined) {
+      const lease = viewOf(row)
+      forget(row)
+      return lease
     }
-    held.deadline = held.told = held.stood
-    judgeLater(held)
-    return 'stays'
+    at.deadline[row] = before ?? deadlineOf(row)
+    at.untold[row] = 0
+    stand(row)
+    judgeLater(row)
+    return undefined
   }
 
-  function forget(held: Held): Door | undefined {
-    const holder = holders.get(held.identity)
-    const addresses = holder?.byName.get(held.name)
-    if (holder === undefined || addresses?.get(held.address) !== held) return undefined
-    addresses.delete(held.address)
-    if (addresses.size === 0) holder.byName.delete(held.name)
-    const door = holder.byAddress.get(held.address)
-    door?.byName.delete(held.name)
-    if (door?.byName.size === 0) {
-      holder.byAddress.delete(held.address)
-      holder.elements -= door.standing.size
-    }
-    if (holder.byName.size === 0) holders.delete(held.identity)
-    deadlines.remove(held)
-    turning.delete(held)
-    holder.count--
-    count--
+  /** Gives its door, which stays until it is taken out or discarded. */
+  function forget(row: number): number {
+    const holder = holdings.holderOf(row)
+    const door = holdings.doorOf(row)
+    schedule.remove(holder.index, row)
+    keptOf.delete(row)
+    stoodBefore.delete(row)
+    shapes.release(shapeOf(row))
+    setAskers(row, holder, () => {
+      askers.free(askersOf(row))
+      return 0
+    })
+    holdings.remove(row)
     return door
+  }
+
+  /** Of a door that nobody stands behind any more: the kernel lets go of it by itself. */
+  function discard(door: number): void {
+    if (holdings.countAtDoor(door) > 0) return
+    for (let row = holdings.elementsAt(door); row !== 0; row = holdings.elementsAt(door)) removeElement(door, row)
+    holdings.shut(door)
+  }
+
+  /** Elements that were written for the door and that no lease of it asks for any more. */
+  function takeOut(door: number): LeaseElement[] {
+    const now = clock()
+    const { identity } = holdings.holderOfDoor(door)
+    const remove: LeaseElement[] = []
+    for (let row = holdings.elementsAt(door), next: number; row !== 0; row = next) {
+      next = elements.next(row)
+      const number = elements.ports(row)
+      if (openUntil(door, number) > 0) continue
+      // What was refused, and never acknowledged before, is not there.
+      if (elements.until(row) > 0 || elements.underWay(row) > 0)
+        remove.push({ identity, address: holdings.addressOf(door), ports: portsOf(number), timeoutMillis: Math.max(1000, elements.atMost(row) - now) }) // prettier-ignore
+      removeElement(door, row)
+    }
+    discard(door)
+    return remove
   }
 
   function expire(): Lease[] {
     const now = clock()
     const over: Lease[] = []
-    for (let held = deadlines.due(now); held !== undefined; held = deadlines.due(now)) {
-      if (turning.delete(held)) {
-        turned.push(held)
-        judgeLater(held)
-      } else if (isKept(held, now)) keep(held, now)
-      else if (endOf(held) > now) deadlines.move(held, endOf(held))
-      else {
-        forget(held)
-        over.push(held)
+    for (let row = schedule.due(now); row !== 0; row = schedule.due(now)) {
+      if (has(row, turning)) {
+        clear(row, turning)
+        turned.push(viewOf(row))
+        judgeLater(row)
+      } else if (isKept(row, now)) keep(row, now)
+      else if (endOf(row) > now) {
+        set(row, judged)
+        schedule.put(holdings.holderOf(row).index, row)
+      } else {
+        over.push(viewOf(row))
+        discard(forget(row))
       }
     }
     return over
   }
 
+  const isUsed = (row: number): boolean =>
+    isInUse?.(holdings.holderOf(row).identity, holdings.addressOf(holdings.doorOf(row))) === true
   /** Whether a connection keeps it, longer than it is kept anyway. */
-  function isKept(held: Held, now: Millis): boolean {
-    if (zombieMillisMax === 0 || isInUse === undefined) return false
-    const isOfAge = held.zombieSince !== undefined && Math.max(now, endOf(held)) >= held.zombieSince + zombieMillisMax
-    return !isOfAge && isInUse(held.identity, held.address)
+  function isKept(row: number, now: Millis): boolean {
+    if (zombieMillisMax === 0) return false
+    const since = keptOf.get(row)?.since
+    const isOfAge = since !== undefined && Math.max(now, endOf(row)) >= since + zombieMillisMax
+    return !isOfAge && isUsed(row)
   }
 
-  function keep(held: Held, now: Millis): void {
-    if (held.zombieSince === undefined) {
-      held.zombieSince = held.deadline + graceMillis
-      turning.add(held)
+  function keep(row: number, now: Millis): void {
+    const zombie = keptOf.get(row) ?? { since: undefined, until: 0 }
+    keptOf.set(row, zombie)
+    set(row, kept)
+    if (zombie.since === undefined) {
+      zombie.since = deadlineOf(row) + graceMillis
+      set(row, turning)
     }
     // For a grace at a time: so long is it open when its last connection ends, or the agent.
-    held.keptUntil = Math.min(now + graceMillis, held.zombieSince + zombieMillisMax)
-    renewed.push(held)
-    judgeLater(held)
+    zombie.until = Math.min(now + graceMillis, zombie.since + zombieMillisMax)
+    if (!has(row, prolonged)) prolongedRows.push(row)
+    set(row, prolonged)
+    judgeLater(row)
   }
 
-  function kept(): LeaseElement[] {
+  function takeProlonged(): LeaseElement[] {
     const now = clock()
-    const elements: LeaseElement[] = []
-    for (const held of renewed) {
-      const holder = holders.get(held.identity)
-      const door = holder?.byAddress.get(held.address)
-      if (holder === undefined || door?.byName.get(held.name) !== held) continue
-      missing(holder, door, held, now, held.keptUntil - now, elements)
+    const missed: LeaseElement[] = []
+    for (const row of prolongedRows) {
+      // It may be gone, and another in its row.
+      if (!has(row, prolonged)) continue
+      clear(row, prolonged)
+      const address = holdings.addressOf(holdings.doorOf(row))
+      missing(row, holdings.holderOf(row).identity, address, now, (keptOf.get(row)?.until ?? 0) - now, missed)
     }
-    renewed = []
-    return elements
+    prolongedRows = []
+    return missed
   }
 
   function takeTurned(): Lease[] {
@@ -595,32 +681,75 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     return all
   }
 
-  /** Elements that were written for the door and that no lease of it asks for any more. */
-  function orphans(identity: IdentityId, address: Address, door: Door): LeaseElement[] {
-    const now = clock()
+  /**
+   * Whether a lease may go for others' sake: nobody is connected, and no answer leads to it any more. The TTL of each that was told, fresh or
+   * past its own, was over by then: the spare time that it left with (`missing`, `assured`) is no part of what may be taken.
+   */
+  function isRipe(group: number, row: number, now: Millis): boolean {
+    const isOver = deadlineOf(row) + spareMillis <= now && (keptOf.get(row)?.until ?? 0) - spareMillis <= now
+    return isOver && at.position[row] !== 0 && holdings.holderOf(row).index === group && !isUsed(row)
+  }
+
+  function evict(fact: LeaseFact): { evicted: Evicted[]; remove: LeaseElement[] } {
+    const shape = shapes.shapeOf(fact.ports)
+    const evicted: { limit: LeaseLimit; leases: Lease[] }[] = []
     const remove: LeaseElement[] = []
-    for (const [portsKey, { until, asked, underWay }] of door.standing) {
-      if (openUntil(door, portsKey) > 0) continue
-      // What was refused, and never acknowledged before, is not there.
-      if (until > 0 || underWay > 0)
-        remove.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: Math.max(1000, asked - now) })
-      door.standing.delete(portsKey)
-      // A door that nobody holds any more is counted off already.
-      const holder = holders.get(identity)
-      if (holder?.byAddress.get(address) === door) holder.elements--
+    for (let limit = limitFor(fact, shape); limit !== undefined; limit = limitFor(fact, shape)) {
+      const row = oldestRipe(limit, fact)
+      if (row === 0) break
+      if (evicted.at(-1)?.limit.limit !== limit.limit || evicted.at(-1)?.limit.budget !== limit.budget)
+        evicted.push({ limit, leases: [] })
+      evicted.at(-1)?.leases.push(viewOf(row))
+      remove.push(...takeOut(forget(row)))
     }
-    return remove
+    if (evicted.length > 0) losses++
+    return { evicted, remove }
+  }
+
+  /** The oldest lease that may go, of those that are counted at the bound; 0: there is none. */
+  function oldestRipe({ limit }: LeaseLimit, { identity, name, addresses }: LeaseFact): number {
+    const now = clock()
+    const holder = holdings.holder(identity)
+    const oldest = (rows: Iterable<number>): number => {
+      let first = 0
+      for (const row of rows) if (row !== 0 && (first === 0 || deadlineOf(row) < deadlineOf(first))) first = row
+      return first
+    }
+    const ripeOf = (rows: readonly number[]): number[] => rows.filter((row) => isRipe(holder?.index ?? -1, row, now))
+    switch (limit) {
+      case 'name':
+        return oldest(ripeOf(rowsOf(holdings.name(holder, name))))
+      case 'address':
+        return oldest(ripeOf(addresses.flatMap((address) => rowsAt(holdings.door(holder, address)))))
+      case 'identity':
+        return holder === undefined ? 0 : ripe.first(holder.index, now)
+      case 'all':
+        return oldest([...holdings.holders()].map(({ index }) => ripe.first(index, now)))
+    }
+  }
+
+  function rowsOf(name: number): number[] {
+    const rows: number[] = []
+    for (let row = holdings.ofName(name); row !== 0; row = holdings.nextOfName(row)) rows.push(row)
+    return rows
+  }
+  function rowsAt(door: number): number[] {
+    const rows: number[] = []
+    for (let row = holdings.atDoor(door); row !== 0; row = holdings.nextAtDoor(row)) rows.push(row)
+    return rows
   }
 
   function drop(matches: (lease: Lease) => boolean): { dropped: Lease[]; remove: LeaseElement[] } {
     losses++
-    const dropped = [...list()].filter(matches) as Held[]
-    const doors = new Map<Door, Held>()
-    for (const held of dropped) {
-      const door = forget(held)
-      if (door !== undefined) doors.set(door, held)
+    const dropped: Lease[] = []
+    const doors = new Set<number>()
+    for (const row of [...holdings.each()]) {
+      const lease = viewOf(row)
+      if (!matches(lease)) continue
+      dropped.push(lease)
+      doors.add(forget(row))
     }
-    return { dropped, remove: [...doors].flatMap(([door, held]) => orphans(held.identity, held.address, door)) }
+    return { dropped, remove: [...doors].flatMap(takeOut) }
   }
 
   function regrant(
@@ -628,25 +757,28 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     isThere: (endpoint: number, identity: IdentityId) => boolean,
   ): { lost: Lease[]; remove: LeaseElement[] } {
     losses++
-    const remove: LeaseElement[] = []
-    const lost: Held[] = []
-    for (const held of list() as Iterable<Held>) {
-      held.ports = shapeOf(portsFor(held))
-      if (held.ports.length === 0) lost.push(held)
-      const remain = (endpoint: number): boolean => isThere(endpoint, held.identity)
-      if (!held.askers.every(remain)) held.askers = held.askers.filter(remain)
+    const lost: Lease[] = []
+    const emptied = new Set<number>()
+    for (const row of [...holdings.each()]) {
+      const lease = viewOf(row)
+      const shape = shapes.shapeOf(portsFor(lease))
+      if (shapes.numbersOf(shape).length === 0) {
+        lost.push(lease)
+        emptied.add(forget(row))
+        continue
+      }
+      reshape(row, shape)
+      const remain = (endpoint: number): boolean => isThere(endpoint, lease.identity)
+      if (!lease.askers.every(remain)) setAskers(row, holdings.holderOf(row), () => askers.filter(askersOf(row), remain)) // prettier-ignore
     }
-    const emptied = lost.map((held) => [forget(held), held] as const)
-    for (const [door, held] of emptied)
-      if (door?.byName.size === 0) remove.push(...orphans(held.identity, held.address, door))
-    for (const [identity, holder] of holders)
-      for (const [address, door] of holder.byAddress) remove.push(...orphans(identity, address, door))
+    const remove = [...emptied].flatMap(takeOut)
+    for (const door of holdings.doors()) remove.push(...takeOut(door))
     return { lost, remove }
   }
 
   function current({ identity, address, ports }: LeaseElement): LeaseElement | undefined {
-    const door = holders.get(identity)?.byAddress.get(address)
-    const timeoutMillis = door === undefined ? 0 : openUntil(door, keyOf(ports)) - clock()
+    const door = doorAt(identity, address)
+    const timeoutMillis = door === 0 ? 0 : openUntil(door, numberOf(ports)) - clock()
     return timeoutMillis > 0 ? { identity, address, ports, timeoutMillis } : undefined
   }
 
@@ -655,103 +787,88 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     const currentEpoch = epoch()
     const absent: LeaseElement[] = []
     const doubtful: LeaseElement[] = []
-    for (const [identity, holder] of holders)
-      for (const [address, door] of holder.byAddress)
-        for (const portsKey of new Set([...door.byName.values()].flatMap((held) => held.ports.map(keyOf)))) {
-          const until = openUntil(door, portsKey)
-          const standing = door.standing.get(portsKey)
-          if (until <= now || (standing !== undefined && isRight(standing, until, currentEpoch))) continue
-          const list = (standing?.until ?? 0) <= now ? absent : doubtful
-          list.push({ identity, address, ports: portsFromKey(portsKey), timeoutMillis: until - now })
-        }
+    for (const door of holdings.doors()) {
+      const numbers = new Set(rowsAt(door).flatMap((row) => shapes.numbersOf(shapeOf(row))))
+      for (const number of numbers) {
+        const until = openUntil(door, number)
+        const row = elements.find(holdings.elementsAt(door), number)
+        if (until <= now || (row !== 0 && isRight(row, until, currentEpoch))) continue
+        const { identity } = holdings.holderOfDoor(door)
+        const list = row === 0 || elements.until(row) <= now ? absent : doubtful
+        list.push({ identity, address: holdings.addressOf(door), ports: portsOf(number), timeoutMillis: until - now })
+      }
+    }
     return [...absent, ...doubtful]
   }
 
   /** Whether the kernel surely holds an element until then, give or take what an answer may leave without. */
-  function isRight(standing: Standing, until: Millis, currentEpoch: number): boolean {
-    if (standing.epoch !== currentEpoch) return false
-    return standing.until >= until - (graceMillis - spareMillis) && standing.until <= until + latenessMillis
+  function isRight(element: number, until: Millis, currentEpoch: number): boolean {
+    if (elements.epoch(element) !== currentEpoch) return false
+    const stands = elements.until(element)
+    return stands >= until - (graceMillis - spareMillis) && stands <= until + latenessMillis
   }
 
   function* list(): Iterable<Lease> {
-    for (const holder of holders.values()) for (const addresses of holder.byName.values()) yield* addresses.values()
+    for (const row of holdings.each()) yield viewOf(row)
   }
 
-  function assured(identity: IdentityId, name: string, addresses: readonly Address[]): Assured | undefined {
-    const holder = holders.get(identity)
+  function assured(identity: IdentityId, nameText: string, addresses: readonly Address[]): Assured | undefined {
+    const holder = holdings.holder(identity)
+    const name = holdings.name(holder, nameText)
     let until = Infinity
     let inEpoch: number | undefined
     for (const address of addresses) {
-      const held = holder?.byName.get(name)?.get(address)
-      if (held === undefined) return undefined
-      for (const ports of held.ports) {
-        const standing = holder?.byAddress.get(address)?.standing.get(keyOf(ports))
-        if (standing === undefined || standing.epoch !== (inEpoch ??= standing.epoch)) return undefined
-        until = Math.min(until, standing.until)
+      const door = holdings.door(holder, address)
+      const row = holdings.find(name, door)
+      if (row === 0) return undefined
+      let near = 0
+      for (const ports of shapes.numbersOf(shapeOf(row))) {
+        near = elements.find(holdings.elementsAt(door), ports, near)
+        if (near === 0 || elements.epoch(near) !== (inEpoch ??= elements.epoch(near))) return undefined
+        until = Math.min(until, elements.until(near))
       }
     }
     const { ttlMinSeconds: ttlSecondsMin, ttlMaxSeconds: ttlSecondsMax } = limits
     return inEpoch === undefined ? undefined : { tellUntil: until - spareMillis, epoch: inEpoch, ttlSecondsMax, ttlSecondsMin }
   } // prettier-ignore
 
-  const namesOf = (identity: IdentityId, address: Address): string[] => [
-    ...(holders.get(identity)?.byAddress.get(address)?.byName.keys() ?? []),
-  ]
-  const ofEverybody = (find: (holder: Holder) => Iterable<Lease> | undefined): Lease[] => [...holders.values()].flatMap((holder) => [...(find(holder) ?? [])]) // prettier-ignore
+  const ofEverybody = (rows: (holder: Holder) => number[]): Lease[] => [...holdings.holders()].flatMap((holder) => rows(holder).map(viewOf)) // prettier-ignore
   return {
     learn,
     restore,
+    evict,
     sending,
     committed,
     refused,
     retract,
     expire,
-    kept,
+    kept: takeProlonged,
     turned: takeTurned,
-    nextDeadline: deadlines.earliest,
+    nextDeadline: schedule.earliest,
     drop,
     regrant,
     lacking,
     current,
     assured,
     losses: () => losses,
-    namesOf,
-    leasesAt: (address) => ofEverybody((holder) => holder.byAddress.get(address)?.byName.values()),
-    leasesAs: (name) => ofEverybody((holder) => holder.byName.get(name)?.values()),
+    namesOf: (identity, address) => rowsAt(doorAt(identity, address)).map(holdings.nameText),
+    isLeased: (identity, address) => doorAt(identity, address) !== 0,
+    isLeasedAs: (identity, name, address) => find(identity, name, address) !== 0,
+    leasesAt: (address) => ofEverybody((holder) => rowsAt(holdings.door(holder, address))),
+    leasesAs: (name) => ofEverybody((holder) => rowsOf(holdings.name(holder, name))),
     list,
-    size: () => count,
-    names: () => [...holders.values()].reduce((sum, { byName }) => sum + byName.size, 0),
+    size: () => holdings.all.leases,
+    names: () => holdings.all.names,
+    octets: () => holdings.all.octets,
   }
-}
-
-/** Of values that are kept once, by key. */
-const onceMax = 1 << 16
-function once<K, V>(known: Map<K, V>, key: K, make: () => V): V {
-  let value = known.get(key)
-  if (value === undefined) {
-    if (known.size >= onceMax) known.clear()
-    known.set(key, (value = make()))
-  }
-  return value
 }
 
 /** Shared: an answer told again makes no list. */
 const nowhere: Address[] = []
+const noAddress = '' as Address
+const nothingHeld: Amounts = { leases: 0, names: 0, elements: 0, octets: 0 }
 
-/** `*`, or `protocol:first:last`: equal only for equal ports. */
-function keyOf(ports: OpenPorts): string {
-  return ports.kind === 'all' ? '*' : `${ports.protocol}:${ports.first}:${ports.last}`
-}
-
-function portsFromKey(key: string): OpenPorts {
-  if (key === '*') return { kind: 'all' }
-  const [protocol, first, last] = key.split(':').map(Number)
-  return { kind: 'ports', protocol: protocol as 6, first: first ?? 0, last: last ?? 0 }
-}
-
-/** Each once; only `all` where it is among them, since it covers the rest. */
-function distinctPorts(ports: readonly OpenPorts[]): readonly OpenPorts[] {
-  const all = ports.find((p) => p.kind === 'all')
-  if (all !== undefined) return [all]
-  return [...new Map(ports.map((p) => [keyOf(p), p])).values()]
+/** As they are kept: none is longer than 136 years. */
+function wholeSeconds(seconds: Seconds): Seconds {
+  return Math.min(Math.ceil(seconds), 2 ** 32 - 1)
 }

@@ -295,10 +295,10 @@ function samplesOf(text: string): string[] {
 }
 
 function goneText(change: LeaseChange, name: string): Lookup {
-  return change === 'expired'
-    ? { missing: 'lease-over', text: `the lease as ${name} is over: its TTL and the grace after it have passed` }
-    : { missing: 'revoked', text: `the lease as ${name} was taken back` }
-}
+  if (change === 'revoked') return { missing: 'revoked', text: `the lease as ${name} was taken back` }
+  const how = change === 'evicted' ? 'its TTL has passed, and others needed its room' : 'its TTL and the grace after it have passed'
+  return { missing: 'lease-over', text: `the lease as ${name} is over: ${how}` }
+} // prettier-ignore
 
 /** Refusals that are not for policy to explain. */
 const missingOfRefusal: Readonly<Partial<Record<Refusal, Missing>>> = { private: 'rebinding', doh: 'doh-refused', queries: 'budget', names: 'budget', octets: 'budget', nxdomain: 'budget' } // prettier-ignore

@@ -48,7 +48,7 @@ const at = (text: string): Address => addressFromText(text) as Address
 const makeObserving = (snapshot: Snapshot): Observer => makeObserver({ snapshot: () => snapshot, capacity: 65_535, place: { cluster: 'default', node: 'bench' }, now: Date.now }) // prettier-ignore
 const newMetrics = (hubble: boolean): ReturnType<typeof makeMetrics> => {
   const none = (): number => 0
-  return makeMetrics({ leases: none, endpoints: none, policyRevision: none, strangers: none, dropped: none, identities: none, policies: none, leasedNames: none, restarts: () => ({}), flowsLost: () => ({ ring: 0, kernel: 0 }), settle: () => undefined, hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
+  return makeMetrics({ leases: none, leaseOctets: none, endpoints: none, policyRevision: none, strangers: none, dropped: none, identities: none, policies: none, leasedNames: none, restarts: () => ({}), flowsLost: () => ({ ring: 0, kernel: 0 }), settle: () => undefined, hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
 }
 
 interface Variant {

@@ -14,7 +14,7 @@ const limits = { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, zom
 let now = 0
 const liveness = makeLiveness(
   (address) => (address === web ? 256 : undefined),
-  (identity, address) => leases.namesOf(identity, address).length > 0,
+  (identity, address) => leases.isLeased(identity, address),
 )
 const leases = makeLeases(
   () => now,

@@ -42,7 +42,14 @@ test('all defaults', () => {
       audit: false,
       hostPolicies: false,
     },
-    leases: { graceSeconds: 30, ttlMinSeconds: 0, ttlMaxSeconds: 604_800, addressesPerNameMax: 4096, leasesMax: 1e6 },
+    leases: {
+      graceSeconds: 30,
+      ttlMinSeconds: 0,
+      ttlMaxSeconds: 604_800,
+      addressesPerNameMax: 4096,
+      leasesMax: 1e6,
+      octetsMax: 2e8,
+    },
     datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
   })
 })
@@ -63,7 +70,7 @@ dns:
   timeoutMillis: 500
   denyReply: nxdomain
   unknownEndpoint: allow
-leases: {graceSeconds: 1, leasesMax: 100}
+leases: {graceSeconds: 1, leasesMax: 100, octetsMax: 50000}
 datapath: {enforce: none, table: gate_2, denied: reject, interfaces: [veth*, eth0.5], prefixes: [10.1.0.0/16, "fd01::/64"]}
 host: {addresses: [10.1.0.1], node: n1}
 policy: {semantics: cilium, ciliumVersion: "1.18", clusterName: east, enforcement: always, allowLocalhost: false, audit: true, hostPolicies: true}
@@ -78,7 +85,7 @@ log: {level: debug}
     logLevel: 'debug',
     settings: {
       dns: { timeoutMillis: 500, deadlineMillis: 4000, denyReply: 'nxdomain', unknownEndpoint: 'allow' },
-      leases: { graceSeconds: 1, ttlMaxSeconds: 604_800, leasesMax: 100 },
+      leases: { graceSeconds: 1, ttlMaxSeconds: 604_800, leasesMax: 100, octetsMax: 50_000 },
       policy: { semantics: 'cilium', ciliumVersion: [1, 18], clusterName: 'east', enforcement: 'always', allowLocalhost: false, audit: true, hostPolicies: true, localNode: 'n1' },
       datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 100 },
     },

@@ -519,3 +519,79 @@ test('a lease dropped while its commit is under way does not stand when it is le
   expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.1 tcp/80 90 s'])
   expect(identityOf('web')).toBe(256)
 })
+
+describe('at a bound', () => {
+  /** `limit/budget count` of what went. */
+  let evicted: string[]
+  let connected: Set<string>
+  beforeEach(() => {
+    evicted = []
+    connected = new Set()
+    // One identity may hold two.
+    keeper = makeKeeper(
+      () => now,
+      { ...limits, leasesMax: 8, zombieSecondsMax: 3600 },
+      datapath,
+      makeMayLead({ privateAnswers: 'refuse', privateSuffixes: [] }),
+      () => undefined,
+      (how, { name }, why) => over.push(`${how} ${name}${why === undefined ? '' : `: ${why.text}`}`),
+      { hear: () => undefined, isInUse: (_, address) => connected.has(addressToText(address)), lost: () => undefined },
+      ({ limit, budget }, count) => evicted.push(`${limit}/${budget} ${count}`),
+    )
+  })
+  const settled = async (): Promise<void> => {
+    while (!keeper.isSettled()) await Promise.resolve()
+  }
+
+  test('the oldest lease past its TTL makes room, in table and kernel, and it is told why', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 0)
+    await answer('web', 'b.example.com', '198.18.0.2', 60)
+    now = 20_000
+    over = []
+    await answer('web', 'c.example.com', '198.18.0.3', 60)
+    await settled()
+    expect(over).toEqual(['evicted a.example.com: its TTL was over: this identity holds 2 leases in 2 elements; the limit for one is 2 of each, a quarter of leasesMax', 'learned c.example.com']) // prettier-ignore
+    expect(evicted).toEqual(['identity/leases 1'])
+    expect(stands()).toEqual(['256 198.18.0.2 tcp/443 70 s', '256 198.18.0.3 tcp/443 90 s'])
+  })
+
+  test('a connection that began since the last look keeps its address, and the answer is refused', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 0)
+    await answer('web', 'b.example.com', '198.18.0.2', 60)
+    now = 20_000
+    connected.add('198.18.0.1')
+    await expect(answer('web', 'c.example.com', '198.18.0.3')).rejects.toThrow('this identity holds 2 leases')
+    expect([evicted, stands().length]).toEqual([[], 2])
+  })
+
+  test('an address that went and is learned again in the same breath, or later, stands for whom it was told', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 0)
+    await answer('web', 'b.example.com', '198.18.0.2', 60)
+    now = 20_000
+    await answer('web', 'c.example.com', '198.18.0.1', 60)
+    await settled()
+    expect(stands()).toEqual(['256 198.18.0.1 tcp/443 90 s', '256 198.18.0.2 tcp/443 70 s'])
+    // The kernel takes its time over the removal; the commit behind it comes from a later question.
+    now = 100_000
+    let acknowledge: (value: undefined) => void = () => undefined
+    acknowledges = new Promise((resolve) => (acknowledge = resolve))
+    const first = answer('web', 'd.example.com', '198.18.0.4', 60)
+    const again = answer('web', 'e.example.com', '198.18.0.2', 60)
+    acknowledge(undefined)
+    await Promise.all([first, again])
+    await settled()
+    expect(stands()).toEqual(['256 198.18.0.2 tcp/443 90 s', '256 198.18.0.4 tcp/443 90 s'])
+  })
+
+  test('what the kernel did not take out is owed, and taken out later', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 0)
+    await answer('web', 'b.example.com', '198.18.0.2', 60)
+    now = 20_000
+    refuses = (verb) => verb === 'remove'
+    await answer('web', 'c.example.com', '198.18.0.3', 60)
+    expect([stands().length, keeper.isSettled()]).toEqual([3, false])
+    refuses = () => false
+    await keeper.settle()
+    expect([stands().length, keeper.isSettled()]).toEqual([2, true])
+  })
+})

@@ -9,7 +9,7 @@ import { answer, connection, proxy, query, web } from './observe/flows.ts'
 
 function observed(hubble: boolean): Metrics {
   const one = (): number => 1
-  const metrics = makeMetrics({ leases: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), settle: () => undefined, restarts: () => ({}), exported: () => ({ written: 5, lost: 6 }), sent: () => ({ written: 7, lost: 8 }), hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
+  const metrics = makeMetrics({ leases: one, leaseOctets: one, endpoints: one, policyRevision: one, strangers: one, dropped: one, identities: one, policies: one, leasedNames: one, flowsLost: () => ({ ring: 3, kernel: 4 }), settle: () => undefined, restarts: () => ({}), exported: () => ({ written: 5, lost: 6 }), sent: () => ({ written: 7, lost: 8 }), hubble: hubble ? { cluster: 'default' } : undefined }) // prettier-ignore
   for (const step of steps) metrics.step(step, 0.001)
   for (const flow of [query(), answer(), query({ verdict: 'DROPPED', qname: 'pay.example.net' }), answer({ source: proxy, destination: web, rcode: 3, addresses: [] }), connection(), connection({ verdict: 'FORWARDED' })]) metrics.flow(flow, 1) // prettier-ignore
   metrics.flow({ kind: 'commit', time: 0, why: undefined, elements: 1, millis: 1, acknowledged: true }, 1)
@@ -17,7 +17,8 @@ function observed(hubble: boolean): Metrics {
   metrics.commit(0.001, 1)
   metrics.commit(0.001, undefined)
   metrics.upstreamSeconds(0.001, 'message')
-  metrics.full('name')
+  metrics.full({ limit: 'name', budget: 'leases' })
+  metrics.evicted({ limit: 'identity', budget: 'octets' }, 3)
   metrics.load(true)
   metrics.repair()
   metrics.question({ kind: 'ignored', why: { text: '' } })
@@ -46,7 +47,9 @@ test('steps, flows, losses', async () => {
   expect(text).toContain('namegate_otlp_flows_total 7\n')
   expect(text).toContain('namegate_otlp_lost_total 8\n')
   expect(text).toContain('namegate_flows_lost_total{source="ring"} 3\nnamegate_flows_lost_total{source="kernel"} 4\n')
-  expect(text).toContain('namegate_leases_full_total{limit="name"} 1\n')
+  expect(text).toContain('namegate_leases_full_total{limit="name",budget="leases"} 1\n')
+  expect(text).toContain('namegate_leases_evicted_total{limit="identity",budget="octets"} 3\n')
+  expect(text).toContain('namegate_lease_octets 1\n')
   expect(text).not.toContain('hubble_')
 })
 

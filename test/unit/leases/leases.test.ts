@@ -143,6 +143,7 @@ test('at the bounds the answer is refused and nothing that stands is evicted', (
   expect(leases.learn(fact({ identity: 259 }))).toEqual({
     kind: 'full',
     limit: 'all',
+    budget: 'leases',
     text: '2 leases are held; the limit is 2',
   })
 })
@@ -152,7 +153,12 @@ test('one identity takes at most a quarter of the room, in leases and in element
   answer({ name: 'a.example.com' })
   answer({ name: 'b.example.com', addresses: [at('198.18.0.2')] })
   const text = 'this identity holds 2 leases in 2 elements; the limit for one is 2 of each, a quarter of leasesMax'
-  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({ kind: 'full', limit: 'identity', text })
+  expect(leases.learn(fact({ name: 'c.example.com' }))).toEqual({
+    kind: 'full',
+    limit: 'identity',
+    budget: 'leases',
+    text,
+  })
   expect(answer({ identity: 257, name: 'c.example.com' })).toEqual([90])
   expect(leases.learn(fact({ identity: 258, ports: [https, ssh, { ...ssh, protocol: Protocol.UDP }] })).kind).toBe('full') // prettier-ignore
   // What is over makes room again.

@@ -231,7 +231,7 @@ describe('refused', () => {
 })
 
 describe('failed', () => {
-  const full = { kind: 'full', limit: 'all', text: 'the table is full' } as const
+  const full = { kind: 'full', limit: 'all', budget: 'leases', text: 'the table is full' } as const
   const rows: { title: string; world: () => World; ede: RegExp; stage: string; log: string[] }[] = [
     { title: 'upstream is silent', world: () => worldOf({ ask: () => failing('timeout') }), ede: /^22 /, stage: 'upstream', log: ['ask'] }, // prettier-ignore
     { title: 'upstream is not to be reached', world: () => worldOf({ ask: () => failing('network') }), ede: /^23 /, stage: 'upstream', log: ['ask'] }, // prettier-ignore
