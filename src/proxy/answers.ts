@@ -6,6 +6,7 @@ import type { Clock, Millis, Seconds } from '../clock.ts'
 import { fit, type FitAnswer } from '../wire/answer.ts'
 import { Rcode } from '../wire/codes.ts'
 import type { Question } from '../wire/message.ts'
+import { mixed, numberOfName } from '../wire/name.ts'
 import type { QueryFlags } from '../wire/reply.ts'
 import { makeBlocks, takenFor } from './blocks.ts'
 import type { UpstreamReply } from './upstream.ts'
@@ -185,18 +186,14 @@ function textOf({ question, flags, bits }: Key): string {
   return `${question.qtype}/${question.qclass}/${bits}/${question.wire}${options}`
 }
 
-/** A number for a question, alike where all that is given is; of 32 bits with a sign, which V8 keeps without an object. */
 type NumberOf = (question: Question, options: Uint8Array, bits: number) => number
 
-/** FNV-1a, mixed further. @param seed one that nobody knows, so that nobody chooses names that drive out others. */
+/** @param seed one that nobody knows, so that nobody chooses names that drive out others. */
 function makeNumberOf(seed: number): NumberOf {
-  const mix = (number: number, value: number): number => Math.imul(number ^ (number >>> 17) ^ value, 0x01000193)
   return ({ wire, qtype, qclass }, options, bits) => {
-    let number = mix(mix(mix(seed | 0, bits), qtype), qclass)
-    for (let i = 0; i < wire.length; i++) number = mix(number, wire.charCodeAt(i))
-    for (let i = 0; i < options.length; i++) number = mix(number, options[i] ?? 0)
-    number = Math.imul(number ^ (number >>> 16), 0x85ebca6b)
-    return number ^ (number >>> 13)
+    let number = mixed(mixed(mixed(seed, bits), qtype), qclass)
+    for (let i = 0; i < options.length; i++) number = mixed(number, options[i] ?? 0)
+    return numberOfName(wire, number)
   }
 }
 
