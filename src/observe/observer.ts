@@ -54,8 +54,9 @@ const namespaceMillis = 3_600_000
 /** Namespaces that are remembered; those that were seen longest ago go first. */
 const namespacesMax = 10_000
 const rateSeconds = 60
-/** Outcomes told again that wait to be counted. */
-const waitingMax = 4096
+/** Outcomes told again that wait to be counted, and so many at once are when there are more: 2 ms. */
+const waitingMax = 16_384
+const countedAtOnce = 4096
 
 /** The flows of an outcome that is told again and again. */
 interface Pattern {
@@ -74,7 +75,8 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
   let kernelLost = 0
   const taps: ((flow: Flow, times: number) => void)[] = []
   const patterns = new WeakMap<Outcome, Pattern>()
-  const waiting = new Set<Pattern>()
+  /** Those with `times` above 0, each once. */
+  const waiting: Pattern[] = []
   /** Flows by second, the last minute of them. */
   const perSecond = new Float64Array(rateSeconds)
   const secondOf = new Float64Array(rateSeconds)
@@ -144,16 +146,15 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     count(time, 2)
     pattern.last = time
     if (pattern.times++ > 0) return
-    if (waiting.size >= waitingMax) settle()
-    waiting.add(pattern)
+    if (waiting.length >= waitingMax) settle(countedAtOnce)
+    waiting.push(pattern)
   }
-  function settle(): void {
-    for (const pattern of waiting) {
+  function settle(count = waiting.length): void {
+    for (const pattern of waiting.splice(0, count)) {
       tell(pattern.query, pattern.times, pattern.last)
       tell(pattern.answer, pattern.times, pattern.last)
       pattern.times = 0
     }
-    waiting.clear()
   }
   function namespaces(): readonly string[] {
     settle()
@@ -174,7 +175,7 @@ export function makeObserver({ snapshot, capacity, place, now }: ObserverParts):
     place,
     question,
     again,
-    settle,
+    settle: () => settle(),
     commit: (millis, elements) => record({ kind: 'commit', time: now(), why: undefined, elements: elements ?? 0, millis, acknowledged: elements !== undefined }), // prettier-ignore
     lease: (change, { identity, endpoint, name, addresses, ttlSeconds }, why) => record({ kind: 'lease', time: now(), why, change, identity, endpoint, name, addresses, ttlSeconds }), // prettier-ignore
     connection: (flow) => flow !== undefined && record(flow),

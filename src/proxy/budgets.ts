@@ -1,8 +1,9 @@
 // How much an identity may ask. Names carry data: whoever may ask for anything below one domain can send whatever it likes to that domain's
 // servers, a few hundred octets a question. A cached name tells nobody anything, so what counts is distinct names.
+import { randomInt } from 'node:crypto'
 import { Rcode } from '../wire/codes.ts'
 import type { Millis } from '../clock.ts'
-import { isUnder, labelsOf, type WireName } from '../wire/name.ts'
+import { isUnder, labelsOf, numberOfName, type WireName } from '../wire/name.ts'
 
 export interface BudgetLimits {
   /** Floods: questions a second, of which two seconds' worth may come at once. */
@@ -38,7 +39,8 @@ interface Spender {
   tokens: number
   tokensAt: Millis
   minuteAt: Millis
-  names: Set<WireName>
+  /** By number: a name may be taken for one that was counted, once in 40 000 at the most that are held. */
+  names: Set<number>
   perDomain: Map<WireName, number>
   octets: number
   answers: number
@@ -48,6 +50,7 @@ interface Spender {
 /** @param exempt suffixes whose names stay within (the cluster's own): they count as questions only. */
 export function makeBudgets(limits: BudgetLimits, clock: () => Millis, exempt: readonly WireName[]): Budgets {
   const spenders = new Map<string | number, Spender>()
+  const seed = randomInt(2 ** 32)
 
   function spenderOf(who: string | number): Spender {
     const now = clock()
@@ -77,7 +80,9 @@ export function makeBudgets(limits: BudgetLimits, clock: () => Millis, exempt: r
       const spender = spenderOf(who)
       if (spender.tokens < 1) return { budget: 'queries', text: `more than ${limits.queriesPerSecond} questions a second` }
       spender.tokens--
-      if (isExempt(name) || spender.names.has(name)) return undefined
+      if (isExempt(name)) return undefined
+      const number = numberOfName(name, seed)
+      if (spender.names.has(number)) return undefined
       if (spender.answers >= limits.nxdomainFrom && spender.nxdomains > limits.nxdomainShare * spender.answers)
         return { budget: 'nxdomain', text: `${spender.nxdomains} of ${spender.answers} names within a minute do not exist` }
       const domain = registeredDomain(name)
@@ -86,7 +91,7 @@ export function makeBudgets(limits: BudgetLimits, clock: () => Millis, exempt: r
         return { budget: 'names', text: `more than ${limits.namesPerDomainPerMinute} names under one domain within a minute` }
       if (spender.octets + name.length > limits.nameOctetsPerMinute)
         return { budget: 'octets', text: `more than ${limits.nameOctetsPerMinute} octets in names within a minute` }
-      spender.names.add(name)
+      spender.names.add(number)
       spender.perDomain.set(domain, count)
       spender.octets += name.length
       return undefined

@@ -57,8 +57,8 @@ const resolvers = [
 const toWires = (names: readonly string[]): WireName[] => names.flatMap((name) => wireFromText(name) ?? [])
 
 export function makeNameRules({ clusterDomain, searchSuffixes, refuseDoh }: NameOptions): NameRules {
-  const known = new Set(toWires(resolvers))
-  const refused = new Set([...known, ...toWires(lookouts)])
+  const known = toNames(toWires(resolvers))
+  const refused = toNames([...known.all, ...toWires(lookouts)])
   const clusterDepth = labelsOf(clusterDomain).length
   return {
     expandedFrom(name) {
@@ -78,10 +78,27 @@ export function makeNameRules({ clusterDomain, searchSuffixes, refuseDoh }: Name
       return shorter
     },
     // The names under them too: NextDNS and ControlD give each customer one.
-    isResolver: (name) => ancestorsOf(name).some((ancestor) => known.has(ancestor)),
-    isDohRefused: (name, byPolicy) =>
-      (refuseDoh || byPolicy) && ancestorsOf(name).some((ancestor) => refused.has(ancestor)),
+    isResolver: (name) => isBelow(name, known),
+    isDohRefused: (name, byPolicy) => (refuseDoh || byPolicy) && isBelow(name, refused),
   }
+}
+
+/** Whether one of `names`, which all have two labels or more, is `name` or above it. Most names end in none of their last two labels: one look then. */
+function isBelow(name: WireName, { all, ends }: Names): boolean {
+  return ends.has(lastTwo(name)) && ancestorsOf(name).some((ancestor) => all.has(ancestor))
+}
+
+interface Names {
+  readonly all: ReadonlySet<WireName>
+  /** Their last two labels. */
+  readonly ends: ReadonlySet<WireName>
+}
+const toNames = (wires: readonly WireName[]): Names => ({ all: new Set(wires), ends: new Set(wires.map(lastTwo)) })
+
+function lastTwo(name: WireName): WireName {
+  let [second, last] = [0, 0]
+  for (let at = 0; at < name.length - 1; at += name.charCodeAt(at) + 1) [second, last] = [last, at]
+  return name.slice(second) as WireName
 }
 
 function ancestorsOf(name: WireName): WireName[] {

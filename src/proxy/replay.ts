@@ -39,11 +39,12 @@ export interface Replays {
 
 interface Entry {
   readonly source: Address
-  /** The message: its octets behind the ID, the name's letters in lower case. */
-  readonly key: Uint8Array
-  /** End of the name in the message. */
+  /** Of the message, which is told by these and by its question, as that stands in the reply: the two octets of flags; its OPT record. */
+  readonly flags: number
+  readonly opt: Opt
+  /** End of the name in the message and in the reply. */
   readonly nameEnd: number
-  /** The reply with the TTLs of the upstream's answer. */
+  /** The reply with the TTLs of the upstream's answer, and the question of who asked first. */
   readonly reply: Uint8Array
   readonly ttlsAt: readonly number[]
   readonly answer:
@@ -58,6 +59,12 @@ interface Entry {
   readonly lease: Assured | undefined
   /** One object for all that hear of this entry: what they keep of it they copy. */
   readonly outcome: Told & { ttlSeconds?: Seconds }
+}
+
+/** An OPT record without options: type and class (the size), what stands in the place of a TTL; 0 and 0: there is none. As numbers of 32 bits with a sign, which take no room of their own. */
+interface Opt {
+  readonly typeAndClass: number
+  readonly ttl: number
 }
 
 /** Places that a number may be found at: of names that fall together none drives out the others while there is room (1 of 100 with four, 15 with one). */
@@ -144,7 +151,8 @@ export function makeReplays({ clock, revision, epoch, leases, budgets, entries, 
     places.copyWithin(place + 1, place, at)
     places[place] = {
       source,
-      key: keyOf(message, nameEnd),
+      flags: count(message, 2),
+      opt: optAt(message, nameEnd + 4, message.length),
       nameEnd,
       reply,
       ttlsAt,
@@ -197,7 +205,7 @@ export function makeReplays({ clock, revision, epoch, leases, budgets, entries, 
 /** Whether nothing follows the question, or one OPT record without options: those may ask for what is not the same twice (cookies). */
 function isPlain(message: Uint8Array, questionEnd: number): boolean {
   const rest = message.length - questionEnd
-  return rest === 0 || (rest === optOctets && count(message, message.length - 2) === 0)
+  return rest === 0 || (rest === optOctets && message[questionEnd] === 0 && count(message, message.length - 2) === 0)
 }
 
 /** The reply as it would be with the TTLs that the upstream's answer had; none are in one that was cut (TC). */
@@ -217,24 +225,33 @@ function hashOf(message: Uint8Array, start: number, length: number, source: Addr
   return hash ^ (hash >>> 15)
 }
 
-function keyOf(message: Uint8Array, nameEnd: number): Uint8Array {
-  const key = Uint8Array.from(message.subarray(2))
-  for (let i = headerOctets - 2; i < nameEnd - 2; i++) {
-    const octet = key[i] ?? 0
-    if (octet >= 0x41 && octet <= 0x5a) key[i] = octet | 0x20
-  }
-  return key
+const noOpt: Opt = { typeAndClass: 0, ttl: 0 }
+function optAt(message: Uint8Array, at: number, end: number): Opt {
+  return at === end ? noOpt : { typeAndClass: int32(message, at + 1), ttl: int32(message, at + 5) }
 }
+const int32 = (octets: Uint8Array, at: number): number => (count(octets, at) << 16) | count(octets, at + 2)
 
-/** Whether a message is the entry's: octet by octet, but for its ID and the case of its name. */
-function isSame({ source, key, nameEnd }: Entry, message: Uint8Array, start: number, length: number, from: Address): boolean {
-  if (source !== from || key.length !== length - 2) return false
-  for (let i = 0; i < key.length; i++) {
-    const ours = key[i] ?? 0
-    const theirs = message[start + 2 + i] ?? 0
-    if (ours === theirs) continue
+/**
+ * Whether a message is the entry's: octet by octet, but for its ID and the case of its name. All that are kept have one question, and nothing
+ * else but the OPT record, if any.
+ */
+function isSame(entry: Entry, message: Uint8Array, start: number, length: number, from: Address): boolean {
+  const { source, flags, opt, nameEnd, reply } = entry
+  const hasOpt = opt.typeAndClass !== 0
+  const questionEnd = nameEnd + 4
+  if (source !== from || length !== (hasOpt ? questionEnd + optOctets : questionEnd)) return false
+  if (count(message, start + 2) !== flags || int32(message, start + 4) !== 0x10000) return false
+  if (int32(message, start + 8) !== (hasOpt ? 1 : 0)) return false
+  for (let i = headerOctets; i < nameEnd; i++) {
+    const ours = reply[i] ?? 0
+    const theirs = message[start + i] ?? 0
     // Length octets are below 64 and so never taken for letters.
-    if (i < headerOctets - 2 || i >= nameEnd - 2 || ours < 0x61 || ours > 0x7a || theirs !== ours - 0x20) return false
+    if (ours !== theirs && (((ours ^ theirs) !== 0x20) || !isLetter(ours))) return false
   }
-  return true
+  if (int32(message, start + nameEnd) !== int32(reply, nameEnd)) return false
+  if (!hasOpt) return true
+  const at = start + questionEnd
+  return message[at] === 0 && int32(message, at + 1) === opt.typeAndClass && int32(message, at + 5) === opt.ttl && count(message, at + 9) === 0
 } // prettier-ignore
+
+const isLetter = (octet: number): boolean => (octet | 0x20) >= 0x61 && (octet | 0x20) <= 0x7a

@@ -127,3 +127,17 @@ export function isUnder(name: WireName, ancestor: WireName): boolean {
     if (name.length - at === ancestor.length) return true
   return false
 }
+
+/**
+ * A number for a name: of 32 bits with a sign, which V8 keeps without an object. Two names of one number are rare, and none can be chosen by
+ * who does not know the seed (FNV-1a, mixed further).
+ */
+export function numberOfName(name: WireName, seed: number): number {
+  let number = seed | 0
+  for (let i = 0; i < name.length; i++) number = mixed(number, name.charCodeAt(i))
+  number = Math.imul(number ^ (number >>> 16), 0x85ebca6b)
+  return number ^ (number >>> 13)
+}
+
+/** One step of it. */
+export const mixed = (number: number, value: number): number => Math.imul(number ^ (number >>> 17) ^ value, 0x01000193)

@@ -1,8 +1,10 @@
 // The resolvers of the `dns` benchmark, each configured as close to the same as it can be: 10 000 names and 1 000 patterns are permitted,
 // all else is denied, answers are kept, one worker. None of the rivals writes to the kernel here: that is their fastest setting.
 import { spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { sh } from '../support/lab.ts'
 import { noBudgets, startMeasured, type Lab } from './lab.ts'
@@ -16,6 +18,8 @@ export interface Resolver {
     lab: Lab,
     entries?: number,
   ) => Promise<{ readonly process: ChildProcess; readonly stop: () => Promise<void> }>
+  /** Has a running one give back what is garbage; absent: it makes none. */
+  readonly collect?: (pid: number) => Promise<void>
 }
 
 export const identities = 100
@@ -59,6 +63,23 @@ spec:
     const running = await startMeasured(lab, [process.execPath, ...flags, main, 'agent', '--config', join(lab.folder, 'dns-config.yaml')]) // prettier-ignore
     return { ...running, stop: () => running.stop().then(() => void sh('nft delete table inet namegate')) }
   },
+  collect: collectGarbage,
+}
+
+/** Node opens its inspector (here: 127.0.0.1:9229 of the gate) when it gets SIGUSR1. */
+async function collectGarbage(pid: number): Promise<void> {
+  process.kill(pid, 'SIGUSR1')
+  let targets: readonly { readonly webSocketDebuggerUrl: string }[] | undefined
+  for (let tries = 0; targets === undefined && tries < 100; tries++)
+    targets = (await fetch('http://127.0.0.1:9229/json/list')
+      .then((answer) => answer.json())
+      .catch(() => pause(100, undefined))) as typeof targets
+  const socket = new WebSocket(targets?.[0]?.webSocketDebuggerUrl ?? '')
+  await once(socket, 'open')
+  socket.send(JSON.stringify({ id: 1, method: 'HeapProfiler.collectGarbage' }))
+  await once(socket, 'message')
+  socket.close()
+  await once(socket, 'close')
 }
 
 const unbound: Resolver = {
@@ -151,8 +172,11 @@ policy.add(policy.all(policy.DENY))
   return startMeasured(lab, ['kresd', '-n', '-c', join(folder, 'kresd.conf'), folder])
 }
 
-/** Those that are installed; says which are not. */
-export const resolvers = (): Resolver[] => installed([namegate, unbound, dnsdist, dnsmasq, knot])
+/** Those that are asked for and installed; says which are not. */
+export function resolvers(): Resolver[] {
+  const asked = process.env['NAMEGATE_BENCH_RESOLVERS']?.split(',')
+  return installed([namegate, unbound, dnsdist, dnsmasq, knot].filter(({ name }) => asked?.includes(name) ?? true))
+}
 
 function installed(all: readonly Resolver[]): Resolver[] {
   return all.filter(({ name, needs }) => {

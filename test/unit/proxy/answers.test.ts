@@ -1,25 +1,39 @@
 // The answer cache on a clock of its own, and questions that share one answer.
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { makeAnswers, type AnswerOptions, type Answered } from '../../../src/proxy/answers.ts'
+import { keptOctets, makeAnswers, type AnswerOptions, type Answered } from '../../../src/proxy/answers.ts'
 import type { UpstreamReply } from '../../../src/proxy/upstream.ts'
 import type { Question } from '../../../src/wire/message.ts'
-import { a, AAAA, response, soa, type Parts } from '../wire/build.ts'
+import { a, AAAA, response, soa, TXT, type Parts, type Rr } from '../wire/build.ts'
 import { flags, promised, questionOf, settle } from './world.ts'
 
 const q = 'api.example.com'
 const big: AnswerOptions = { entries: 100, octets: 1_000_000, staleSeconds: 0, staleAfterMillis: 1800, prefetch: false }
 
 /** Answers on a clock that stands at `now`, in front of an upstream that says what `answer` gives for a question. */
-function answersOver(answer: (question: Question) => Parts | UpstreamReply, options = big) {
+function answersOver(
+  answer: (question: Question) => Parts | UpstreamReply,
+  options = big,
+  numberOf?: Parameters<typeof makeAnswers>[3],
+) {
   const state = { now: 0, asked: 0 }
   const upstream = (question: Question): Promise<UpstreamReply> => {
     state.asked++
     const said = answer(question)
     return Promise.resolve('kind' in said ? said : { kind: 'message', message: response({ name: question.labels.join('.'), type: question.qtype, ...said }) }) // prettier-ignore
   }
-  const ask = makeAnswers(upstream, () => state.now, options)
+  const ask = makeAnswers(upstream, () => state.now, options, numberOf)
   return { state, ask: (parts: Parts = {}, over = {}): Promise<Answered> => ask(questionOf(parts), { ...flags, ...over }) } // prettier-ignore
 }
+const messageOf = (answered: Answered): Uint8Array | undefined =>
+  answered.kind === 'answer' ? Uint8Array.from(answered.answer.message) : undefined
+/** A TXT record of so many octets. */
+const txt = (owner: string, length: number, octet: number): Rr => ({
+  owner,
+  type: TXT,
+  ttl: 300,
+  data: Array<number>(length).fill(octet),
+})
 const ttl = (seconds: number): Parts => ({ answers: [a(q, '192.0.2.1', seconds)] })
 const left = (answered: Answered): unknown =>
   answered.kind === 'answer'
@@ -84,6 +98,23 @@ describe('kept', () => {
     expect(state.asked).toBe(different.length)
   })
 
+  test('apart even where they have one number: then only the newer is kept', async () => {
+    const { state, ask } = answersOver((question) => ({ name: question.name, type: question.qtype, authorities: [soa('com', 60, 60)] }), big, () => 1) // prettier-ignore
+    const different: [Parts, object][] = [
+      [{}, {}],
+      [{}, { dnssecOk: true }],
+      [{ name: 'apj.example.com' }, { dnssecOk: true }],
+      [{ name: 'apj.example.com', type: AAAA }, { dnssecOk: true }],
+      [{}, {}],
+      [{}, { options: Uint8Array.of(0, 8, 0, 0) }],
+      [{}, { options: Uint8Array.of(0, 9, 0, 0) }],
+    ]
+    for (const [parts, over] of different) for (let i = 0; i < 2; i++) await ask(parts, over)
+    expect(state.asked).toBe(different.length)
+    for (const [parts, over] of different) await ask(parts, over)
+    expect(state.asked).toBe(2 * different.length)
+  })
+
   test('within the bound of entries: the least recently used goes', async () => {
     const { state, ask } = answersOver(() => ({ authorities: [soa('com', 60, 60)] }), { ...big, entries: 2 })
     for (const name of ['a', 'b', 'a', 'c']) await ask({ name })
@@ -95,10 +126,53 @@ describe('kept', () => {
   })
 
   test('within the bound of octets: what is greater than all of it is not kept', async () => {
-    const { state, ask } = answersOver(() => ttl(60), { ...big, octets: 300 })
-    await ask()
-    expect((await ask()).kind).toBe('answer')
-    expect(state.asked).toBe(2)
+    const size = keptOctets(response(ttl(60)).length, 0)
+    for (const [octets, asked] of [[size, 1], [size - 1, 2]] as const) {
+      const { state, ask } = answersOver(() => ttl(60), { ...big, octets })
+      await ask()
+      expect((await ask()).kind).toBe('answer')
+      expect(state.asked).toBe(asked)
+    }
+  }) // prettier-ignore
+
+  test('apart by the options that go on to the upstream, and told with the octets that came', async () => {
+    const { state, ask } = answersOver((question) => ({ answers: [txt(question.labels.join('.'), 300, state.asked)] }))
+    const lists = [[], [0, 8, 0, 0], [0, 8, 0, 1, 7], [0, 9, 0, 1, 7]].map((octets) => Uint8Array.from(octets))
+    const first = await Promise.all(lists.map((options) => ask({ type: TXT }, { options })))
+    for (const [i, options] of lists.entries())
+      expect(messageOf(await ask({ type: TXT }, { options }))).toEqual(messageOf(first[i] ?? expect.fail('not asked')))
+    expect(state.asked).toBe(lists.length)
+  })
+
+  test('what was told stays what it was when its place is taken by another', async () => {
+    const { ask } = answersOver((question) => ({ answers: [txt(question.labels.join('.'), 300, question.wire.charCodeAt(1))] }), { ...big, entries: 1 }) // prettier-ignore
+    await ask({ name: 'a', type: TXT })
+    const told = await ask({ name: 'a', type: TXT })
+    const before = messageOf(told)
+    for (const name of ['b', 'c']) await ask({ name, type: TXT })
+    expect(messageOf(told)).toEqual(before)
+  })
+
+  test('as a list would that knows when each was asked for last: within both bounds, whatever the sizes', async () => {
+    const step = fc.record({ name: fc.constantFrom(...'abcdefgh'), length: fc.nat(400) })
+    const run = async (steps: { name: string; length: number }[], entries: number, octets: number): Promise<void> => {
+      let length = 0
+      const { state, ask } = answersOver((question) => ({ answers: [txt(question.labels.join('.'), length, 1)] }), { ...big, entries, octets }) // prettier-ignore
+      let list: { name: string; size: number; message: Uint8Array | undefined }[] = []
+      for (const each of steps) {
+        ;({ length } = each)
+        const before = state.asked
+        const message = messageOf(await ask({ name: each.name, type: TXT }))
+        const known = list.find(({ name }) => name === each.name)
+        expect(state.asked - before).toBe(known === undefined ? 1 : 0)
+        if (known !== undefined) expect(message).toEqual(known.message)
+        const size = known?.size ?? keptOctets(message?.length ?? 0, 0)
+        list = [...list.filter((other) => other !== known), { name: each.name, size, message }]
+        if (size > octets) list.pop()
+        while (list.length > entries || list.reduce((sum, one) => sum + one.size, 0) > octets) list.shift()
+      }
+    }
+    await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 60 }), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 100, max: 3000 }), run)) // prettier-ignore
   })
 })
 

@@ -243,6 +243,7 @@ describe('not told again', () => {
   })
 
   const base: Parts = { name: 'api.example.com' }
+  const withOpt = { ...base, additionals: [opt()] }
   const unlike: [what: string, message: Uint8Array, source?: Address][] = [
     ['from another source', query(base), stranger],
     ['of another type', query({ ...base, type: AAAA })],
@@ -258,6 +259,25 @@ describe('not told again', () => {
     ['of nothing but a header', query(base).subarray(0, 12)],
     ['empty', new Uint8Array()],
   ]
+  // Most differ in the bit that the number under which they are kept does not see.
+  const unlikeOpt: [what: string, message: Uint8Array][] = [
+    ['without OPT', query(base)],
+    ['with another size', query({ ...base, additionals: [opt(1232 | 0x20)] })],
+    ['with DO', query({ ...base, additionals: [opt(1232, { dnssecOk: true })] })],
+    ['of another version', query({ ...base, additionals: [opt(1232, { version: 0x20 })] })],
+    ['with another record in its place', query({ ...base, additionals: [{ ...opt(), type: 42 }] })],
+    ['with OPT below another name', query(withOpt).map((octet, i, { length }) => (i === length - 11 ? 0x20 : octet))],
+    ['with a count of its options that is not true', query(withOpt).map((octet, i, { length }) => (i === length - 1 ? 0x20 : octet))],
+    ['with AD', query({ ...withOpt, flags: 0x0120 })],
+    ['with a count of questions that is not one', query({ ...withOpt, counts: [0x21, 0, 0, 1] })],
+    ['with a count of additional records that is not one', query({ ...withOpt, counts: [1, 0, 0, 0x21] })],
+  ] // prettier-ignore
+  for (const [what, message] of unlikeOpt)
+    test(`where there was OPT, a message ${what}`, async () => {
+      const world = await warm(withOpt)
+      expect(world.again(query(withOpt))).toBeDefined()
+      expect(world.again(message)).toBeUndefined()
+    })
   for (const [what, message, source] of unlike)
     test(`a message ${what}`, async () => expect((await warm(base)).again(message, source)).toBeUndefined())
 

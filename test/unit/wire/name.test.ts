@@ -6,6 +6,7 @@ import {
   labelsOf,
   nameFromLabels,
   nameOctetsMax,
+  numberOfName,
   readName,
   wireFromText,
   type WireName,
@@ -166,3 +167,22 @@ describe('isUnder', () => {
 const raise = (): never => {
   throw new Error('not a name')
 }
+
+test('numbers of names: few are alike, whatever the seed, and which are depends on it', () => {
+  const names = Array.from({ length: 100_000 }, (_, i) => wireFromText(`m${i}.p${i % 1000}.example.org`) as WireName)
+  const alike = (seed: number): string[] => {
+    const first = new Map<number, string>()
+    return names.filter((name) => {
+      const number = numberOfName(name, seed)
+      expect(number | 0).toBe(number)
+      if (first.has(number)) return true
+      first.set(number, name)
+      return false
+    })
+  }
+  // 1.2 of 100 000 on average.
+  const [one, other] = [alike(0), alike(0x9abcdef0)]
+  expect(one.length).toBeLessThan(10)
+  expect(other.length).toBeLessThan(10)
+  expect(one.filter((name) => other.includes(name))).toEqual([])
+})
