@@ -209,6 +209,25 @@ describe.skipIf(reason !== undefined)(`races ${reason ?? ''}`, () => {
     expect(await Promise.all(answered.map((address) => connect(web, address)))).toEqual([true, true, true])
   })
 
+  test('at the bound of leases: refused while nothing may go, then the oldest past its TTL is not reached any more, and the others are', async () => {
+    let ahead = 0
+    // One identity may hold two.
+    const bound = { ...settings, leases: { ...settings.leases, ttlMaxSeconds: 20, leasesMax: 8 } }
+    await start(base, { settings: bound, clock: () => performance.now() + ahead })
+    const metric = async (name: string): Promise<string | undefined> =>
+      (await agent?.metrics.text())?.split('\n').find((line) => line.startsWith(`${name}{`))
+    const [api = '', mail = ''] = [...(await dig(web, 'api.example.com')), ...(await dig(web, 'mail.example.com'))]
+    expect(await dig(web, 'ns1.example.com')).toEqual([])
+    expect(await metric('namegate_leases_full_total')).toBe('namegate_leases_full_total{limit="identity",budget="leases"} 1') // prettier-ignore
+    expect(await Promise.all([api, mail].map((address) => connect(web, address)))).toEqual([true, true])
+    // TTL and half the grace are over by our clock; the kernel, by its own, holds both for another half minute.
+    ahead = 36_000
+    const [ns1 = ''] = await dig(web, 'ns1.example.com')
+    expect(await metric('namegate_leases_evicted_total')).toBe('namegate_leases_evicted_total{limit="identity",budget="leases"} 1') // prettier-ignore
+    await expect.poll(() => sh('nft list set inet namegate learned4').includes(api)).toBe(false)
+    expect(await Promise.all([api, mail, ns1].map((address) => connect(web, address)))).toEqual([false, true, true])
+  })
+
   describe('an identity that nobody has any more', () => {
     const evil = pod('web', ['10.1.0.2']) + pod('evil', ['10.2.0.2']) + policy('web', anyName) + policy('evil', '{}')
     const restart = async (text: string): Promise<void> => {

@@ -174,6 +174,21 @@ test('a short answer about a zombie does not shut it earlier', () => {
   expect(isOpen(one)).toBe(true)
 })
 
+test('a zombie whose renewal the kernel refuses is kept as it was before', () => {
+  answer(60)
+  live.add(use(one))
+  pass(100)
+  const before = [...leases.list()].map((l) => [l.deadline, l.keptUntil])
+  const learned = leases.learn({ identity: 256, endpoint: 1, name: 'api.example.com', addresses: [one], ttlSeconds: 600, ports: [https] }) // prettier-ignore
+  if (learned.kind === 'full') return expect.fail(learned.text)
+  leases.sending(learned.elements)
+  leases.refused(learned.elements)
+  expect(leases.retract(learned.elements)).toEqual({ dropped: [], remove: [] })
+  expect([...leases.list()].map((l) => [l.deadline, l.keptUntil])).toEqual(before)
+  pass(hour)
+  expect(isOpen(one)).toBe(true)
+})
+
 test('cleaned by hand it is gone, whoever is connected', () => {
   answer(60)
   live.add(use(one))
