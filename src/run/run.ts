@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent, type AgentSettings } from '../agent.ts'
 import { openHostAddresses } from '../datapath/hostAddresses.ts'
+import { socketDiagnosis } from '../datapath/netlink.ts'
 import { makeLog, type LogLevel } from '../log.ts'
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
@@ -12,6 +13,7 @@ import type { Server } from '../proxy/upstream.ts'
 import { makeCompiler } from '../policy/compile.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
+import { createNamespace, netlinkIn } from './namespace.ts'
 import { freeLink } from './link.ts'
 import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
 import { mayChangeNetworks, whatIsMissing } from './needs.ts'
@@ -100,6 +102,8 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   try {
     const log = makeLog(options.logLevel)
     const gate = await makeGate()
+    // Empty until the policy stands; its programs hear at once of connections that end.
+    const namespace = await createNamespace()
     const agent = await startAgent({
       settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
       log,
@@ -112,7 +116,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
           (now) => changed([...gateways, ...ownAddresses(now)]),
           (error) => log.error({ err: error }, "this machine's addresses cannot be read; those known stay"),
         ),
-      kernel: gate.kernel,
+      kernel: { ...gate.kernel, socketsFd: await netlinkIn(namespace, [], socketDiagnosis) },
       onOutcome: unanswered.see,
     })
     toClose.push(() => agent.close())
@@ -121,7 +125,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     // The policy stands before there is anything for it to hold back.
     const uplink = await openUplink(gate, options.network, mapBackTo === undefined)
     toClose.push(() => uplink.close())
-    const namespace = await attachWorkload(gate, link)
+    await attachWorkload(gate, link, namespace)
     const early = signals.early()
     if (early !== undefined) return { kind: 'signal', signal: early }
     const resolvConf = withNameservers(hostResolvConf, [link.gateway4])
