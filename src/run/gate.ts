@@ -61,9 +61,9 @@ export async function makeGate(): Promise<Gate> {
   }
 }
 
-/** A namespace behind the gate, with `eth0`, routes through the gate and nothing else. */
-export async function attachWorkload(gate: Gate, link: Link): Promise<Namespace> {
-  const namespace = await createNamespace()
+/** A namespace behind the gate, with `eth0`, routes through the gate and nothing else; an empty one may be given. */
+export async function attachWorkload(gate: Gate, link: Link, given?: Namespace): Promise<Namespace> {
+  const namespace = given ?? (await createNamespace())
   await shell(
     `ip link add ${link.name} type veth peer name eth0 netns ${namespace.path}
      ip addr add ${link.gateway4}/30 dev ${link.name}; ${six(`ip addr add ${link.gateway6}/64 dev ${link.name} nodad`)}

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { stat } from 'node:fs/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import koffi from 'koffi'
-import { KernelError, openNetlink } from '../datapath/netlink.ts'
+import { KernelError, netfilter, openNetlink, type NetlinkFamily } from '../datapath/netlink.ts'
 import { systemEnvironment } from '../datapath/programs.ts'
 
 const libc = koffi.load('libc.so.6')
@@ -69,7 +69,7 @@ export function leaveMountsAndProcesses(): void {
 /** What a helper thread can be asked to do. */
 export type Errand =
   | { readonly kind: 'create' }
-  | { readonly kind: 'netlink'; readonly fd: number; readonly groups: readonly number[] }
+  | { readonly kind: 'netlink'; readonly fd: number; readonly groups: readonly number[]; readonly to: NetlinkFamily }
   | { readonly kind: 'bind'; readonly fd: number; readonly port: number; readonly families: readonly (4 | 6)[] }
 
 /** Does an errand on the calling worker thread and gives descriptors. */
@@ -80,7 +80,7 @@ export function doErrand(errand: Errand): number[] {
       return [check(libcOpen('/proc/thread-self/ns/net', O_RDONLY_CLOEXEC) as number, 'open the new network namespace')]
     case 'netlink':
       enterNamespace(errand.fd)
-      return [openNetlink(errand.groups)]
+      return [openNetlink(errand.groups, errand.to)]
     case 'bind':
       enterNamespace(errand.fd)
       return errand.families.flatMap((family) =>
@@ -122,9 +122,13 @@ export async function createNamespace(): Promise<Namespace> {
   return { fd, path: `/proc/${process.pid}/fd/${fd}`, release: () => void libcClose(fd) }
 }
 
-/** A netfilter netlink socket in the namespace, that hears these groups. */
-export async function netlinkIn(namespace: Namespace, groups: readonly number[] = []): Promise<number> {
-  const [fd = -1] = await send({ kind: 'netlink', fd: namespace.fd, groups })
+/** A netlink socket in the namespace, of netfilter unless said otherwise, that hears these groups. */
+export async function netlinkIn(
+  namespace: Namespace,
+  groups: readonly number[] = [],
+  to: NetlinkFamily = netfilter,
+): Promise<number> {
+  const [fd = -1] = await send({ kind: 'netlink', fd: namespace.fd, groups, to })
   return fd
 }
 

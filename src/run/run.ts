@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { ManifestError, startAgent } from '../agent.ts'
 import type { AgentSettings } from '../settings.ts'
 import { openHostAddresses } from '../datapath/hostAddresses.ts'
+import { socketDiagnosis } from '../datapath/netlink.ts'
 import { makeLog, type LogLevel } from '../log.ts'
 import { addressFromText, addressToText, type Address } from '../net/address.ts'
 import { prefixFromText, rangeCovers } from '../net/prefix.ts'
@@ -13,6 +14,7 @@ import type { Server } from '../proxy/upstream.ts'
 import { makeCompiler } from '../policy/compile.ts'
 import { loadWorld } from '../sources/manifests.ts'
 import { attachWorkload, makeGate, type Link } from './gate.ts'
+import { createNamespace, netlinkIn } from './namespace.ts'
 import { freeLink } from './link.ts'
 import { endLike, launch, ownFailure, startedChild, takeSignals, type Ending, type Signals } from './launch.ts'
 import { mayChangeNetworks, whatIsMissing } from './needs.ts'
@@ -101,6 +103,8 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
   try {
     const log = makeLog(options.logLevel)
     const gate = await makeGate()
+    // Empty until the policy stands; its programs hear at once of connections that end.
+    const namespace = await createNamespace()
     const agent = await startAgent({
       settings: { ...options.settings, datapath: { ...options.settings.datapath, denied: 'reject', interfaces: [link.name], prefixes: [] } },
       log,
@@ -113,7 +117,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
           (now) => changed([...gateways, ...ownAddresses(now)]),
           (error) => log.error({ err: error }, "this machine's addresses cannot be read; those known stay"),
         ),
-      kernel: gate.kernel,
+      kernel: { ...gate.kernel, socketsFd: await netlinkIn(namespace, [], socketDiagnosis) },
       onOutcome: unanswered.see,
     })
     toClose.push(() => agent.close())
@@ -122,7 +126,7 @@ async function runInside(options: RunOptions, mapBackTo: { uid: number; gid: num
     // The policy stands before there is anything for it to hold back.
     const uplink = await openUplink(gate, options.network, mapBackTo === undefined)
     toClose.push(() => uplink.close())
-    const namespace = await attachWorkload(gate, link)
+    await attachWorkload(gate, link, namespace)
     const early = signals.early()
     if (early !== undefined) return { kind: 'signal', signal: early }
     const resolvConf = withNameservers(hostResolvConf, [link.gateway4])

@@ -131,6 +131,29 @@ describe.skipIf(reason !== undefined)(`namegate run ${reason ?? ''}`, () => {
     expect(await ended(child)).toMatchObject({ out: 'no\nyes\n' })
   })
 
+  test('an idle connection to what becomes an address of this host: the command hears of its end at once', async () => {
+    // Other than what answers everywhere, this keeps its connections.
+    const keeping = spawn('setpriv', ['--pdeathsig', 'KILL', 'nsenter', `--net=${world.path}`, process.execPath, '-e', "require('net').createServer((c) => c.on('error', () => 0).resume()).listen(7778, () => console.log('up'))"], { stdio: ['ignore', 'pipe', 'inherit'] }) // prettier-ignore
+    await once(keeping.stdout, 'data')
+    world.sh('nft insert rule inet world in ip daddr 198.18.0.20 tcp dport 443 redirect to :7778')
+    const idle = "const s = require('net').connect({ host: '198.18.0.20', port: 443 }, () => console.log('open')).on('error', ({ code }) => { console.log(code); process.exit() })" // prettier-ignore
+    const child = start(['--policy', join(folder, 'policy.yaml'), '--', 'bash', '-c', `getent ahostsv4 api.example.com >/dev/null; exec ${process.execPath} -e "${idle}"`]) // prettier-ignore
+    const done = ended(child)
+    await once(child.stdout ?? expect.fail(), 'data')
+    try {
+      sh('ip addr add 198.18.0.20/32 dev lo')
+      const addedAt = performance.now()
+      expect((await done).out).toBe('open\nECONNABORTED\n')
+      expect(performance.now() - addedAt).toBeLessThan(2000)
+    } finally {
+      sh('ip addr del 198.18.0.20/32 dev lo')
+      world.sh(
+        'nft delete rule inet world in handle $(nft -a list chain inet world in | sed -n "s/.*7778 # handle //p")',
+      )
+      keeping.kill('SIGKILL')
+    }
+  })
+
   test('a connection tried before the lookup is not explained by what the lookup opened', async () => {
     const { err } = await under(`${connect('198.18.0.20')}; getent ahostsv4 api.example.com > /dev/null; ${connect('198.18.0.20')}`) // prettier-ignore
     expect(err).toMatch(/connection +198\.18\.0\.20 tcp\/443 +x1 +not allowed when it was tried; now leased as api\.example\.com by/) // prettier-ignore
