@@ -68,7 +68,7 @@ describe('why', () => {
   for (const { title, policies, flow: of, want, options } of rows) test(title, () => expect(said(decide(compile(policies, options), of))).toEqual(want)) // prettier-ignore
 
   test('points at policy, rule and line', () => {
-    expect(decide(compile(sql), flow(web, db, 5432)).ingress.why).toEqual([{ text: 'allowed by rule', policy: 'shop/sql', rule: 'spec.ingress[0]', source: 'p.yaml:27' }]) // prettier-ignore
+    expect(decide(compile(sql), flow(web, db, 5432)).ingress.why).toEqual([{ text: 'allowed by rule', policy: 'shop/sql', policyKind: 'CiliumNetworkPolicy', rule: 'spec.ingress[0]', source: 'p.yaml:27' }]) // prettier-ignore
   })
   test('HTTP points at the rule of the list', () => {
     const snapshot = compile(cnp('p', 'web', 'egress: [{toEntities: [all], toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{method: GET}, {method: PUT}]}}]}]')) // prettier-ignore
