@@ -239,7 +239,7 @@ describe('verdict', () => {
       {
         verdict: 'allowed',
         egress: { verdict: 'allowed', why: [{ text: 'no policy denies egress by default' }] },
-        ingress: { verdict: 'allowed', why: [{ text: 'allowed by rule', policy: 'shop/db', rule: 'spec.ingress[0]', source: `${place}:11` }] }, // prettier-ignore
+        ingress: { verdict: 'allowed', why: [{ text: 'allowed by rule', policy: 'shop/db', policyKind: 'CiliumNetworkPolicy', rule: 'spec.ingress[0]', source: `${place}:11` }] }, // prettier-ignore
       },
       { error: expect.stringMatching(/^not JSON/) as string },
       {
