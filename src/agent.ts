@@ -33,7 +33,7 @@ import type { Server } from './proxy/upstream.ts'
 import { makeQuestions, makeRules, type Questions } from './questions.ts'
 import type { AgentSettings } from './settings.ts'
 import { placeText, socketError } from './socketError.ts'
-import { findEarlier, makeLastPolicyFile } from './lastPolicy.ts'
+import { findEarlier, makeLastPolicyFile, unsettled } from './lastPolicy.ts'
 import { makeRevocations } from './revocations.ts'
 import { compileEarlier, digest, isNumberedLike, isStillWarm, serversOf, warmUp, type Manifests, type Origin, type Warm } from './warm.ts' // prettier-ignore
 
@@ -426,7 +426,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
     const change = wanted
     const next = change.snapshot
     if (closing || next === before) return
-    await warnHeir()
+    await Promise.all([warnHeir(), unsettle()])
     try {
       await keeper.prepare(before, next)
       await datapath?.apply(next)
@@ -436,6 +436,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       // What is tried again is what is wanted then; close() waits for us, and nothing may come after it.
       if (!closing) retry = setTimeout(changeInTurn, retryMillis)
       await keepersFollow(before, before)
+      cutInTurn()
       return
     }
     // No answer leaves between these two, nor after them by the old policy: whoever waits for a commit looks at the snapshot again.
@@ -470,11 +471,17 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
       sayRefusal('connections', 'connections that may not go on could not be ended; it is tried again', error)
     }
   }
+  /** Connections may begin by a policy that was in force for a moment only: who dies in it must not be followed by one that knows nothing of that. */
+  async function unsettle(): Promise<void> {
+    if (noted === undefined) return
+    ordered = undefined
+    await lastPolicy?.write(unsettled)
+  }
   /** Not before: who dies until then is followed by one that ends what was to be ended. */
   function sayOrdered(): void {
     if (noted === undefined || noted === ordered) return
     ordered = noted
-    lastPolicy?.write({ origin: noted, settings: verdictsBy })
+    void lastPolicy?.write({ origin: noted, settings: verdictsBy })
   }
   async function keepersFollow(before: Snapshot, next: Snapshot): Promise<void> {
     try {

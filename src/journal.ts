@@ -96,21 +96,27 @@ export function readLine(line: string): unknown[] | undefined {
  */
 export async function readJournal(path: string, say: (text: string) => void): Promise<readonly JournalEntry[]> {
   const text = await readOwn(path, 'the journal of leases', say)
-  if (text === undefined) return []
+  if (text === undefined || text === noFile) return []
   const { entries, fault } = parseJournal(text)
   if (fault !== undefined) await setAside(path, 'the journal of leases', fault, say)
   return entries
 }
 
-/** The text of a file that we write; undefined when there is none, or it cannot be read and is set aside. @param what it is, for people. */
-export async function readOwn(path: string, what: string, say: (text: string) => void): Promise<string | undefined> {
+export const noFile = Symbol('no file')
+/** The text of a file that we write; undefined when it cannot be read, and is set aside. @param what it is, for people. */
+export async function readOwn(
+  path: string,
+  what: string,
+  say: (text: string) => void,
+): Promise<string | typeof noFile | undefined> {
   try {
     const file = await open(path, 'r')
     const { size } = await file.stat().finally(() => file.close())
     if (size > fileOctetsMax) throw new Error(`it has ${size} octets`)
     return await readFile(path, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') await setAside(path, what, String(error), say)
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return noFile
+    await setAside(path, what, String(error), say)
     return undefined
   }
 }

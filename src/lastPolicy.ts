@@ -3,7 +3,7 @@
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { lineOf, readLine, readOwn, setAside } from './journal.ts'
+import { lineOf, noFile, readLine, readOwn, setAside } from './journal.ts'
 import { addressFromText, addressToText } from './net/address.ts'
 import type { Snapshot } from './policy/snapshot.ts'
 import type { Origin } from './warm.ts'
@@ -59,14 +59,20 @@ export function parseLastPolicy(text: string): LastPolicy | undefined {
 
 const what = 'the policy of an earlier agent'
 
-/** Undefined when there is none, or it cannot be read: then it is set aside. @param say is told what was wrong. */
-export async function readLastPolicy(path: string, say: (text: string) => void): Promise<LastPolicy | undefined> {
+/** `unreadable`: it is set aside. @param say is told what was wrong. */
+export async function readLastPolicy(
+  path: string,
+  say: (text: string) => void,
+): Promise<LastPolicy | 'none' | 'unreadable'> {
   const text = await readOwn(path, what, say)
-  if (text === undefined) return undefined
-  const last = parseLastPolicy(text)
-  if (last === undefined) await setAside(path, what, 'it is torn or not ours', say)
-  return last
+  if (text === noFile) return 'none'
+  const last = text === undefined ? undefined : parseLastPolicy(text)
+  if (text !== undefined && last === undefined) await setAside(path, what, 'it is torn or not ours', say)
+  return last ?? 'unreadable'
 }
+
+/** What is written down while a policy comes into force, until all connections are in order by it: by what they were is known to nobody then. */
+export const unsettled: LastPolicy = { origin: { files: [], hostAddresses: [] }, settings: '' }
 
 /** What connections were in order by when an earlier agent died: the same as now, something else, or that is not known. `none`: there was no agent. */
 export type Earlier =
@@ -83,7 +89,8 @@ export async function findEarlier(
   say: (text: string) => void,
 ): Promise<Earlier> {
   const last = await readLastPolicy(path, say)
-  if (last === undefined) return { kind: 'none' }
+  if (last === 'none') return { kind: 'none' }
+  if (last === 'unreadable') return { kind: 'unknown' }
   if (last.settings !== now.settings) return { kind: 'unknown' }
   if (isSameOrigin(last.origin, now.origin)) return { kind: 'same' }
   const snapshot = await compile(last.origin).catch(() => undefined)
@@ -91,8 +98,8 @@ export async function findEarlier(
 }
 
 export interface LastPolicyFile {
-  /** Replaces what the file says; of several that wait, only the last is written. Never throws. */
-  readonly write: (last: LastPolicy) => void
+  /** Replaces what the file says; of several that wait, only the last is written. Resolves when it is, or cannot be; never rejects. */
+  readonly write: (last: LastPolicy) => Promise<void>
   readonly close: () => Promise<void>
 }
 
@@ -114,9 +121,9 @@ export function makeLastPolicyFile(path: string, say: (text: string) => void): L
       hasFailed = true
     }
   } // prettier-ignore
-  function write(last: LastPolicy): void {
+  function write(last: LastPolicy): Promise<void> {
     wanted = last
-    writing = writing.then(writeWanted)
+    return (writing = writing.then(writeWanted))
   }
   return { write, close: () => writing }
 }

@@ -357,6 +357,9 @@ export function makeApi(agent: ApiView, guard: Guard): FastifyInstance {
       const { hostname } = request
       if (!isLocalHost(hostname))
         await reply.code(403).send({ error: `this API is not served under the name ${hostname}` })
+      // Whoever is on this host reaches it: nobody of them is to keep the agent from having a standby.
+      else if (request.method === 'PUT')
+        await reply.code(403).send({ error: 'over TCP this needs api.tokenFile; use the socket (api.socket)' })
     })
   app.addHook('preHandler', async ({ method, query, routeOptions: { url } }, reply) => {
     if (url?.startsWith('/v1/') !== true) return undefined

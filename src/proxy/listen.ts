@@ -152,8 +152,16 @@ export async function listen(
       if (listener.kind === 'address' || desk.closing) continue
       const { pair, udpRead } = await takeUp(listener, batches, serve, isBehind, () => desk.closing)
       bound.push(pair)
-      catchingUp.push(udpRead.catch(onFault))
+      catchingUp.push(udpRead.catch(deaf))
     }
+  }
+
+  /** A socket that nobody reads any more must not look as if somebody did: this process ends, and who comes after it reads. */
+  function deaf(error: unknown): void {
+    onFault(error)
+    setImmediate(() => {
+      throw error
+    })
   }
 
   let closed: Promise<void> | undefined

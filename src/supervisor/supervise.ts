@@ -26,6 +26,8 @@ const standbyPauseMillisFirst = 1000
 const standbyPauseMillisMax = 60_000
 /** What is in hand is answered within 2 s, and before that a change of policy that has begun is brought to its end; who takes longer hangs. */
 const endMillisMax = 60_000
+/** A successor that is not ready by then will never be: as long as `namegate restart` waits. */
+const warmMillisMax = 120_000
 
 interface Worker {
   readonly child: ChildProcess
@@ -253,10 +255,16 @@ function oversee(
       log.error({ why }, 'the new configuration cannot be used; the agent stays as it is')
       return stay(`the new configuration cannot be used: ${why.trim()}`)
     }
-    if (!isEnding) sayFixed(config)
+    if (isEnding) return
+    // The agent may have died meanwhile, and be followed already.
+    isReplacing = true
+    sayFixed(config)
     // It was started from the code of then.
     discard()
-    if (!isEnding) standby = start('standby')
+    const successor = (standby = start('standby'))
+    setTimeout(() => {
+      if (successor === standby && !successor.isWarm) successor.child.kill('SIGKILL')
+    }, warmMillisMax).unref()
   }
   function stay(why: string): void {
     isReplacing = false

@@ -104,6 +104,8 @@ function standBy(place: Place): Promise<Taken> {
   let warm: Warm | undefined
   let ready: number | undefined
   let dialect: Dialect | undefined
+  /** Whether what the agent holds is of our own version and settings. */
+  let isOfOurs = false
   let wanted: (ToWorker & { kind: 'prepare' }) | undefined
   let isPreparing = false
   let told: (ToWorker & { kind: 'go' }) | undefined
@@ -118,12 +120,15 @@ function standBy(place: Place): Promise<Taken> {
 
     /**
      * The supervisor is gone. Where the one that answers is too, nobody else would take over, and its sockets would be gone with us; else that goes on, and
-     * nobody will ever ask for us. What came into force since nobody could tell us any more: the kernel is looked through first.
+     * nobody will ever ask for us. One of other settings may have another
+     * table, and cannot be told to be gone by ours. What came into force since nobody could tell us any more: the kernel is looked through first.
      */
     function outlive(): void {
       const { enforce, settings } = place.config
       const outlives =
-        enforce === 'kernel' && warm !== undefined ? isFree(settings.datapath.table) : Promise.resolve(false)
+        enforce === 'kernel' && warm !== undefined && isOfOurs
+          ? isFree(settings.datapath.table)
+          : Promise.resolve(false)
       outlives
         .then(async (isAlone) => {
           if (!isAlone) process.exit(0)
@@ -141,7 +146,8 @@ function standBy(place: Place): Promise<Taken> {
         wanted = undefined
         warm = await warmUp(warmPartsOf(place), warm, held?.origin)
         ready = held?.fingerprint === own ? serial : undefined
-        dialect = held?.dialect
+        isOfOurs = held?.fingerprint === own
+        dialect = isOfOurs ? held?.dialect : undefined
         await say({ kind: 'warm' })
       }
       isPreparing = false

@@ -7,7 +7,14 @@ const folder = fileURLToPath(new URL('../../node_modules/.hubble/', import.meta.
 export const hubbleCommand: string = process.env['HUBBLE_BIN'] ?? `${folder}hubble`
 
 /** What Go and pip say of a registry that is not to be had: no fault of this change, and no reason to hold it up. */
-const unreachable = ['403 Forbidden', '429 Too Many', 'dial tcp', 'no such host', 'i/o timeout', 'TLS handshake timeout', 'Could not find a version'] // prettier-ignore
+const unreachable = [
+  '403 Forbidden',
+  '429 Too Many',
+  'dial tcp',
+  'no such host',
+  'i/o timeout',
+  'TLS handshake timeout',
+]
 
 /** Why the command cannot be run; undefined when it can. In CI (NAMEGATE_REQUIRE_KERNEL=1) a reason is an error, but for a registry's own. */
 export function whyNoHubble(): string | undefined {

@@ -3,7 +3,14 @@ import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { findEarlier, linesOf, makeLastPolicyFile, parseLastPolicy, type LastPolicy } from '../../src/lastPolicy.ts'
+import {
+  findEarlier,
+  linesOf,
+  makeLastPolicyFile,
+  parseLastPolicy,
+  unsettled,
+  type LastPolicy,
+} from '../../src/lastPolicy.ts'
 import { addressFromText } from '../../src/net/address.ts'
 import type { Snapshot } from '../../src/policy/snapshot.ts'
 import { temporaryFolder } from '../support/folder.ts'
@@ -40,16 +47,20 @@ test('what an earlier agent leaves: nothing, the same, another, what cannot be c
   const find = (now: LastPolicy, compiled: Snapshot | undefined = other) => findEarlier(path, now, async () => compiled, (text) => said.push(text)) // prettier-ignore
   expect(await find(policy('one'))).toEqual({ kind: 'none' })
   const file = makeLastPolicyFile(path, (text) => said.push(text))
-  file.write(policy('zero'))
-  file.write(policy('one'))
+  void file.write(policy('zero'))
+  void file.write(policy('one'))
   await file.close()
   expect(await find(policy('one'))).toEqual({ kind: 'same' })
   expect(await find(policy('two'))).toEqual({ kind: 'other', snapshot: other })
   expect(await find(policy('one', 'others'))).toEqual({ kind: 'unknown' })
   const { kind } = await findEarlier(path, policy('two'), () => Promise.resolve(undefined), (text) => said.push(text)) // prettier-ignore
   expect([kind, said]).toEqual(['unknown', []])
+  // While a policy comes into force.
+  const next = makeLastPolicyFile(path, (text) => said.push(text))
+  await next.write(unsettled)
+  expect(await find(policy('one'))).toEqual({ kind: 'unknown' })
   await writeFile(path, 'somebody’s')
-  expect(await find(policy('one'))).toEqual({ kind: 'none' })
+  expect(await find(policy('one'))).toEqual({ kind: 'unknown' })
   expect(await readFile(`${path}.unread`, 'utf8')).toBe('somebody’s')
   expect(said).toEqual([expect.stringContaining('set aside')])
 })
@@ -59,9 +70,8 @@ test('a disk that does not take it: said once, and what is there stays', async (
   await writeFile(join(folder, 'file'), '')
   const said: string[] = []
   const file = makeLastPolicyFile(join(folder, 'file', 'leases.policy'), (text) => said.push(text))
-  file.write(policy('one'))
-  await file.close()
-  file.write(policy('two'))
+  await file.write(policy('one'))
+  await file.write(policy('two'))
   await file.close()
   expect([said.length, await readdir(folder)]).toEqual([1, ['file']])
 })

@@ -422,3 +422,11 @@ for (const { host, status } of hosts)
     // A unix socket is no place that a browser can be led to.
     expect((await makeApi(view, 'open').inject({ url: '/v1/status', headers: { host } })).statusCode).toBe(200)
   })
+
+test('over TCP without a token nobody restarts the agent: whoever is on the host could keep it from having a standby', async () => {
+  const put = async (guard: 'local' | 'open'): Promise<number> =>
+    (await makeApi(view, guard).inject({ method: 'PUT', url: '/v1/restart', headers: { host: 'localhost' } }))
+      .statusCode
+  expect(await put('local')).toBe(403)
+  expect(await put('open')).not.toBe(403)
+})
