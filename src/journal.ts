@@ -102,7 +102,8 @@ export async function readJournal(path: string, say: (text: string) => void): Pr
   return entries
 }
 
-export const noFile = Symbol('no file')
+/** There is none. */
+export const noFile: unique symbol = Symbol('no file')
 /** The text of a file that we write; undefined when it cannot be read, and is set aside. @param what it is, for people. */
 export async function readOwn(
   path: string,
