@@ -56,7 +56,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
   beforeEach(async () => {
     folder = await temporaryFolder()
     await writeFile(join(folder, 'manifests.yaml'), manifests)
-    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: null, port: 9653 } })) // prettier-ignore
+    await writeFile(join(folder, 'config.yaml'), JSON.stringify({ manifests: join(folder, 'manifests.yaml'), dns: { upstreams: ['127.0.0.1:5300'], budgets: { queriesPerSecond: 100_000 } }, datapath: { interfaces: ['web'] }, leases: { journal: join(folder, 'leases') }, api: { socket: join(folder, 'api.sock'), port: 9653 } })) // prettier-ignore
     said = ''
   })
   afterEach(() => {
@@ -88,7 +88,7 @@ describe.skipIf(reason !== undefined)(`restarts ${reason ?? ''}`, () => {
     await answers()
     return agent
   }
-  const restart = (api = 'http://127.0.0.1:9653'): Promise<{ out: string; err: string; status: number }> =>
+  const restart = (api = `unix:${join(folder, "api.sock")}`): Promise<{ out: string; err: string; status: number }> =>
     new Promise((resolve) => execFile('bin/namegate', ['restart', '--api', api], (error, out, err) => resolve({ out, err, status: error === null ? 0 : Number(error.code) }))) // prettier-ignore
   const dig = (): Promise<{ out: string }> => web.run('dig +tries=1 +time=1 +short api.example.com @9.9.9.9')
   const answers = (): Promise<void> => until(async () => (await dig()).out.includes(leased))
