@@ -132,8 +132,10 @@ const ways: Readonly<Record<string, (place: Place) => Promise<void>>> = {
 
 /** The standby goes on; the next supervisor takes over from that when it has been measured. */
 async function killBoth({ agent }: Place): Promise<void> {
+  // Whoever has lost its parent is nobody's child any more.
+  const [worker = 0] = agent.workers()
   kill(agent.child.pid ?? 0)
-  kill(agent.workers()[0] ?? 0)
+  kill(worker)
   await pause(stableMillis)
 }
 async function killSupervisor(place: Place): Promise<void> {

@@ -11,8 +11,9 @@ export function childrenOf(pid: number): number[] {
   }
 }
 
-/** Kills a process if it is still there. */
+/** Kills a process if it is still there. Throws for 0, which is to the kernel whoever asks and all of its group. */
 export function kill(pid: number, signal: NodeJS.Signals = 'SIGKILL'): void {
+  if (pid === 0) throw new Error('there is no process to kill')
   try {
     process.kill(pid, signal)
   } catch {
