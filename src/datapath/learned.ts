@@ -97,7 +97,8 @@ export function makeLearnedSets(netlink: Netlink, table: string, clock: Clock, d
       const doing = verb === 'commit' ? 'add learned addresses' : 'remove learned addresses'
       throw new KernelError(doing, mine.answer?.kind === 'error' ? mine.answer.errno : 0)
     }
-    raise()
+    // A removal that found nothing is acknowledged, and not counted.
+    if (verb === 'commit' || ahead(ask()) !== 0) raise()
   }
 
   /**

@@ -821,6 +821,8 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       const door = holdings.door(holder, address)
       const row = holdings.find(name, door)
       if (row === 0) return undefined
+      // Another name may hold the element for longer, and be taken away.
+      until = Math.min(until, endOf(row))
       let near = 0
       for (const ports of shapes.numbersOf(shapeOf(row))) {
         near = elements.find(holdings.elementsAt(door), ports, near)
