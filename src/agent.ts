@@ -524,7 +524,7 @@ export async function startAgent(parts: AgentParts, prepared?: Prepared): Promis
   let seenEpoch = stands ? undefined : datapath?.epoch()
   const repairing = setInterval(() => {
     if (datapath !== undefined && datapath.epoch() !== seenEpoch) changing = changing.then(repair)
-    else if (!keeper.isSettled()) changing = changing.then(settle)
+    else if (keeper.needsSettling()) changing = changing.then(settle)
     if (revocations?.isSettled() === false) cutInTurn()
   }, repairMillis)
   async function repair(): Promise<void> {

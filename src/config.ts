@@ -569,10 +569,13 @@ function toConfig({
       dns,
       leases: { ...limits, octetsMax },
       policy: { ...policy, localNode: host.node },
-      datapath: { ...rest, learnedMax: Math.min(leases.leasesMax, 1 << 20) },
+      datapath: { ...rest, learnedMax: learnedMaxOf(leases.leasesMax) },
     },
   }
 }
+
+/** The kernel may hold an element a moment longer than its lease: at the bound of leases its sets are not full yet. */
+const learnedMaxOf = (leasesMax: number): number => Math.min(leasesMax + (leasesMax >> 4), 1 << 20)
 
 /** `10.0.0.10:53`, `[2001:db8::1]:53`. */
 export function serverToText({ address: of, port }: Server): string {

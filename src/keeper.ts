@@ -1,5 +1,6 @@
 // Keeps leases and kernel together: what is learned is committed, what policy no longer grants is removed, what a workload with new labels
 // still holds goes with it. The table of leases is pure and the datapath knows no names; this is where the two meet.
+import { randomInt } from 'node:crypto'
 import { makeAlarm } from './alarm.ts'
 import type { Clock, Millis, Seconds } from './clock.ts'
 import type { Datapath } from './datapath/datapath.ts'
@@ -55,8 +56,10 @@ export interface Keeper {
    * kernel refuses does not keep the rest; rejects with its error when all has been tried, and is to be called again until it resolves.
    */
   readonly settle: () => Promise<void>
-  /** False while `settle` has something to do that it knows of. */
+  /** Whether the kernel holds what it should, and nothing else, as far as is known. */
   readonly isSettled: () => boolean
+  /** Whether `settle` has something to do that is not under way already. */
+  readonly needsSettling: () => boolean
   /** Why the kernel does not hold what the leases say, when it refused that. */
   readonly trouble: () => string | undefined
   /** Takes leases out of table and kernel; new packets obey when it resolves. */
@@ -138,12 +141,14 @@ export function makeKeeper(
   uses?: Uses,
   evicted: (limit: LeaseLimit, leases: number) => void = () => undefined,
 ): Keeper {
-  const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse)
+  const leases = makeLeases(clock, () => datapath?.epoch() ?? 0, limits, uses?.isInUse, randomInt(2 ** 32))
   const alarm = makeAlarm(clock, () => {
     uses?.hear()
     for (const lease of leases.expire()) changed('expired', newsOf(lease))
     for (const lease of leases.turned()) changed('zombie', newsOf(lease))
     void keepOn(leases.kept())
+    owe(leases.leftBehind())
+    void takeOut()
     return leases.nextDeadline()
   })
   /** Renews what zombies need. What the kernel refuses is tried again when all is settled: the leases say that it is to be there. */
@@ -156,6 +161,8 @@ export function makeKeeper(
   }
   /** Elements that must not stand in the kernel any more, by key. */
   const owed = new Map<string, Owed>()
+  /** Of these, what the kernel is asked to take out, and has not answered. */
+  const going = new Map<Owed, Promise<Error | undefined>>()
   /** What an earlier agent learned, by key. Which name opened it is not known here: it goes as soon as that may matter. */
   const adopted = new Map<string, Owed>()
   /** Something in the kernel stands longer than it should. */
@@ -188,7 +195,11 @@ export function makeKeeper(
   }
   function learnAll(fact: LeaseFact): Learned {
     let learned = leases.learn(fact)
-    if (learned.kind === 'full' && makeRoomFor(fact)) learned = leases.learn(fact)
+    if (learned.kind === 'full' && makeRoomFor(fact)) {
+      learned = leases.learn(fact)
+      // Before the commit of what was learned: the kernel's sets may be full too. What that asks for again is not owed any more.
+      void takeOut()
+    }
     alarm.arm(leases.nextDeadline())
     if (learned.kind === 'full') return learned
     const { ttlSeconds, fresh, renewed } = learned.changes
@@ -199,8 +210,8 @@ export function makeKeeper(
   }
 
   /**
-   * At a bound: what nobody relies on any more goes first. Its elements are owed to the kernel: taken out in the order of asking, so that whoever
-   * learns one of the addresses again, in this answer or a later one, has it written behind that.
+   * At a bound: what nobody relies on any more goes first. Its elements are owed to the kernel: removals and commits are taken in the order of asking,
+   * so that whoever learns one of the addresses again has it written behind that.
    */
   function makeRoomFor(fact: LeaseFact): boolean {
     // Whoever has connected since the last look is not to lose the address.
@@ -211,17 +222,7 @@ export function makeKeeper(
       evicted(limit, gone.length)
     }
     owe(orphans)
-    if (orphans.length > 0) void takeOutSoon()
     return all.length > 0
-  }
-  /** After the answer that needed the room has been learned: what that asks for again is not owed any more. What the kernel refuses stays owed. */
-  let isTakingOut = false
-  async function takeOutSoon(): Promise<void> {
-    if (isTakingOut) return
-    isTakingOut = true
-    await Promise.resolve()
-    await takeOut()
-    isTakingOut = false
   }
 
   function standsFor({ identity, name, addresses }: Fact): number {
@@ -252,15 +253,16 @@ export function makeKeeper(
       : { elements: failures.flatMap((failed) => failed.elements), error: first.error }
   }
   async function sendPart(part: readonly LeaseElement[]): Promise<Failed | undefined> {
+    let acknowledged: Acknowledged
     try {
-      const { sentAt, epoch } = await toKernel(part)
-      sayOutdated(leases.committed(part, sentAt, epoch))
-      for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
-      return undefined
+      acknowledged = await toKernel(part)
     } catch (error) {
       leases.refused(part)
       return { elements: part, error: error as Error }
     }
+    sayOutdated(leases.committed(part, acknowledged.sentAt, acknowledged.epoch))
+    for (const element of adopted.size > 0 ? part : []) adopted.delete(keyOf(element))
+    return undefined
   }
   const toKernel = (elements: readonly LeaseElement[]): Promise<Acknowledged> =>
     datapath === undefined ? Promise.resolve({ sentAt: clock(), epoch: 0 }) : datapath.commit(elements)
@@ -276,11 +278,15 @@ export function makeKeeper(
     for (const element of elements) owed.set(keyOf(element), { element, until: clock() + element.timeoutMillis })
   }
 
-  /** Whether it must still be taken out: a lease may have come to ask for it again, or the kernel have let go of it by itself. */
-  function isOwed({ element, until }: Owed): boolean {
-    if (leases.current(element) === undefined && until > clock()) return true
-    owed.delete(keyOf(element))
-    return false
+  /** What of these must still be taken out: a lease may have come to ask for it again, the kernel have let go of it by itself, or it is going. */
+  function dueOf(keys: readonly string[]): Owed[] {
+    return keys.flatMap((key) => {
+      const one = owed.get(key)
+      if (one === undefined || going.has(one)) return []
+      if (leases.current(one.element) === undefined && one.until > clock()) return [one]
+      owed.delete(key)
+      return []
+    })
   }
 
   async function settle(): Promise<void> {
@@ -292,29 +298,34 @@ export function makeKeeper(
     if (errors[0] !== undefined) throw errors[0]
   }
 
-  /** Of a part that is refused, each element is tried alone: one bad one does not keep the others. */
+  /**
+   * Resolves when nothing is owed, with why something still is; never rejects. What is small is asked of the kernel at once. Of a part that is refused,
+   * each element is tried alone: one bad one does not keep the others.
+   */
   async function takeOut(): Promise<Error[]> {
-    const errors: Error[] = []
-    for (const part of inParts([...owed.values()])) {
-      const due = part.filter(isOwed).map(({ element }) => element)
-      const error = await remove(due)
-      if (error !== undefined)
-        errors.push(
-          ...(await Promise.all(part.filter(isOwed).map(({ element }) => remove([element])))).filter(
-            (e) => e !== undefined,
-          ),
-        )
+    const underWay = new Set(going.values())
+    const errors: (Error | undefined)[] = []
+    for (const part of inParts([...owed.keys()])) {
+      const error = await remove(dueOf(part))
+      if (error !== undefined) errors.push(...(await Promise.all(dueOf(part).map((one) => remove([one])))))
     }
-    return errors
+    errors.push(...(await Promise.all(underWay)))
+    return errors.filter((error) => error !== undefined)
   }
 
-  async function remove(elements: readonly LeaseElement[]): Promise<Error | undefined> {
+  function remove(debts: readonly Owed[]): Promise<Error | undefined> {
+    const removing = removeNow(debts).finally(() => debts.forEach((one) => going.delete(one)))
+    for (const one of debts) going.set(one, removing)
+    return removing
+  }
+  async function removeNow(debts: readonly Owed[]): Promise<Error | undefined> {
     try {
-      await datapath?.remove(elements)
+      await datapath?.remove(debts.map(({ element }) => element))
     } catch (error) {
       return error as Error
     }
-    for (const element of elements) owed.delete(keyOf(element))
+    // What was learned and dropped again meanwhile was written behind this, and is owed anew.
+    for (const one of debts) if (owed.get(keyOf(one.element)) === one) owed.delete(keyOf(one.element))
     return undefined
   }
 
@@ -437,6 +448,7 @@ export function makeKeeper(
     follow,
     settle,
     isSettled: () => trouble === undefined && !isOutdated && owed.size === 0,
+    needsSettling: () => trouble !== undefined || isOutdated || owed.size > going.size,
     trouble: () => trouble,
     clean,
     stop: alarm.stop,

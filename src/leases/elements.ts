@@ -3,7 +3,7 @@ import type { Millis } from '../clock.ts'
 import { makeRows } from './columns.ts'
 
 /** What is asked of the kernel and not said to be done: how long at the longest, and how many commits have no answer yet. */
-interface Asked {
+export interface Asked {
   until: Millis
   underWay: number
 }
@@ -27,7 +27,10 @@ export interface Elements {
   /** The longest that it may hold it: acknowledged, or asked for and not answered, or refused in doubt. */
   readonly atMost: (row: number) => Millis
   readonly underWay: (row: number) => number
-  readonly send: (row: number, until: Millis) => void
+  /** Gives what `isSame` tells this element by from another one that is in its row later. */
+  readonly send: (row: number, until: Millis) => Asked
+  /** Whether the element that was sent is still there, and not one that was asked for anew since. */
+  readonly isSame: (row: number, sent: Asked) => boolean
   /** The answer to one `send`: `acknowledge`, or nothing is known to have come of it. */
   readonly acknowledge: (row: number, until: Millis, epoch: number) => void
   readonly refuse: (row: number) => void
@@ -68,13 +71,12 @@ export function makeElements(): Elements {
     return first === row ? after : first
   }
 
-  function send(row: number, moment: Millis): void {
-    const open = asked.get(row)
-    if (open === undefined) asked.set(row, { until: moment, underWay: 1 })
-    else {
-      open.until = Math.max(open.until, moment)
-      open.underWay++
-    }
+  function send(row: number, moment: Millis): Asked {
+    const open = asked.get(row) ?? { until: moment, underWay: 0 }
+    asked.set(row, open)
+    open.until = Math.max(open.until, moment)
+    open.underWay++
+    return open
   }
   function refuse(row: number): void {
     const open = asked.get(row)
@@ -99,6 +101,7 @@ export function makeElements(): Elements {
     atMost: (row) => Math.max(until(row), asked.get(row)?.until ?? 0),
     underWay: (row) => asked.get(row)?.underWay ?? 0,
     send,
+    isSame: (row, sent) => asked.get(row) === sent,
     acknowledge,
     refuse,
     octets: rows.octets,

@@ -66,7 +66,7 @@ export interface Holdings {
   /** The first element of a door. */
   readonly elementsAt: (door: number) => number
   readonly setElements: (door: number, first: number, added: number, octets: number) => void
-  /** A new lease, all zero but for its name and its door. */
+  /** A new lease of that name at that door, with no flags and nothing untold; its other fields are the caller's to fill. */
   readonly add: (identity: IdentityId, name: string, address: Address) => number
   /** Takes a lease away. Its door stays, even if nobody stands behind it, until it is `shut`. */
   readonly remove: (lease: number) => void
@@ -211,12 +211,12 @@ export function makeHoldings(seed: number): Holdings {
   }
 
   function* each(): Iterable<number> {
-    for (let name = 1; name < names.end(); name++)
-      // Leases may come and go meanwhile: what is no lease of that name any more ends it.
-      for (let lease = ofName(name), next: number; lease !== 0 && nameOf(lease) === name; lease = next) {
-        next = nextOfName(lease)
-        yield lease
-      }
+    for (let name = 1; name < names.end(); name++) {
+      const ofThis: number[] = []
+      for (let lease = ofName(name); lease !== 0; lease = nextOfName(lease)) ofThis.push(lease)
+      // Leases may come and go meanwhile, and rows become another's.
+      for (const lease of ofThis) if (nameOf(lease) === name) yield lease
+    }
   }
   function* everyDoor(): Iterable<number> {
     for (let door = 1; door < doors.end(); door++) if ((doors.at.count[door] ?? 0) > 0) yield door

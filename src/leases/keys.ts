@@ -14,7 +14,7 @@ export interface KeyKinds {
 export interface Keys {
   /** 0: there is none. */
   readonly find: (group: number, text: string) => number
-  /** Every row with that text, of any group of those. */
+  /** A new row: there must be none with that text in that group. */
   readonly take: (group: number, text: string) => number
   readonly free: (row: number) => void
   readonly textOf: (row: number) => string

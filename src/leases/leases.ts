@@ -7,7 +7,7 @@ import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import { makeAskers } from './askers.ts'
 import { makeSchedule } from './deadlines.ts'
-import { makeElements } from './elements.ts'
+import { makeElements, type Asked } from './elements.ts'
 import { makeHoldings, type Amounts, type Holder } from './holdings.ts'
 import { makeBounds, makeRipe, type LeaseLimit } from './room.ts'
 import { makeShapes, numberOf, portsOf } from './shapes.ts'
@@ -179,6 +179,8 @@ export interface LeaseTable {
   readonly kept: () => LeaseElement[]
   /** Leases whose TTL and grace are over since the last call, and that a connection keeps: `expire` finds them when their moment has come. */
   readonly turned: () => Lease[]
+  /** Elements that the kernel holds for longer than the last lease that `expire` dropped: to remove, since the last call. */
+  readonly leftBehind: () => LeaseElement[]
   /** When `expire` next has something to do. */
   readonly nextDeadline: () => Millis | undefined
   /** Drops the leases that `matches` and returns them with the elements that no other lease holds up. */
@@ -215,13 +217,20 @@ export interface LeaseTable {
  * An empty table.
  * @param epoch changes whenever somebody else has changed the kernel's ruleset: what was acknowledged before is then not relied upon.
  * @param isInUse says of an address whether a connection keeps it; absent: nothing does.
+ * @param seed of the hashes of names: one that nobody knows, where others choose names.
  */
-export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimits, isInUse?: IsInUse): LeaseTable {
+export function makeLeases(
+  clock: Clock,
+  epoch: () => number,
+  limits: LeaseLimits,
+  isInUse?: IsInUse,
+  seed = 0,
+): LeaseTable {
   const graceMillis = limits.graceSeconds * 1000
   const spareMillis = Math.min(graceMillis, Math.max(graceMillis / 2, spareMillisMin))
   const zombieMillisMax = isInUse === undefined ? 0 : (limits.zombieSecondsMax ?? 0) * 1000
   const lookAhead = zombieMillisMax > 0 ? Math.min(judgedMillis, graceMillis / 2) : 0
-  const holdings = makeHoldings((Math.random() * 2 ** 32) | 0)
+  const holdings = makeHoldings(seed)
   const { at } = holdings
   const elements = makeElements()
   const shapes = makeShapes()
@@ -234,6 +243,9 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
   const stoodBefore = new Map<number, Millis>()
   /** Zombies that were kept on since `kept` was asked. */
   let prolongedRows: number[] = []
+  /** As which element each was sent: it may be dropped and asked for anew before the kernel answers. */
+  const sentAs = new WeakMap<LeaseElement, Asked>()
+  let leftBehind: LeaseElement[] = []
   let turned: Lease[] = []
   let losses = 0
 
@@ -492,15 +504,21 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
       if (door === 0) continue
       const number = numberOf(element.ports)
       const row = elements.find(holdings.elementsAt(door), number) || expectElement(door, number, 0)
-      elements.send(row, now + element.timeoutMillis)
+      sentAs.set(element, elements.send(row, now + element.timeoutMillis))
     }
+  }
+  /** The element that was sent; 0: it was dropped since, whatever else is there now. */
+  function rowSent(element: LeaseElement): number {
+    const row = elementOf(element)
+    const sent = sentAs.get(element)
+    return sent === undefined || elements.isSame(row, sent) ? row : 0
   }
 
   function committed(sent: readonly LeaseElement[], sentAt: Millis, atEpoch: number): LeaseElement[] {
     const outdated: LeaseElement[] = []
     for (const element of sent) {
       const until = sentAt + element.timeoutMillis
-      const row = elementOf(element)
+      const row = rowSent(element)
       // Its lease may have been dropped meanwhile: then the element was removed after this commit, and does not stand.
       if (row === 0) {
         outdated.push(element)
@@ -536,7 +554,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
 
   function refused(sent: readonly LeaseElement[]): void {
     for (const element of sent) {
-      const row = elementOf(element)
+      const row = rowSent(element)
       if (row !== 0) elements.refuse(row)
     }
   }
@@ -630,10 +648,29 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
         schedule.put(holdings.holderOf(row).index, row)
       } else {
         over.push(viewOf(row))
-        discard(forget(row))
+        const door = forget(row)
+        leftBehind.push(...heldOn(door, now))
+        discard(door)
       }
     }
     return over
+  }
+
+  /** Of a door that nobody stands behind any more: what the kernel holds for longer yet, for a lease that went before its time. */
+  function heldOn(door: number, now: Millis): LeaseElement[] {
+    const { identity } = holdings.holderOfDoor(door)
+    const held: LeaseElement[] = []
+    if (holdings.countAtDoor(door) > 0) return held
+    for (let row = holdings.elementsAt(door); row !== 0; row = elements.next(row)) {
+      const timeoutMillis = elements.atMost(row) - now
+      if (timeoutMillis > latenessMillis) held.push({ identity, address: holdings.addressOf(door), ports: portsOf(elements.ports(row)), timeoutMillis }) // prettier-ignore
+    }
+    return held
+  }
+  function takeLeftBehind(): LeaseElement[] {
+    const all = leftBehind
+    leftBehind = []
+    return all
   }
 
   const isUsed = (row: number): boolean =>
@@ -845,6 +882,7 @@ export function makeLeases(clock: Clock, epoch: () => number, limits: LeaseLimit
     retract,
     expire,
     kept: takeProlonged,
+    leftBehind: takeLeftBehind,
     turned: takeTurned,
     nextDeadline: schedule.earliest,
     drop,

@@ -80,9 +80,9 @@ interface Waiting {
   readonly settle: (reply: UpstreamReply | 'folded') => void
 }
 
-/** The ports from which one server is asked. `opening` resolves to one more, or to why there is none. */
 const clientCookieOctets = 8
 
+/** The ports from which one server is asked. `opening` resolves to one more, or to why there is none. */
 interface Pool {
   readonly server: Server
   readonly name: string

@@ -50,7 +50,7 @@ test('all defaults', () => {
       leasesMax: 1e6,
       octetsMax: 2e8,
     },
-    datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1e6 },
+    datapath: { table: 'namegate', denied: 'drop', interfaces: [], prefixes: [], learnedMax: 1 << 20 },
   })
 })
 
@@ -87,7 +87,7 @@ log: {level: debug}
       dns: { timeoutMillis: 500, deadlineMillis: 4000, denyReply: 'nxdomain', unknownEndpoint: 'allow' },
       leases: { graceSeconds: 1, ttlMaxSeconds: 604_800, leasesMax: 100, octetsMax: 50_000 },
       policy: { semantics: 'cilium', ciliumVersion: [1, 18], clusterName: 'east', enforcement: 'always', allowLocalhost: false, audit: true, hostPolicies: true, localNode: 'n1' },
-      datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 100 },
+      datapath: { table: 'gate_2', denied: 'reject', interfaces: ['veth*', 'eth0.5'], learnedMax: 106 },
     },
   }) // prettier-ignore
   expect(config.upstreams.map(serverToText)).toEqual(['10.0.0.10:5353', '[2001:db8::1]:53', '9.9.9.9:53'])

@@ -583,6 +583,26 @@ describe('at a bound', () => {
     expect(stands()).toEqual(['256 198.18.0.2 tcp/443 90 s', '256 198.18.0.4 tcp/443 90 s'])
   })
 
+  test('what goes is asked of the kernel before what comes, for its sets may be full, and once', async () => {
+    await answer('web', 'a.example.com', '198.18.0.1', 0)
+    await answer('web', 'b.example.com', '198.18.0.2', 60)
+    now = 20_000
+    const asked: string[] = []
+    refuses = (verb, element) => {
+      asked.push(`${verb} ${element}`)
+      return false
+    }
+    let acknowledge: (value: undefined) => void = () => undefined
+    acknowledges = new Promise((resolve) => (acknowledge = resolve))
+    const answered = answer('web', 'c.example.com', '198.18.0.3', 60)
+    expect([keeper.isSettled(), keeper.needsSettling()]).toEqual([false, false])
+    const settling = keeper.settle()
+    acknowledge(undefined)
+    await Promise.all([answered, settling])
+    expect(keeper.isSettled()).toBe(true)
+    expect(asked.filter((text) => !text.includes('198.18.0.2'))).toEqual(['remove 256 198.18.0.1 tcp/443', 'commit 256 198.18.0.3 tcp/443']) // prettier-ignore
+  })
+
   test('what the kernel did not take out is owed, and taken out later', async () => {
     await answer('web', 'a.example.com', '198.18.0.1', 0)
     await answer('web', 'b.example.com', '198.18.0.2', 60)

@@ -1,6 +1,7 @@
 // The allow cache on a stepped clock: what must be committed before an answer, what stands, what is over.
 import fc from 'fast-check'
 import { beforeEach, expect, test } from 'vitest'
+import type { LeaseElement } from '../../../src/datapath/element.ts'
 import { makeLeases, type LeaseFact, type LeaseLimits, type LeaseTable } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import { Protocol, type Ports } from '../../../src/net/ports.ts'
@@ -254,4 +255,28 @@ test('any mix of learning and waiting: nothing outlives its deadline, nothing le
       }
     }),
   )
+})
+
+test('an acknowledgement, and a refusal, are of the element that was sent, not of one that was asked for anew since', () => {
+  const send = (): LeaseElement[] => {
+    const learned = leases.learn(fact())
+    if (learned.kind === 'full') return expect.fail(learned.text)
+    leases.sending(learned.elements)
+    return [...learned.elements]
+  }
+  for (const kind of ['acknowledged', 'refused']) {
+    leases = fresh()
+    const first = send()
+    leases.drop(() => true)
+    const again = send()
+    if (kind === 'acknowledged') expect(leases.committed(first, now, epoch)).toEqual(first)
+    else {
+      leases.refused(first)
+      expect(leases.retract(first)).toEqual({ dropped: [], remove: [] })
+    }
+    // The kernel has taken out what it acknowledged, and the other has no answer yet.
+    expect(leases.learn(fact({ endpoint: 2 }))).toMatchObject({ elements: [{}] })
+    leases.committed(again, now, epoch)
+    expect(answer({ endpoint: 2 })).toEqual([])
+  }
 })

@@ -200,3 +200,22 @@ test('any history at a bound: only what nobody relies on goes, and sums are thos
   )
   expect(Math.min(seen.evicted, seen.refused)).toBeGreaterThan(100)
 }) // prettier-ignore
+
+test('what the kernel holds for one that went is removed when the last lease at the address ends', () => {
+  leases = fresh({ addressesPerNameMax: 1 })
+  learn(fact('a', '198.18.0.1', { ttlSeconds: 100 }))
+  learn(fact('b', '198.18.0.1', { ttlSeconds: 90 }))
+  now = 116_000
+  expect(evicted(fact('a', '198.18.0.2'))).toEqual(['name/leases a'])
+  now = 120_000
+  expect(leases.expire().map(({ name }) => name)).toEqual(['b'])
+  // Held for a until 130 s.
+  expect(leases.leftBehind().map(({ timeoutMillis }) => timeoutMillis)).toEqual([10_000])
+  expect(leases.leftBehind()).toEqual([])
+})
+
+test('what the kernel lets go of by itself is not removed', () => {
+  learn(fact('a'))
+  now = 90_000
+  expect([leases.expire().length, leases.leftBehind()]).toEqual([1, []])
+})
