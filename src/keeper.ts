@@ -9,16 +9,8 @@ import type { Acknowledged } from './datapath/learned.ts'
 import { elementsPerTransactionMax } from './datapath/nfnetlink.ts'
 import type { IdentityId } from './identity/endpoints.ts'
 import { makeCells, type Cells } from './leases/cells.ts'
-import {
-  makeLeases,
-  type IsInUse,
-  type Lease,
-  type LeaseChange,
-  type LeaseFact,
-  type LeaseLimits,
-  type LeaseTable,
-  type Learned,
-} from './leases/leases.ts'
+import type { IsInUse, Lease, LeaseChange, LeaseFact, LeaseLimits, Learned } from './leases/lease.ts'
+import { makeLeases, type LeaseTable } from './leases/leases.ts'
 import type { LeaseLimit } from './leases/room.ts'
 import type { Address } from './net/address.ts'
 import { portsToText, type Ports } from './net/ports.ts'

@@ -1,6 +1,6 @@
 // What can be set of an agent, as the configuration file says it.
 import type { Selector } from './identity/selector.ts'
-import type { LeaseLimits } from './leases/leases.ts'
+import type { LeaseLimits } from './leases/lease.ts'
 import type { AddressRange } from './net/prefix.ts'
 import type { ParseOptions } from './policy/rules.ts'
 import type { AnswerOptions } from './proxy/answers.ts'

@@ -1,6 +1,6 @@
 // GET /v1/policy/selectors and /v1/fqdn/names: what policies select by, whom that selects now, and which policies do. Pure.
 import { selects, type Selector } from '../identity/selector.ts'
-import type { Lease } from '../leases/leases.ts'
+import type { Lease } from '../leases/lease.ts'
 import { readPattern } from '../match/pattern.ts'
 import { makeTrie } from '../match/trie.ts'
 import { rangeToText } from '../net/prefix.ts'

@@ -1,6 +1,7 @@
 // GET /v1/why: a question as people put it, read against the workloads there are, and answered with the chain of facts.
 import type { Clock } from '../clock.ts'
-import type { Lease, LeaseTable } from '../leases/leases.ts'
+import type { Lease } from '../leases/lease.ts'
+import type { LeaseTable } from '../leases/leases.ts'
 import { checkPattern } from '../match/pattern.ts'
 import { addressFromText, addressToText, familyOf, type Address } from '../net/address.ts'
 import { icmpProtocol, Protocol, type L4 } from '../net/ports.ts'

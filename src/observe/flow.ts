@@ -2,7 +2,7 @@
 import type { Endpoint, IdentityId } from '../identity/endpoints.ts'
 import { labelsToText, type Labels } from '../identity/labels.ts'
 import { hostId } from '../identity/reserved.ts'
-import type { LeaseChange } from '../leases/leases.ts'
+import type { LeaseChange } from '../leases/lease.ts'
 import type { Address } from '../net/address.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import type { Direction } from '../policy/rules.ts'

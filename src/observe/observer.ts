@@ -1,6 +1,6 @@
 // What observes an agent: makes flows of what its parts say and keeps the last of them for whoever asks.
 import type { LeaseNews } from '../keeper.ts'
-import type { LeaseChange } from '../leases/leases.ts'
+import type { LeaseChange } from '../leases/lease.ts'
 import type { Outcome } from '../proxy/handle.ts'
 import { typeName } from '../wire/codes.ts'
 import type { Place } from './filters.ts'

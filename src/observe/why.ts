@@ -2,7 +2,7 @@
 // and the first link that is missing. Pure: everything that it looks at is passed in.
 import type { IdentityId } from '../identity/endpoints.ts'
 import { unknownId } from '../identity/reserved.ts'
-import type { Lease, LeaseChange } from '../leases/leases.ts'
+import type { Lease, LeaseChange } from '../leases/lease.ts'
 import { addressToText, type Address } from '../net/address.ts'
 import { portsCover, portsToText, protocolName, type L4 } from '../net/ports.ts'
 import { explain, type DirectionExplanation, type Step, type Explanation } from '../policy/explain.ts'

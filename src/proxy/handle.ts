@@ -8,7 +8,7 @@
 // Two questions for one name at once each wait for their own commit; neither leans on the other's.
 import type { Millis } from '../clock.ts'
 import type { Endpoint } from '../identity/endpoints.ts'
-import type { Learned } from '../leases/leases.ts'
+import type { Learned } from '../leases/lease.ts'
 import type { IdentityId } from '../identity/endpoints.ts'
 import type { Address } from '../net/address.ts'
 import type { SubjectPolicy, Grant, Snapshot, Why } from '../policy/snapshot.ts'

@@ -2,7 +2,8 @@
 // holds only while everything stands that the story looked at: the snapshot, the answer's TTL, and for what was learned the leases and the
 // kernel's ruleset. In doubt the story is asked, which is always right.
 import type { Clock, Millis, Seconds } from '../clock.ts'
-import type { Assured, LeaseTable } from '../leases/leases.ts'
+import type { Assured } from '../leases/lease.ts'
+import type { LeaseTable } from '../leases/leases.ts'
 import type { Address } from '../net/address.ts'
 import { count, headerOctets } from '../wire/message.ts'
 import { capTtl } from '../wire/reply.ts'

@@ -2,7 +2,7 @@
 import type { InjectOptions } from 'fastify'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { z, type ZodType } from 'zod'
-import type { Lease } from '../../../src/leases/leases.ts'
+import type { Lease } from '../../../src/leases/lease.ts'
 import { makeTokenTest } from '../../../src/api/access.ts'
 import { leasesPerTurn, makeApi, routes, type CacheRow, type SuccessionState } from '../../../src/api/routes.ts'
 import { serveApi } from '../../../src/api/serve.ts'

@@ -1,7 +1,8 @@
 // Something for the API to show: two workloads under a policy, and leases on a clock that stands still. No kernel, no sockets.
 import type { ApiView } from '../../../src/api/routes.ts'
 import { makeIdentities } from '../../../src/identity/identities.ts'
-import { makeLeases, type LeaseFact } from '../../../src/leases/leases.ts'
+import type { LeaseFact } from '../../../src/leases/lease.ts'
+import { makeLeases } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import { makeObserver } from '../../../src/observe/observer.ts'
 import { makeCompiler } from '../../../src/policy/compile.ts'

@@ -2,7 +2,8 @@
 import fc from 'fast-check'
 import { beforeEach, expect, test } from 'vitest'
 import type { LeaseElement } from '../../../src/datapath/element.ts'
-import { makeLeases, type LeaseFact, type LeaseLimits, type LeaseTable } from '../../../src/leases/leases.ts'
+import type { LeaseFact, LeaseLimits } from '../../../src/leases/lease.ts'
+import { makeLeases, type LeaseTable } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import { Protocol, type Ports } from '../../../src/net/ports.ts'
 

@@ -2,13 +2,8 @@
 import fc from 'fast-check'
 import { beforeEach, expect, test } from 'vitest'
 import type { OpenPorts } from '../../../src/datapath/element.ts'
-import {
-  makeLeases,
-  type Lease,
-  type LeaseFact,
-  type LeaseLimits,
-  type LeaseTable,
-} from '../../../src/leases/leases.ts'
+import type { Lease, LeaseFact, LeaseLimits } from '../../../src/leases/lease.ts'
+import { makeLeases, type LeaseTable } from '../../../src/leases/leases.ts'
 import { addressFromNumber, addressFromText, type Address } from '../../../src/net/address.ts'
 import { Protocol } from '../../../src/net/ports.ts'
 

@@ -1,7 +1,8 @@
 // What becomes of a lease whose TTL and grace are over while a connection lives, on a stepped clock: the kernel is a record of elements.
 import { beforeEach, expect, test } from 'vitest'
 import { setOf, type LeaseElement, type OpenPorts } from '../../../src/datapath/element.ts'
-import { isZombie, makeLeases, type LeaseTable } from '../../../src/leases/leases.ts'
+import { isZombie } from '../../../src/leases/lease.ts'
+import { makeLeases, type LeaseTable } from '../../../src/leases/leases.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import { Protocol } from '../../../src/net/ports.ts'
 

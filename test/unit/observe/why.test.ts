@@ -3,7 +3,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { makeIdentities } from '../../../src/identity/identities.ts'
-import type { Lease } from '../../../src/leases/leases.ts'
+import type { Lease } from '../../../src/leases/lease.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import type { Flow } from '../../../src/observe/flow.ts'
 import { explainWhy, type WhyFacts, type WhyReport } from '../../../src/observe/why.ts'

@@ -1,6 +1,6 @@
 // A world for the story of one query: plain records that note what they were asked.
 import type { Endpoint, Identity } from '../../../src/identity/endpoints.ts'
-import type { Learned } from '../../../src/leases/leases.ts'
+import type { Learned } from '../../../src/leases/lease.ts'
 import { addressFromText, type Address } from '../../../src/net/address.ts'
 import type { Ports } from '../../../src/net/ports.ts'
 import { Tier, type Rule } from '../../../src/policy/rules.ts'
