@@ -397,6 +397,10 @@ export function makeLeases(
   function removeElement(door: number, element: number): void {
     holdings.setElements(door, elements.remove(holdings.elementsAt(door), element), -1, elements.octets)
   }
+  function elementAt(door: number, ports: number, timeoutMillis: Millis): LeaseElement {
+    const { identity } = holdings.holderOfDoor(door)
+    return { identity, address: holdings.addressOf(door), ports: portsOf(ports), timeoutMillis }
+  }
   function elementOf({ identity, address, ports }: LeaseElement): number {
     const door = doorAt(identity, address)
     return door === 0 ? 0 : elements.find(holdings.elementsAt(door), numberOf(ports))
@@ -524,7 +528,6 @@ export function makeLeases(
   /** Elements that were written for the door and that no lease of it asks for any more. */
   function takeOut(door: number): LeaseElement[] {
     const now = clock()
-    const { identity } = holdings.holderOfDoor(door)
     const remove: LeaseElement[] = []
     for (let row = holdings.elementsAt(door), next: number; row !== 0; row = next) {
       next = elements.next(row)
@@ -532,7 +535,7 @@ export function makeLeases(
       if (openUntil(door, number) > 0) continue
       // What was refused, and never acknowledged before, is not there.
       if (elements.until(row) > 0 || elements.underWay(row) > 0)
-        remove.push({ identity, address: holdings.addressOf(door), ports: portsOf(number), timeoutMillis: Math.max(1000, elements.atMost(row) - now) }) // prettier-ignore
+        remove.push(elementAt(door, number, Math.max(1000, elements.atMost(row) - now)))
       removeElement(door, row)
     }
     discard(door)
@@ -563,12 +566,11 @@ export function makeLeases(
 
   /** Of a door that nobody stands behind any more: what the kernel holds for longer yet, for a lease that went before its time. */
   function heldOn(door: number, now: Millis): LeaseElement[] {
-    const { identity } = holdings.holderOfDoor(door)
     const held: LeaseElement[] = []
     if (holdings.countAtDoor(door) > 0) return held
     for (let row = holdings.elementsAt(door); row !== 0; row = elements.next(row)) {
       const timeoutMillis = elements.atMost(row) - now
-      if (timeoutMillis > latenessMillis) held.push({ identity, address: holdings.addressOf(door), ports: portsOf(elements.ports(row)), timeoutMillis }) // prettier-ignore
+      if (timeoutMillis > latenessMillis) held.push(elementAt(door, elements.ports(row), timeoutMillis))
     }
     return held
   }
@@ -735,9 +737,8 @@ export function makeLeases(
         const until = openUntil(door, number)
         const row = elements.find(holdings.elementsAt(door), number)
         if (until <= now || (row !== 0 && isRight(row, until, currentEpoch))) continue
-        const { identity } = holdings.holderOfDoor(door)
         const list = row === 0 || elements.until(row) <= now ? absent : doubtful
-        list.push({ identity, address: holdings.addressOf(door), ports: portsOf(number), timeoutMillis: until - now })
+        list.push(elementAt(door, number, until - now))
       }
     }
     return [...absent, ...doubtful]
