@@ -132,9 +132,13 @@ describe.skipIf(reason !== undefined)(`starts ${reason ?? ''}`, () => {
 
     test('another table, another network namespace, or no kernel: not in the way', async () => {
       await up(await start())
-      await up(await start({ ...elsewhere(), datapath: { table: 'other' } }))
+      const other = await start({ ...elsewhere(), datapath: { table: 'other' } })
+      await up(other)
       await up(await start({ api: { socket: join(folder, 'third.sock') } }, ['unshare', '--net', 'sh', '-c', 'ip link set lo up; exec "$@"', 'sh'])) // prettier-ignore
       await up(await start({ dns: { listen: [{ address: '127.0.0.1', port: 10055 }] }, api: { socket: null, port: null }, datapath: { enforce: 'none' } })) // prettier-ignore
+      // It would bring its table back, and the workload's DNS with that.
+      killAgent(other.process)
+      await other.ended
       sh('nft delete table inet other')
     })
   })
