@@ -281,3 +281,9 @@ test('an acknowledgement, and a refusal, are of the element that was sent, not o
     expect(answer({ endpoint: 2 })).toEqual([])
   }
 })
+
+test('what is assured of a name ends with its own lease, however long the element stands for another', () => {
+  answer({ name: 'other.example.com', ttlSeconds: 600 })
+  answer()
+  expect(leases.assured(256, 'api.example.com', [at('198.18.0.1')])?.tellUntil).toBe(75_000)
+})
